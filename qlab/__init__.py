@@ -1,0 +1,1 @@
+"""qlab: quantization for PyTorch models, on any device."""

@@ -1,0 +1,95 @@
+"""Errors of qlab: each says what was expected, what came, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Self
+
+
+class QlabError(Exception):
+    """Base of every error that qlab raises on purpose.
+
+    Args:
+        problem: One sentence that names the operation and what is wrong.
+        expected: What would have been accepted.
+        received: What came instead.
+        fix: What the caller can do about it.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        expected: object = None,
+        received: object = None,
+        fix: str | None = None,
+    ) -> None:
+        self.problem = problem
+        self.expected = expected
+        self.received = received
+        self.fix = fix
+        super().__init__(self._message())
+
+    def _message(self) -> str:
+        parts = [self.problem.rstrip(".") + "."]
+        if self.expected is not None:
+            parts.append(f"Expected {self.expected}.")
+        if self.received is not None:
+            parts.append(f"Received {self.received}.")
+        if self.fix is not None:
+            parts.append(self.fix)
+        return " ".join(parts)
+
+
+class DTypeError(QlabError, TypeError):
+    """A tensor or argument has a type that the operation does not take."""
+
+
+class ShapeError(QlabError, ValueError):
+    """A tensor has a shape, or an axis an index, that does not fit."""
+
+
+class ArgumentError(QlabError, ValueError):
+    """An argument has the right type and a value that makes no sense."""
+
+
+class NonFiniteError(QlabError, ValueError):
+    """NaN or infinity where only finite numbers have a meaning."""
+
+
+class UncalibratedError(QlabError, RuntimeError):
+    """Quantization parameters were asked of something that has seen no data."""
+
+
+class UnsupportedError(QlabError, NotImplementedError):
+    """The operation exists, but not for this combination of inputs."""
+
+
+class TraceError(QlabError, RuntimeError):
+    """A model could not be turned into a graph."""
+
+
+class FormatError(QlabError, ValueError):
+    """A file or a serialised object is not what it claims to be."""
+
+
+class UnknownNameError(QlabError, LookupError):
+    """A name is not among the known ones."""
+
+    @classmethod
+    def of(cls, kind: str, name: object, known: Iterable[object]) -> Self:
+        """Builds the error for ``name``, listing what is known and the nearest match.
+
+        Args:
+            kind: What the name stands for, such as ``"layer"``.
+            name: The name that was not found.
+            known: The valid names.
+        """
+        names = [str(k) for k in known]
+        near = get_close_matches(str(name), names, n=1)
+        return cls(
+            f"Unknown {kind} {name!r}",
+            expected="one of: " + (", ".join(names) or "none exist"),
+            fix=f"Did you mean {near[0]!r}?" if near else None,
+        )
