@@ -58,6 +58,6 @@ $(VENV)/bin/python:
 	        rm -rf $(VENV); exit 1; \
 	    fi; \
 	done; \
-	echo "qlab needs Python 3.11 or newer. Found: $$($(or $(PYTHON),python3) --version 2>&1)." \
+	echo "qlab needs Python 3.11 or newer. Found: $$($(or $(PYTHON),python3) --version 2>/dev/null || echo none)." \
 	     "Install one, or name it: make $(or $(MAKECMDGOALS),app) PYTHON=/path/to/python3.11" >&2; \
 	exit 1
