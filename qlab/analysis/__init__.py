@@ -1,0 +1,1 @@
+"""Error analysis: what a quantized network does to each layer, in numbers with one meaning."""

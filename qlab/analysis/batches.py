@@ -1,0 +1,104 @@
+"""Calibration and evaluation data in one shape, whatever loader it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qlab.errors import ArgumentError, DTypeError, ShapeError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch: the model's positional inputs, and labels where the data has them."""
+
+    inputs: tuple[Any, ...]
+    labels: Tensor | None
+
+    @property
+    def samples(self) -> int:
+        """Length of the first tensor input's first axis."""
+        return next(x.shape[0] for x in self.inputs if isinstance(x, Tensor))
+
+
+class Batches:
+    """Re-iterable batches of a model's inputs.
+
+    A batch may be one tensor, or a tuple or list whose first elements are the model's inputs; one
+    more element is taken as class labels. So a ``DataLoader`` of (image, label) pairs works as it
+    is. A one-shot iterator is read once and kept; a list or a loader is iterated anew each time.
+
+    Args:
+        source: A single tensor (one batch) or an iterable of batches.
+        arity: How many positional inputs the model takes.
+        device: Where tensors are put.
+        name: What the data is called in errors, such as ``"calibration"``.
+
+    Raises:
+        DTypeError: ``source`` is neither a tensor nor iterable.
+    """
+
+    def __init__(self, source: Any, arity: int, device: torch.device, name: str) -> None:
+        if isinstance(source, Tensor):
+            source = [source]
+        if not isinstance(source, Iterable):
+            raise DTypeError(
+                f"The {name} data is not iterable",
+                expected="a tensor, a list of batches, or a DataLoader",
+                received=type(source).__name__,
+            )
+        one_shot = isinstance(source, Iterator)
+        self._source: Iterable[Any] = list(source) if one_shot else source
+        self._arity, self._device, self._name = arity, device, name
+
+    def __len__(self) -> int:
+        """Number of batches; counts them where the source does not know."""
+        source: Any = self._source
+        try:
+            return len(source)
+        except TypeError:
+            return sum(1 for _ in source)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yields checked batches.
+
+        Raises:
+            ArgumentError: A batch lacks inputs, or there is no batch at all.
+            DTypeError: A batch that is no tensor, tuple or list.
+            ShapeError: An input without samples.
+        """
+        count = 0
+        for count, raw in enumerate(self._source, start=1):
+            yield self._batch(raw, count - 1)
+        if count == 0:
+            raise ArgumentError(
+                f"The {self._name} data is empty",
+                expected="at least one batch",
+                fix="A consumed generator yields nothing: pass a list or a DataLoader.",
+            )
+
+    def _batch(self, raw: Any, index: int) -> Batch:
+        where = f"Batch {index} of the {self._name} data"
+        parts = (raw,) if isinstance(raw, Tensor) else raw
+        if not isinstance(parts, tuple | list):
+            raise DTypeError(
+                f"{where} has an unknown form",
+                expected="a tensor, or a tuple or list of the model's inputs",
+                received=type(raw).__name__,
+            )
+        if len(parts) < self._arity:
+            raise ArgumentError(
+                f"{where} lacks inputs",
+                expected=f"{self._arity} inputs",
+                received=f"{len(parts)}",
+            )
+        parts = [p.to(self._device) if isinstance(p, Tensor) else p for p in parts]
+        inputs, rest = tuple(parts[: self._arity]), parts[self._arity :]
+        if not any(isinstance(x, Tensor) and x.ndim and x.shape[0] for x in inputs):
+            raise ShapeError(f"{where} holds no samples")
+        labels = rest[0] if rest and isinstance(rest[0], Tensor) else None
+        return Batch(inputs, labels)

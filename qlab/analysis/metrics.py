@@ -1,0 +1,166 @@
+"""Error metrics, one meaning each, over all samples together.
+
+With x the float reference and y the quantized value:
+
+- SQNR [dB] ``10 log10(sum x^2 / sum (x - y)^2)``, higher is better, +inf where equal
+- NMSE ``sum (x - y)^2 / sum x^2``, lower is better
+- cosine ``sum xy / sqrt(sum x^2 sum y^2)``, higher is better
+- max abs ``max |x - y|``, in the tensor's own unit, lower is better
+
+Zero signal and zero noise are defined: no noise is +inf dB, NMSE 0; noise without signal is
+-inf dB, NMSE inf. The cosine of two zero tensors is 1, of a zero and a non-zero one 0.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qlab.errors import NonFiniteError, ShapeError
+
+METRICS = ("sqnr", "nmse", "cosine", "max_abs")
+
+
+def sqnr_db(signal: float, noise: float) -> float:
+    """``10 log10(signal / noise)`` of two sums of squares, with zero defined as above."""
+    if noise == 0.0:
+        return math.inf
+    if signal == 0.0:
+        return -math.inf
+    return 10.0 * math.log10(signal / noise)
+
+
+@dataclass
+class ErrorSums:
+    """Running sums from which every metric follows; batches may come in any number and size."""
+
+    count: int = 0
+    signal: float = 0.0
+    quantized: float = 0.0
+    noise: float = 0.0
+    product: float = 0.0
+    max_abs: float = 0.0
+
+    def update(self, x: Tensor, y: Tensor) -> None:
+        """Adds one batch.
+
+        Args:
+            x: Float reference, any shape.
+            y: Quantized value, dequantized; the same shape.
+
+        Raises:
+            ShapeError: The shapes differ.
+            NonFiniteError: Either holds NaN or infinity.
+        """
+        if x.shape != y.shape:
+            raise ShapeError(
+                "An error needs two tensors of one shape",
+                expected=f"shape {tuple(x.shape)}",
+                received=f"shape {tuple(y.shape)}",
+            )
+        if x.numel() == 0:
+            return
+        wide_x, wide_y = x.detach().double().flatten(), y.detach().double().flatten()
+        difference = wide_x - wide_y
+        sums = torch.stack(
+            [
+                wide_x @ wide_x,
+                wide_y @ wide_y,
+                difference @ difference,
+                wide_x @ wide_y,
+                difference.abs().max(),
+            ]
+        ).tolist()
+        if not all(math.isfinite(value) for value in sums):
+            raise NonFiniteError(
+                "An error cannot be measured on NaN or infinity",
+                received=_non_finite_counts(x, y),
+                fix="Find the first layer that produces them with Lab.calibrate().",
+            )
+        self.count += x.numel()
+        self.signal += sums[0]
+        self.quantized += sums[1]
+        self.noise += sums[2]
+        self.product += sums[3]
+        self.max_abs = max(self.max_abs, sums[4])
+
+    @property
+    def sqnr(self) -> float:
+        """Signal to quantization noise ratio in dB; higher is better."""
+        return sqnr_db(self.signal, self.noise)
+
+    @property
+    def nmse(self) -> float:
+        """Noise energy over signal energy; lower is better."""
+        if self.noise == 0.0:
+            return 0.0
+        return self.noise / self.signal if self.signal else math.inf
+
+    @property
+    def cosine(self) -> float:
+        """Cosine of the angle between reference and quantized value; higher is better."""
+        if self.noise == 0.0:
+            return 1.0
+        if self.signal == 0.0 or self.quantized == 0.0:
+            return 0.0
+        ratio = self.product / (math.sqrt(self.signal) * math.sqrt(self.quantized))
+        return max(-1.0, min(1.0, ratio))
+
+    def as_dict(self, suffix: str = "") -> dict[str, float]:
+        """Every metric by name, each name followed by ``suffix``."""
+        return {f"{name}{suffix}": float(getattr(self, name)) for name in METRICS}
+
+
+def _non_finite_counts(x: Tensor, y: Tensor) -> str:
+    bad_x, bad_y = (int((~torch.isfinite(t)).sum()) for t in (x, y))
+    return f"{bad_x} non-finite values in the reference, {bad_y} in the quantized tensor"
+
+
+@dataclass
+class LabelCounts:
+    """Running counts of top-1 agreement between two classifiers, and of their correct answers."""
+
+    samples: int = 0
+    agreeing: int = 0
+    labelled: int = 0
+    float_correct: int = 0
+    quantized_correct: int = 0
+
+    def update(self, x: Tensor, y: Tensor, labels: Tensor | None) -> None:
+        """Adds one batch of logits.
+
+        Args:
+            x: Float logits, shape (N, ..., classes).
+            y: Quantized logits, the same shape.
+            labels: Class indices, shape (N, ...), or None where there are none.
+
+        Raises:
+            ShapeError: Labels that do not match the logits.
+        """
+        top_x, top_y = x.argmax(-1), y.argmax(-1)
+        self.samples += top_x.numel()
+        self.agreeing += int((top_x == top_y).sum())
+        if labels is None:
+            return
+        if labels.shape != top_x.shape:
+            raise ShapeError(
+                "Labels do not match the network's output",
+                expected=f"class indices of shape {tuple(top_x.shape)}",
+                received=f"shape {tuple(labels.shape)}",
+            )
+        self.labelled += top_x.numel()
+        self.float_correct += int((top_x == labels).sum())
+        self.quantized_correct += int((top_y == labels).sum())
+
+    def as_dict(self) -> dict[str, float]:
+        """Top-1 agreement, and both accuracies where labels were seen; all in percent."""
+        if not self.samples:
+            return {}
+        result = {"top1_agreement": 100.0 * self.agreeing / self.samples}
+        if self.labelled:
+            result["float_accuracy"] = 100.0 * self.float_correct / self.labelled
+            result["accuracy"] = 100.0 * self.quantized_correct / self.labelled
+        return result

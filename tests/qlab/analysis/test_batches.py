@@ -1,0 +1,54 @@
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from qlab.analysis.batches import Batches
+from qlab.errors import ArgumentError, DTypeError, ShapeError
+
+CPU = torch.device("cpu")
+
+
+def _read(source, arity=1):
+    return list(Batches(source, arity, CPU, "calibration"))
+
+
+def test_one_tensor_is_one_batch():
+    (batch,) = _read(torch.zeros(3, 2))
+    assert batch.samples == 3
+    assert batch.labels is None
+
+
+def test_a_loader_of_pairs_gives_inputs_and_labels():
+    loader = DataLoader(TensorDataset(torch.randn(5, 2), torch.arange(5)), batch_size=2)
+    batches = _read(loader)
+    assert [b.samples for b in batches] == [2, 2, 1]
+    assert torch.equal(torch.cat([b.labels for b in batches]), torch.arange(5))
+    assert len(Batches(loader, 1, CPU, "calibration")) == 3
+
+
+def test_several_inputs_are_not_taken_for_labels():
+    (batch,) = _read([(torch.zeros(2, 1), torch.ones(2, 1))], arity=2)
+    assert len(batch.inputs) == 2
+    assert batch.labels is None
+
+
+def test_a_generator_is_kept_so_that_it_can_be_read_twice():
+    batches = Batches((torch.zeros(1, 2) for _ in range(3)), 1, CPU, "calibration")
+    assert len(list(batches)) == len(list(batches)) == len(batches) == 3
+
+
+@pytest.mark.parametrize(
+    ("source", "arity", "error", "message"),
+    [
+        (3, 1, DTypeError, r"not iterable.*int"),
+        ([], 1, ArgumentError, r"calibration data is empty"),
+        ([torch.zeros(0, 2)], 1, ShapeError, r"Batch 0 .* holds no samples"),
+        ([torch.tensor(1.0)], 1, ShapeError, r"holds no samples"),
+        ([torch.zeros(1, 2), "x"], 1, DTypeError, r"Batch 1 .*unknown form.*str"),
+        ([torch.zeros(1, 2)], 2, ArgumentError, r"lacks inputs.*2 inputs.*1"),
+    ],
+    ids=["number", "empty", "no samples", "scalar", "string", "too few inputs"],
+)
+def test_bad_data_is_refused_with_its_place(source, arity, error, message):
+    with pytest.raises(error, match=message):
+        _read(source, arity)
