@@ -1,0 +1,1 @@
+"""The app's pages: they draw what the engine says. Nothing here computes."""

@@ -1,0 +1,1 @@
+"""What the pages share: state, jobs, words, colours and the frame around each page."""

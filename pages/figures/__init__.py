@@ -1,0 +1,1 @@
+"""Charts: pure functions from numbers the engine gave to plotly figures."""

@@ -1,0 +1,73 @@
+"""Ranges channel by channel: the spread that one shared scale has to cover."""
+
+import numpy as np
+import plotly.graph_objects as go
+
+from pages.common.format import number
+from pages.common.theme import Palette, faint
+from pages.figures.layout import figure
+
+
+def channel_ranges(
+    low: np.ndarray,
+    high: np.ndarray,
+    palette: Palette,
+    *,
+    clip: tuple[np.ndarray, np.ndarray] | None = None,
+) -> go.Figure:
+    """One thin vertical bar per channel from its smallest to its largest value, widest first.
+
+    Args:
+        low: Smallest value per channel, real units, shape (channels,).
+        high: Largest value per channel, same shape.
+        palette: Colours.
+        clip: Smallest and largest number each channel's quantizer can express, each of shape
+            (channels,) or (); drawn behind: a band where they are shared, steps where not.
+    """
+    order = np.argsort(low - high, kind="stable")
+    positions = np.arange(len(order))
+    chart = figure(palette, 200, showlegend=False, bargap=0.3)
+    if clip is not None:
+        _add_clip(chart, clip, order, palette)
+    chart.add_bar(
+        x=positions,
+        y=(high - low)[order],
+        base=low[order],
+        name="values of the channel",
+        marker={"color": palette.float_, "line": {"width": 0}},
+        hovertext=[
+            f"channel {c}: {number(a)} to {number(b)}"
+            for c, a, b in zip(order, low[order], high[order], strict=True)
+        ],
+        hoverinfo="text",
+    )
+    chart.update_yaxes(title="range", fixedrange=True)
+    chart.update_xaxes(
+        title="channels, widest first",
+        range=[-0.7, len(order) - 0.3],
+        showticklabels=False,
+        ticks="",
+        fixedrange=True,
+    )
+    return chart
+
+
+def _add_clip(
+    chart: go.Figure,
+    clip: tuple[np.ndarray, np.ndarray],
+    order: np.ndarray,
+    palette: Palette,
+) -> None:
+    bottom, top = (np.broadcast_to(bound, order.shape)[order] for bound in clip)
+    edges = np.arange(len(order) + 1) - 0.5
+    for bound, fill in ((bottom, None), (top, "tonexty")):
+        chart.add_scatter(
+            x=edges,
+            y=np.append(bound, bound[-1:]),
+            mode="lines",
+            name="what the codes can express",
+            line={"color": palette.quantized, "width": 1, "shape": "hv"},
+            fill=fill,
+            fillcolor=faint(palette.quantized, 0.18),
+            hoverinfo="skip",
+        )

@@ -1,0 +1,150 @@
+"""The affine map drawn on a number line."""
+
+import numpy as np
+import plotly.graph_objects as go
+
+from pages.common.format import number
+from pages.common.theme import Palette, faint
+from pages.figures.layout import figure
+
+#: Codes written above the line; more would overlap.
+MOST_LABELS = 17
+#: Levels drawn as ticks; more are thinned.
+MOST_TICKS = 512
+
+
+def number_line(
+    levels: np.ndarray,
+    codes: np.ndarray,
+    palette: Palette,
+    *,
+    value: float,
+    code: int,
+    reconstruction: float,
+    span: tuple[float, float],
+) -> go.Figure:
+    """Real numbers above, codes on the line, an arrow from the value to what comes back.
+
+    Args:
+        levels: Every real number that has a code, ascending, shape (levels,).
+        codes: Their codes, same shape.
+        palette: Colours.
+        value: The real number that is quantized.
+        code: Its code.
+        reconstruction: The real number that the code stands for.
+        span: Left and right end of the line, real units.
+    """
+    chart = figure(palette, 210, showlegend=False, margin={"l": 16, "r": 16, "t": 12, "b": 36})
+    for start, stop in ((span[0], levels[0]), (levels[-1], span[1])):
+        if start < stop:
+            chart.add_vrect(x0=start, x1=stop, fillcolor=faint(palette.clipped, 0.16), line_width=0)
+    _add_levels(chart, levels, codes, palette)
+    _add_arrow(chart, value, code, reconstruction, palette)
+    chart.update_yaxes(visible=False, range=[-0.75, 1.3], fixedrange=True)
+    chart.update_xaxes(title="real value", range=list(span), fixedrange=True)
+    return chart
+
+
+def _add_levels(chart: go.Figure, levels: np.ndarray, codes: np.ndarray, palette: Palette) -> None:
+    chart.add_hline(y=0, line={"color": palette.line, "width": 1})
+    stride = -(-len(levels) // MOST_TICKS)
+    chart.add_scatter(
+        x=levels[::stride],
+        y=np.zeros(len(levels[::stride])),
+        mode="markers",
+        name="levels",
+        marker={"symbol": "line-ns-open", "size": 16, "color": palette.quantized},
+        customdata=codes[::stride],
+        hovertemplate="code %{customdata} = %{x:.4g}<extra></extra>",
+    )
+    stride = -(-len(levels) // MOST_LABELS)
+    chart.add_scatter(
+        x=levels[::stride],
+        y=np.full(len(levels[::stride]), -0.38),
+        mode="text",
+        name="codes",
+        text=[str(c) for c in codes[::stride]],
+        textfont={"color": palette.quantized, "size": 12},
+        hoverinfo="skip",
+    )
+
+
+def _add_arrow(
+    chart: go.Figure, value: float, code: int, reconstruction: float, palette: Palette
+) -> None:
+    for name, x, y, text, side, symbol, colour in (
+        ("value", value, 0.8, f"x = {number(value)}", "center", "circle", palette.float_),
+        ("reconstruction", reconstruction, 0, f"q = {code}", "right", "diamond", palette.quantized),
+    ):
+        chart.add_scatter(
+            x=[x],
+            y=[y],
+            mode="markers+text",
+            name=name,
+            text=[text],
+            textposition=f"top {side}",
+            textfont={"color": colour},
+            marker={"symbol": symbol, "size": 13, "color": colour},
+            hoverinfo="skip",
+            cliponaxis=False,
+        )
+    chart.add_annotation(
+        x=reconstruction,
+        y=0.12,
+        ax=value,
+        ay=0.68,
+        xref="x",
+        yref="y",
+        axref="x",
+        ayref="y",
+        text="",
+        arrowhead=2,
+        arrowwidth=1.5,
+        arrowcolor=palette.text,
+    )
+
+
+def error_curve(
+    values: np.ndarray,
+    errors: np.ndarray,
+    palette: Palette,
+    *,
+    bounds: tuple[float, float],
+    marked: tuple[float, float],
+) -> go.Figure:
+    """The error of every value on the line: a sawtooth where it rounds, a ramp where it clips.
+
+    Args:
+        values: Real numbers, ascending, shape (points,).
+        errors: Reconstruction minus value, real units, same shape.
+        palette: Colours.
+        bounds: Smallest and largest number that has a code.
+        marked: The value that is quantized and its error.
+    """
+    chart = figure(palette, 190, showlegend=False, margin={"l": 16, "r": 16, "t": 12, "b": 36})
+    inside = (values >= bounds[0]) & (values <= bounds[1])
+    for mask, colour, name in (
+        (inside, palette.quantized, "rounding error"),
+        (~inside, palette.clipped, "clipping error"),
+    ):
+        chart.add_scatter(
+            x=values,
+            y=np.where(mask, errors, np.nan),
+            mode="lines",
+            name=name,
+            line={"color": colour, "width": 1.5},
+            fill="tozeroy",
+            fillcolor=faint(colour, 0.2),
+            hovertemplate="x = %{x:.4g}<br>" + name + " %{y:.3g}<extra></extra>",
+        )
+    chart.add_scatter(
+        x=[marked[0]],
+        y=[marked[1]],
+        mode="markers",
+        name="value",
+        marker={"symbol": "circle", "size": 12, "color": palette.float_},
+        hovertemplate="x = %{x:.4g}<br>error %{y:.3g}<extra></extra>",
+    )
+    chart.update_yaxes(title="error", fixedrange=True, nticks=5)
+    chart.update_xaxes(title="real value", range=[values[0], values[-1]], fixedrange=True)
+    return chart

@@ -1,0 +1,106 @@
+"""Background work: shared by key, cancelled when nobody wants it, failures kept."""
+
+import threading
+import time
+
+import pytest
+
+from pages.common.jobs import Board, CancelledError, Job, Progress
+
+
+def finished(job: Job) -> Job:
+    assert job.wait(5), f"{job.title} did not end"
+    return job
+
+
+def board() -> Board:
+    return Board({"square": 2})
+
+
+def test_a_job_reports_progress_and_ends_with_its_result():
+    seen, go_on = threading.Event(), threading.Event()
+
+    def work(progress: Progress) -> int:
+        progress.report(3, 4, "conv1")
+        seen.set()
+        assert go_on.wait(5)
+        return 16
+
+    job = Job("square of 4", work)
+    job.start()
+    assert seen.wait(5)
+    assert (job.state, job.fraction, job.label) == ("running", 0.75, "conv1")
+    go_on.set()
+    assert (finished(job).state, job.result) == ("done", 16)
+
+
+def test_time_left_is_estimated_from_the_pace(monkeypatch: pytest.MonkeyPatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    job = Job("slow", lambda progress: None)
+    assert job.seconds_left is None
+    now[0], job.done, job.total = 110.0, 1, 4
+    assert job.seconds_left == pytest.approx(30)
+
+
+def test_the_same_question_is_answered_once():
+    jobs, calls = board(), []
+    first = jobs.submit(("square", 4), "", lambda _: calls.append(4) or 16, owner="a")
+    second = jobs.submit(("square", 4), "", lambda _: calls.append(4) or 16, owner="b")
+    assert first is second
+    assert finished(first).result == 16
+    assert calls == [4]
+
+
+def test_a_failure_is_kept_until_it_is_forgotten():
+    jobs, answers = board(), [ValueError("no"), 16]
+
+    def work(_: Progress) -> int:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    failed = finished(jobs.submit(("square", 4), "", work, owner="a"))
+    assert (failed.state, str(failed.error)) == ("failed", "no")
+    assert jobs.submit(("square", 4), "", work, owner="a") is failed
+    jobs.forget(("square", 4))
+    assert finished(jobs.submit(("square", 4), "", work, owner="a")).result == 16
+
+
+def until_stopped(progress: Progress) -> None:
+    while not progress.should_stop():
+        time.sleep(0.005)
+    raise CancelledError
+
+
+def test_the_last_owner_who_leaves_cancels():
+    jobs = board()
+    job = jobs.submit(("square", 4), "", until_stopped, owner="a")
+    jobs.submit(("square", 4), "", until_stopped, owner="b")
+    jobs.leave("a")
+    assert job.state == "running"
+    jobs.leave("b", wanted=("square", 4))
+    assert job.state == "running"
+    jobs.leave("b")
+    assert finished(job).state == "cancelled"
+    assert jobs.find(("square", 4)) is None
+
+
+def test_a_cancelled_job_starts_anew_when_asked_again():
+    jobs = board()
+    job = jobs.submit(("square", 4), "", until_stopped, owner="a")
+    job.cancel()
+    finished(job)
+    assert finished(jobs.submit(("square", 4), "", lambda _: 16, owner="a")).result == 16
+
+
+def test_only_the_newest_results_of_a_kind_stay():
+    jobs = board()
+    for x in (1, 2):
+        finished(jobs.submit(("square", x), "", lambda _, x=x: x * x, owner="a"))
+    jobs.submit(("square", 1), "", lambda _: 0, owner="a")
+    finished(jobs.submit(("square", 3), "", lambda _: 9, owner="a"))
+    jobs.submit(("square", 3), "", lambda _: 9, owner="a")
+    kept = [x for x in (1, 2, 3) if jobs.find(("square", x))]
+    assert kept == [1, 3]
