@@ -1,0 +1,1 @@
+"""Modules: fused float ones, quantized ones, and the stubs between them."""

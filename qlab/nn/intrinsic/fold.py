@@ -1,0 +1,109 @@
+"""Folding batch normalization into the convolution or linear layer before it."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from qlab.errors import ShapeError, UnsupportedError
+from qlab.nn.intrinsic.modules import FusedModule
+
+
+def folded_weights(
+    weight: Tensor, bias: Tensor | None, batch_norm: _BatchNorm
+) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the one layer that does what layer and batch norm did in turn.
+
+    With running mean μ and variance σ², and the batch norm's γ and β per output channel:
+
+    ``w' = w * γ / sqrt(σ² + ε)`` and ``b' = (b - μ) * γ / sqrt(σ² + ε) + β``
+
+    computed in float64 and rounded once.
+
+    Args:
+        weight: (output channels, …), floating point.
+        bias: (output channels,) or None.
+        batch_norm: With running statistics; γ = 1 and β = 0 where it has none of its own.
+
+    Returns:
+        Weight and bias in the dtype of ``weight``, shapes as given, (output channels,).
+
+    Raises:
+        UnsupportedError: The batch norm keeps no running statistics.
+        ShapeError: It normalizes another number of channels than the layer puts out.
+
+    Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
+    Integer-Arithmetic-Only Inference", section 3.2.
+    """
+    mean, var = batch_norm.running_mean, batch_norm.running_var
+    if mean is None or var is None:
+        raise UnsupportedError(
+            "A batch norm without running statistics cannot be folded",
+            expected="track_running_stats=True",
+            received=repr(batch_norm),
+            fix="Leave it unfused, or train it with running statistics.",
+        )
+    if mean.shape[0] != weight.shape[0]:
+        raise ShapeError(
+            "The batch norm does not fit the layer before it",
+            expected=f"{weight.shape[0]} channels",
+            received=f"{mean.shape[0]} channels",
+        )
+    factor = (var.double() + batch_norm.eps).rsqrt()
+    if batch_norm.weight is not None:
+        factor = factor * batch_norm.weight.double()
+    shift = -mean.double() if bias is None else bias.double() - mean.double()
+    shift = shift * factor
+    if batch_norm.bias is not None:
+        shift = shift + batch_norm.bias.double()
+    per_channel = factor.reshape(-1, *[1] * (weight.dim() - 1))
+    return (weight.double() * per_channel).to(weight.dtype), shift.to(weight.dtype)
+
+
+def fold_batch_norm(layer: nn.Module, batch_norm: _BatchNorm) -> nn.Module:
+    """A copy of a convolution or linear layer with a batch norm folded into it.
+
+    Args:
+        layer: ``nn.Conv1d``, ``nn.Conv2d``, ``nn.Conv3d`` or ``nn.Linear``.
+        batch_norm: The batch norm that follows it, with running statistics.
+
+    Returns:
+        A layer of the same class with a bias; hooks and attributes are copied with it.
+
+    Raises:
+        UnsupportedError: Another class of layer, or no running statistics.
+        ShapeError: The channels do not match.
+    """
+    if not isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)):
+        raise UnsupportedError(
+            "Batch norm cannot be folded into this layer",
+            expected="Conv1d, Conv2d, Conv3d or Linear",
+            received=type(layer).__name__,
+        )
+    with torch.no_grad():
+        weight, bias = folded_weights(layer.weight, layer.bias, batch_norm)
+    folded = deepcopy(layer)
+    folded.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
+    folded.bias = nn.Parameter(bias, requires_grad=layer.weight.requires_grad)
+    return folded
+
+
+def core(module: nn.Module) -> nn.Module:
+    """The layer of a fused module that carries the weights, batch norm folded in.
+
+    Args:
+        module: A module of `qlab.nn.intrinsic`, or any other.
+
+    Returns:
+        For ``ConvBnReLU2d``: a folded copy of its convolution; for ``LinearReLU``: its linear
+        layer; for a module that is not fused: itself.
+    """
+    if not isinstance(module, FusedModule):
+        return module
+    first, *rest = module
+    if not isinstance(first, _BatchNorm) and rest and isinstance(rest[0], _BatchNorm):
+        return fold_batch_norm(first, rest[0])
+    return first

@@ -1,0 +1,118 @@
+"""Float modules that are quantized as one: a layer with what follows it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import type_before_parametrizations
+
+from qlab.errors import ArgumentError
+from qlab.nn.functions import Add
+
+
+class FusedModule(nn.Sequential):
+    """Layers that run in turn and are quantized as one integer module.
+
+    A subclass names the classes of its parts; a part of another class is refused.
+
+    Raises:
+        ArgumentError: The modules given are not of the classes in `parts`, in that order.
+    """
+
+    parts: ClassVar[tuple[type[nn.Module], ...]] = ()
+
+    def __init__(self, *modules: nn.Module) -> None:
+        received = tuple(type_before_parametrizations(module) for module in modules)
+        if received != self.parts:
+            raise ArgumentError(
+                f"{type(self).__name__} cannot hold these modules",
+                expected=", ".join(part.__name__ for part in self.parts),
+                received=", ".join(part.__name__ for part in received) or "no modules",
+            )
+        super().__init__(*modules)
+
+
+class ConvReLU1d(FusedModule):
+    """``relu(conv(x))`` of ``nn.Conv1d`` and ``nn.ReLU``."""
+
+    parts = (nn.Conv1d, nn.ReLU)
+
+
+class ConvReLU2d(FusedModule):
+    """``relu(conv(x))`` of ``nn.Conv2d`` and ``nn.ReLU``."""
+
+    parts = (nn.Conv2d, nn.ReLU)
+
+
+class ConvReLU3d(FusedModule):
+    """``relu(conv(x))`` of ``nn.Conv3d`` and ``nn.ReLU``."""
+
+    parts = (nn.Conv3d, nn.ReLU)
+
+
+class LinearReLU(FusedModule):
+    """``relu(linear(x))`` of ``nn.Linear`` and ``nn.ReLU``."""
+
+    parts = (nn.Linear, nn.ReLU)
+
+
+class ConvBn1d(FusedModule):
+    """``bn(conv(x))`` of ``nn.Conv1d`` and ``nn.BatchNorm1d``."""
+
+    parts = (nn.Conv1d, nn.BatchNorm1d)
+
+
+class ConvBn2d(FusedModule):
+    """``bn(conv(x))`` of ``nn.Conv2d`` and ``nn.BatchNorm2d``."""
+
+    parts = (nn.Conv2d, nn.BatchNorm2d)
+
+
+class ConvBn3d(FusedModule):
+    """``bn(conv(x))`` of ``nn.Conv3d`` and ``nn.BatchNorm3d``."""
+
+    parts = (nn.Conv3d, nn.BatchNorm3d)
+
+
+class ConvBnReLU1d(FusedModule):
+    """``relu(bn(conv(x)))`` of ``nn.Conv1d``, ``nn.BatchNorm1d`` and ``nn.ReLU``."""
+
+    parts = (nn.Conv1d, nn.BatchNorm1d, nn.ReLU)
+
+
+class ConvBnReLU2d(FusedModule):
+    """``relu(bn(conv(x)))`` of ``nn.Conv2d``, ``nn.BatchNorm2d`` and ``nn.ReLU``."""
+
+    parts = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU)
+
+
+class ConvBnReLU3d(FusedModule):
+    """``relu(bn(conv(x)))`` of ``nn.Conv3d``, ``nn.BatchNorm3d`` and ``nn.ReLU``."""
+
+    parts = (nn.Conv3d, nn.BatchNorm3d, nn.ReLU)
+
+
+class BNReLU2d(FusedModule):
+    """``relu(bn(x))`` of ``nn.BatchNorm2d`` and ``nn.ReLU``."""
+
+    parts = (nn.BatchNorm2d, nn.ReLU)
+
+
+class BNReLU3d(FusedModule):
+    """``relu(bn(x))`` of ``nn.BatchNorm3d`` and ``nn.ReLU``."""
+
+    parts = (nn.BatchNorm3d, nn.ReLU)
+
+
+class AddReLU(FusedModule):
+    """``relu(a + b)`` of an addition and ``nn.ReLU``."""
+
+    parts = (Add, nn.ReLU)
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]  (Sequential takes one)
+        self, a: Tensor, b: Tensor
+    ) -> Tensor:
+        """Float tensors whose shapes broadcast → their sum, 0 where it is negative."""
+        add, relu = self
+        return relu(add(a, b))

@@ -1,0 +1,63 @@
+"""What qlab can quantize: one table of operators, one of patterns that are fused.
+
+Eager and graph workflows, analysis, the page of supported layers and the tests read these two
+tables; a new operator is a new row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from qlab.registry.patterns import PATTERNS, Pattern
+from qlab.registry.rows import (
+    FLOAT,
+    OBSERVED,
+    SHARED,
+    SIGNED_UNIT_INTERVAL,
+    UNIT_INTERVAL,
+    OutputKind,
+    OutputRule,
+    Row,
+    lift_call,
+)
+from qlab.registry.table import ROWS
+
+__all__ = [
+    "FLOAT",
+    "OBSERVED",
+    "PATTERNS",
+    "ROWS",
+    "SHARED",
+    "SIGNED_UNIT_INTERVAL",
+    "UNIT_INTERVAL",
+    "OutputKind",
+    "OutputRule",
+    "Pattern",
+    "Row",
+    "lift_call",
+    "row_for_function",
+    "row_for_method",
+    "row_for_module",
+]
+
+_BY_MODULE = {module: row for row in ROWS for module in row.modules}
+_BY_FUNCTION = {function: row for row in ROWS for function in row.functions}
+_BY_METHOD = {method: row for row in ROWS for method in row.methods}
+
+
+def row_for_module(module: type[nn.Module]) -> Row | None:
+    """The row that covers a module class; exact classes only, since a subclass may do more."""
+    return _BY_MODULE.get(module)
+
+
+def row_for_function(function: Callable[..., Any]) -> Row | None:
+    """The row that covers a function, as ``call_function`` nodes name it."""
+    return _BY_FUNCTION.get(function)
+
+
+def row_for_method(name: str) -> Row | None:
+    """The row that covers a tensor method, as ``call_method`` nodes name it."""
+    return _BY_METHOD.get(name)

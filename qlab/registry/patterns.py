@@ -1,0 +1,88 @@
+"""Chains of layers that become one before quantization."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from qlab.errors import ArgumentError, UnsupportedError
+from qlab.nn import functions
+from qlab.nn import intrinsic as nni
+from qlab.nn.intrinsic.fold import fold_batch_norm
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Layers in a chain that become one.
+
+    Attributes:
+        modules: Their classes, in order. A function counts as the module it lifts to.
+        fused: The class they become in evaluation mode, batch norm folded into the weights.
+        train: The class they become in training mode, or None where that is not supported.
+    """
+
+    modules: tuple[type[nn.Module], ...]
+    fused: type[nn.Module]
+    train: type[nn.Module] | None = None
+
+    def fuse(self, chain: Sequence[nn.Module]) -> nn.Module:
+        """One module that does what the chain does; the chain is left as it was.
+
+        In evaluation mode batch norm is folded into a copy of the layer before it; in training
+        mode the parts are kept, in a module of class `train`.
+
+        Args:
+            chain: Modules of the classes in `modules`, all in the same mode.
+
+        Raises:
+            ArgumentError: Some are in training mode and some are not.
+            UnsupportedError: In training mode, and the pattern has no `train`; or the batch norm
+                has no running statistics.
+        """
+        if len({module.training for module in chain}) > 1:
+            raise ArgumentError(
+                f"Cannot fuse {self.title}: some modules are in training mode, some are not",
+                fix="Call model.eval() (or model.train()) on the whole model first.",
+            )
+        if chain[0].training:
+            if self.train is None:
+                raise UnsupportedError(
+                    f"{self.title} cannot be fused in training mode",
+                    fix="Call model.eval() first.",
+                )
+            return self.train(*chain)
+        layer, *rest = chain
+        if rest and isinstance(rest[0], _BATCH_NORMS) and not isinstance(layer, _BATCH_NORMS):
+            layer, rest = fold_batch_norm(layer, rest[0]), rest[1:]
+        if type(layer) is self.fused:
+            return layer
+        return self.fused(layer, *rest).eval()
+
+    @property
+    def title(self) -> str:
+        """For people: ``Conv2d + BatchNorm2d + ReLU``."""
+        return " + ".join(module.__name__ for module in self.modules)
+
+
+#: Longer chains first: the first match wins.
+PATTERNS: tuple[Pattern, ...] = (
+    Pattern((nn.Conv1d, nn.BatchNorm1d, nn.ReLU), nni.ConvReLU1d, nni.ConvBnReLU1d),
+    Pattern((nn.Conv2d, nn.BatchNorm2d, nn.ReLU), nni.ConvReLU2d, nni.ConvBnReLU2d),
+    Pattern((nn.Conv3d, nn.BatchNorm3d, nn.ReLU), nni.ConvReLU3d, nni.ConvBnReLU3d),
+    Pattern((nn.Linear, nn.BatchNorm1d, nn.ReLU), nni.LinearReLU),
+    Pattern((nn.Conv1d, nn.BatchNorm1d), nn.Conv1d, nni.ConvBn1d),
+    Pattern((nn.Conv2d, nn.BatchNorm2d), nn.Conv2d, nni.ConvBn2d),
+    Pattern((nn.Conv3d, nn.BatchNorm3d), nn.Conv3d, nni.ConvBn3d),
+    Pattern((nn.Linear, nn.BatchNorm1d), nn.Linear),
+    Pattern((nn.Conv1d, nn.ReLU), nni.ConvReLU1d, nni.ConvReLU1d),
+    Pattern((nn.Conv2d, nn.ReLU), nni.ConvReLU2d, nni.ConvReLU2d),
+    Pattern((nn.Conv3d, nn.ReLU), nni.ConvReLU3d, nni.ConvReLU3d),
+    Pattern((nn.Linear, nn.ReLU), nni.LinearReLU, nni.LinearReLU),
+    Pattern((nn.BatchNorm2d, nn.ReLU), nni.BNReLU2d, nni.BNReLU2d),
+    Pattern((nn.BatchNorm3d, nn.ReLU), nni.BNReLU3d, nni.BNReLU3d),
+    Pattern((functions.Add, nn.ReLU), nni.AddReLU, nni.AddReLU),
+)

@@ -1,0 +1,338 @@
+"""The table of operators: float class, fused class, functions, methods, integer module."""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+
+from qlab.nn import functions, lift
+from qlab.nn import intrinsic as nni
+from qlab.registry.rows import SHARED, SIGNED_UNIT_INTERVAL, UNIT_INTERVAL, Row
+
+ROWS: tuple[Row, ...] = (
+    # Layers with weights.
+    Row(
+        "linear",
+        modules=(nn.Linear, NonDynamicallyQuantizableLinear, nni.LinearReLU),
+        functions=(F.linear,),
+        lift=lift.linear,
+        parameters=("weight", "bias"),
+        weight=True,
+    ),
+    Row(
+        "conv1d",
+        modules=(nn.Conv1d, nni.ConvBn1d),
+        functions=(F.conv1d,),
+        lift=lift.conv(nn.Conv1d),
+        parameters=("weight", "bias"),
+        weight=True,
+    ),
+    Row(
+        "conv2d",
+        modules=(nn.Conv2d, nni.ConvBn2d),
+        functions=(F.conv2d,),
+        lift=lift.conv(nn.Conv2d),
+        parameters=("weight", "bias"),
+        weight=True,
+    ),
+    Row(
+        "conv3d",
+        modules=(nn.Conv3d, nni.ConvBn3d),
+        functions=(F.conv3d,),
+        lift=lift.conv(nn.Conv3d),
+        parameters=("weight", "bias"),
+        weight=True,
+    ),
+    Row("conv_relu1d", modules=(nni.ConvReLU1d, nni.ConvBnReLU1d), weight=True),
+    Row("conv_relu2d", modules=(nni.ConvReLU2d, nni.ConvBnReLU2d), weight=True),
+    Row("conv_relu3d", modules=(nni.ConvReLU3d, nni.ConvBnReLU3d), weight=True),
+    # Norms.
+    Row("batch_norm2d", modules=(nn.BatchNorm2d,)),
+    Row("batch_norm3d", modules=(nn.BatchNorm3d,)),
+    Row("bn_relu2d", modules=(nni.BNReLU2d,)),
+    Row("bn_relu3d", modules=(nni.BNReLU3d,)),
+    Row(
+        "layer_norm",
+        modules=(nn.LayerNorm,),
+        functions=(F.layer_norm, torch.layer_norm),
+        lift=lift.layer_norm,
+        parameters=("weight", "bias"),
+    ),
+    Row(
+        "group_norm",
+        modules=(nn.GroupNorm,),
+        functions=(F.group_norm,),
+        lift=lift.group_norm,
+        parameters=("weight", "bias"),
+    ),
+    Row("instance_norm1d", modules=(nn.InstanceNorm1d,)),
+    Row("instance_norm2d", modules=(nn.InstanceNorm2d,)),
+    Row("instance_norm3d", modules=(nn.InstanceNorm3d,)),
+    # Activations.
+    Row(
+        "relu",
+        modules=(nn.ReLU,),
+        functions=(F.relu, torch.relu, torch.relu_),
+        methods=("relu", "relu_"),
+        lift=lift.module(nn.ReLU),
+        output=SHARED,
+    ),
+    Row(
+        "relu6",
+        modules=(nn.ReLU6,),
+        functions=(F.relu6,),
+        lift=lift.module(nn.ReLU6),
+        output=SHARED,
+    ),
+    Row(
+        "hardtanh",
+        modules=(nn.Hardtanh,),
+        functions=(F.hardtanh, F.hardtanh_),
+        lift=lift.module(nn.Hardtanh),
+        output=SHARED,
+    ),
+    Row(
+        "clamp",
+        functions=(torch.clamp, torch.clip),
+        methods=("clamp", "clamp_", "clip"),
+        lift=lift.clamp,
+        output=SHARED,
+    ),
+    Row(
+        "leaky_relu",
+        modules=(nn.LeakyReLU,),
+        functions=(F.leaky_relu, F.leaky_relu_),
+        lift=lift.module(nn.LeakyReLU),
+    ),
+    Row("elu", modules=(nn.ELU,), functions=(F.elu, F.elu_), lift=lift.module(nn.ELU)),
+    Row("gelu", modules=(nn.GELU,), functions=(F.gelu,), lift=lift.module(nn.GELU)),
+    Row(
+        "hardswish",
+        modules=(nn.Hardswish,),
+        functions=(F.hardswish,),
+        lift=lift.module(nn.Hardswish),
+    ),
+    Row(
+        "hardsigmoid",
+        modules=(nn.Hardsigmoid,),
+        functions=(F.hardsigmoid,),
+        lift=lift.module(nn.Hardsigmoid),
+        output=UNIT_INTERVAL,
+    ),
+    Row(
+        "sigmoid",
+        modules=(nn.Sigmoid,),
+        functions=(torch.sigmoid, F.sigmoid, torch.sigmoid_),
+        methods=("sigmoid", "sigmoid_"),
+        lift=lift.module(nn.Sigmoid),
+        output=UNIT_INTERVAL,
+    ),
+    Row(
+        "tanh",
+        modules=(nn.Tanh,),
+        functions=(torch.tanh, F.tanh, torch.tanh_),
+        methods=("tanh", "tanh_"),
+        lift=lift.module(nn.Tanh),
+        output=SIGNED_UNIT_INTERVAL,
+    ),
+    Row(
+        "softmax",
+        modules=(nn.Softmax,),
+        functions=(F.softmax, torch.softmax),
+        methods=("softmax",),
+        lift=lift.softmax,
+        output=UNIT_INTERVAL,
+    ),
+    Row(
+        "dropout",
+        modules=(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
+        functions=(F.dropout,),
+        lift=lift.dropout,
+        output=SHARED,
+    ),
+    # Pooling and resizing.
+    Row(
+        "max_pool1d",
+        modules=(nn.MaxPool1d,),
+        functions=(F.max_pool1d, torch.max_pool1d),
+        lift=lift.max_pool(nn.MaxPool1d),
+        output=SHARED,
+    ),
+    Row(
+        "max_pool2d",
+        modules=(nn.MaxPool2d,),
+        functions=(F.max_pool2d, torch.max_pool2d),
+        lift=lift.max_pool(nn.MaxPool2d),
+        output=SHARED,
+    ),
+    Row(
+        "max_pool3d",
+        modules=(nn.MaxPool3d,),
+        functions=(F.max_pool3d, torch.max_pool3d),
+        lift=lift.max_pool(nn.MaxPool3d),
+        output=SHARED,
+    ),
+    Row(
+        "avg_pool1d",
+        modules=(nn.AvgPool1d,),
+        functions=(F.avg_pool1d,),
+        lift=lift.module(nn.AvgPool1d),
+        output=SHARED,
+    ),
+    Row(
+        "avg_pool2d",
+        modules=(nn.AvgPool2d,),
+        functions=(F.avg_pool2d,),
+        lift=lift.module(nn.AvgPool2d),
+        output=SHARED,
+    ),
+    Row(
+        "avg_pool3d",
+        modules=(nn.AvgPool3d,),
+        functions=(F.avg_pool3d,),
+        lift=lift.module(nn.AvgPool3d),
+        output=SHARED,
+    ),
+    Row(
+        "adaptive_avg_pool1d",
+        modules=(nn.AdaptiveAvgPool1d,),
+        functions=(F.adaptive_avg_pool1d,),
+        lift=lift.module(nn.AdaptiveAvgPool1d),
+        output=SHARED,
+    ),
+    Row(
+        "adaptive_avg_pool2d",
+        modules=(nn.AdaptiveAvgPool2d,),
+        functions=(F.adaptive_avg_pool2d,),
+        lift=lift.module(nn.AdaptiveAvgPool2d),
+        output=SHARED,
+    ),
+    Row(
+        "adaptive_avg_pool3d",
+        modules=(nn.AdaptiveAvgPool3d,),
+        functions=(F.adaptive_avg_pool3d,),
+        lift=lift.module(nn.AdaptiveAvgPool3d),
+        output=SHARED,
+    ),
+    Row(
+        "mean",
+        modules=(functions.Mean,),
+        functions=(torch.mean,),
+        methods=("mean",),
+        lift=lift.mean,
+        output=SHARED,
+    ),
+    Row(
+        "interpolate",
+        modules=(nn.Upsample,),
+        functions=(F.interpolate, F.upsample),
+        lift=lift.interpolate,
+        output=SHARED,
+    ),
+    # Arithmetic of several tensors, or of a tensor and a number.
+    Row(
+        "add",
+        modules=(functions.Add,),
+        functions=(operator.add, operator.iadd, torch.add),
+        methods=("add", "add_"),
+        lift=lift.add,
+    ),
+    Row("add_relu", modules=(nni.AddReLU,)),
+    Row("add_scalar", modules=(functions.AddScalar,)),
+    Row(
+        "sub",
+        functions=(operator.sub, operator.isub, torch.sub),
+        methods=("sub", "sub_"),
+        lift=lift.sub,
+    ),
+    Row(
+        "mul",
+        modules=(functions.Mul,),
+        functions=(operator.mul, operator.imul, torch.mul),
+        methods=("mul", "mul_"),
+        lift=lift.mul,
+    ),
+    Row("mul_scalar", modules=(functions.MulScalar,)),
+    Row(
+        "div",
+        functions=(operator.truediv, operator.itruediv, torch.div),
+        methods=("div", "div_"),
+        lift=lift.div,
+    ),
+    Row(
+        "matmul",
+        modules=(functions.MatMul,),
+        functions=(operator.matmul, torch.matmul, torch.bmm),
+        methods=("matmul", "bmm"),
+        lift=lift.matmul,
+    ),
+    Row(
+        "cat",
+        modules=(functions.Cat,),
+        functions=(torch.cat, torch.concat),
+        lift=lift.cat,
+    ),
+    # Moving elements: these run on integer codes as they stand.
+    Row("identity", modules=(nn.Identity,), output=SHARED),
+    Row(
+        "flatten",
+        modules=(nn.Flatten,),
+        functions=(torch.flatten,),
+        methods=("flatten",),
+        output=SHARED,
+    ),
+    Row(
+        "unflatten",
+        modules=(nn.Unflatten,),
+        functions=(torch.unflatten,),
+        methods=("unflatten",),
+        output=SHARED,
+    ),
+    Row(
+        "reshape",
+        functions=(torch.reshape,),
+        methods=("reshape", "view", "reshape_as", "view_as"),
+        output=SHARED,
+    ),
+    Row(
+        "permute",
+        functions=(torch.permute, torch.transpose, torch.swapaxes, torch.movedim, torch.t),
+        methods=("permute", "transpose", "swapaxes", "movedim", "t"),
+        output=SHARED,
+    ),
+    Row(
+        "squeeze",
+        functions=(torch.squeeze, torch.unsqueeze),
+        methods=("squeeze", "squeeze_", "unsqueeze", "unsqueeze_"),
+        output=SHARED,
+    ),
+    Row(
+        "chunk",
+        functions=(torch.chunk, torch.split, torch.tensor_split, torch.unbind),
+        methods=("chunk", "split", "tensor_split", "unbind"),
+        output=SHARED,
+    ),
+    Row(
+        "getitem",
+        functions=(operator.getitem, torch.select, torch.narrow, torch.index_select),
+        methods=("select", "narrow", "index_select"),
+        output=SHARED,
+    ),
+    Row(
+        "expand",
+        functions=(torch.repeat_interleave, torch.tile, torch.broadcast_to),
+        methods=("expand", "expand_as", "repeat", "repeat_interleave", "tile"),
+        output=SHARED,
+    ),
+    Row(
+        "contiguous",
+        functions=(torch.clone, torch.detach),
+        methods=("contiguous", "clone", "detach"),
+        output=SHARED,
+    ),
+    Row("roll", functions=(torch.roll, torch.flip), methods=("roll", "flip"), output=SHARED),
+)

@@ -1,0 +1,56 @@
+"""Fused float modules run their parts in turn, and hold only the parts they name."""
+
+import pytest
+import torch
+from torch import nn
+
+import qlab.nn.intrinsic as nni
+from qlab.errors import ArgumentError
+from qlab.nn.functions import Add
+
+PARTS = {
+    nni.ConvReLU1d: (nn.Conv1d(2, 3, 1), nn.ReLU()),
+    nni.ConvReLU2d: (nn.Conv2d(2, 3, 1), nn.ReLU()),
+    nni.ConvReLU3d: (nn.Conv3d(2, 3, 1), nn.ReLU()),
+    nni.LinearReLU: (nn.Linear(4, 3), nn.ReLU()),
+    nni.ConvBn1d: (nn.Conv1d(2, 3, 1), nn.BatchNorm1d(3)),
+    nni.ConvBn2d: (nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3)),
+    nni.ConvBn3d: (nn.Conv3d(2, 3, 1), nn.BatchNorm3d(3)),
+    nni.ConvBnReLU1d: (nn.Conv1d(2, 3, 1), nn.BatchNorm1d(3), nn.ReLU()),
+    nni.ConvBnReLU2d: (nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3), nn.ReLU()),
+    nni.ConvBnReLU3d: (nn.Conv3d(2, 3, 1), nn.BatchNorm3d(3), nn.ReLU()),
+    nni.BNReLU2d: (nn.BatchNorm2d(2), nn.ReLU()),
+    nni.BNReLU3d: (nn.BatchNorm3d(2), nn.ReLU()),
+}
+
+
+def names(cls: type) -> str:
+    return cls.__name__
+
+
+@pytest.mark.parametrize("cls", PARTS, ids=names)
+def test_parts_run_in_turn(cls: type[nni.FusedModule]):
+    parts = PARTS[cls]
+    x = torch.randn((5, 2, 4, 4, 4)[: 5 if "3d" in names(cls) else 4 if "2d" in names(cls) else 3])
+    expected = x
+    for part in parts:
+        expected = part(expected)
+    torch.testing.assert_close(cls(*parts)(x), expected)
+
+
+@pytest.mark.parametrize("cls", PARTS, ids=names)
+def test_other_parts_are_refused(cls: type[nni.FusedModule]):
+    with pytest.raises(ArgumentError, match=rf"{names(cls)} cannot hold.*ReLU6, Tanh"):
+        cls(nn.ReLU6(), nn.Tanh())
+    with pytest.raises(ArgumentError, match="no modules"):
+        cls()
+
+
+def test_add_relu_takes_two_tensors():
+    a, b = torch.randn(2, 3, 4)
+    assert torch.equal(nni.AddReLU(Add(), nn.ReLU())(a, b), torch.relu(a + b))
+
+
+def test_every_public_fused_module_is_tested():
+    fused = {getattr(nni, name) for name in nni.__all__} - {nni.FusedModule, nni.AddReLU}
+    assert fused == set(PARTS)
