@@ -1,0 +1,31 @@
+"""From what a tensor looked like to how it is quantized: ranges, errors, specs."""
+
+from qlab.ranges.error import QuantizationError, expected_error, measured_error
+from qlab.ranges.policies import (
+    MSE,
+    POLICIES,
+    Entropy,
+    Fixed,
+    MinMax,
+    MovingAverage,
+    Percentile,
+    RangePolicy,
+    policy_from_dict,
+)
+from qlab.ranges.spec import TensorSpec
+
+__all__ = [
+    "MSE",
+    "POLICIES",
+    "Entropy",
+    "Fixed",
+    "MinMax",
+    "MovingAverage",
+    "Percentile",
+    "QuantizationError",
+    "RangePolicy",
+    "TensorSpec",
+    "expected_error",
+    "measured_error",
+    "policy_from_dict",
+]

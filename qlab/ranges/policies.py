@@ -1,0 +1,426 @@
+"""Policies that turn what a tensor looked like into the range that its codes shall cover."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qlab.errors import (
+    ArgumentError,
+    FormatError,
+    NonFiniteError,
+    UncalibratedError,
+    UnknownNameError,
+    UnsupportedError,
+)
+from qlab.granularity import PerAxis, PerTensor
+from qlab.histogram import Histogram
+from qlab.qparams import QParams
+from qlab.ranges.entropy import best_bound
+from qlab.ranges.error import Bins
+from qlab.ranges.scheme import Scheme
+from qlab.ranges.search import best_range
+from qlab.stats import TensorStats
+
+Range = tuple[Tensor, Tensor]
+
+
+class RangePolicy(ABC):
+    """How to choose a range; frozen and hashable, with its parameters as fields."""
+
+    name: ClassVar[str]
+    needs_histogram: ClassVar[bool] = True
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """The policy in words, for people."""
+
+    @abstractmethod
+    def tensor_range(self, stats: TensorStats, scheme: Scheme) -> Range:
+        """Range of a whole tensor with at least one finite value, two 0-d tensors."""
+
+    def channel_range(self, stats: TensorStats, scheme: Scheme) -> Range:
+        """Range of each channel, two tensors ``(C,)``, where statistics hold enough for it."""
+        raise UnsupportedError(
+            f"Statistics hold no {self.label} range per channel",
+            received=f"{scheme.granularity}",
+            fix="Use MinMax(), or PerTensor(), or qparams_of(tensor) where the data is at hand.",
+        )
+
+    @abstractmethod
+    def row_range(self, rows: Tensor, scheme: Scheme) -> Range:
+        """Range of each row of finite float32 data ``(R, E)``, E > 0: two tensors ``(R,)``."""
+
+    # Not abstract, since most policies fit all codes.
+    def check(self, scheme: Scheme) -> None:  # noqa: B027
+        """Raises where the policy does not fit the codes."""
+
+    def range(self, stats: TensorStats, scheme: Scheme) -> Range:
+        """Smallest and largest value that codes shall cover.
+
+        Args:
+            stats: What the tensor looked like.
+            scheme: The codes, such as a `TensorSpec`.
+
+        Returns:
+            Two float tensors shaped as the scales: ``()`` or ``(C,)``.
+
+        Raises:
+            UncalibratedError: No data was seen.
+            NonFiniteError: Only NaN and infinities were seen.
+            UnsupportedError: The statistics do not hold what the policy needs.
+        """
+        require_data(stats)
+        match scheme.granularity:
+            case PerTensor():
+                return self.tensor_range(stats, scheme)
+            case PerAxis(axis) if stats.channel_axis in (axis, None):
+                return self.channel_range(stats, scheme)
+        raise UnsupportedError(
+            "The statistics were not collected for this granularity",
+            expected=f"statistics for {scheme.granularity}",
+            received=f"statistics with channel_axis={stats.channel_axis}",
+            fix="Use qparams_of(tensor) where the data is at hand.",
+        )
+
+    def qparams(self, stats: TensorStats, scheme: Scheme) -> QParams:
+        """Scale and zero point; errors as in `range`."""
+        return scheme.choose(*self.range(stats, scheme))
+
+    def row_qparams(self, rows: Tensor, scheme: Scheme, shape: tuple[int, ...]) -> QParams:
+        """Scales of the given shape, one for each row of finite data."""
+        low, high = self.row_range(rows, scheme)
+        return scheme.choose(low.reshape(shape), high.reshape(shape))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form, read back by `policy_from_dict`."""
+        return {"name": self.name, **asdict(self)}  # pyright: ignore[reportArgumentType]
+
+
+def require_data(stats: TensorStats) -> None:
+    """Raises unless at least one finite value was seen."""
+    if stats.count:
+        return
+    if stats.nan_count or stats.inf_count:
+        raise NonFiniteError(
+            "No range to choose from: every value seen was NaN or infinite",
+            received=f"{stats.nan_count} NaN and {stats.inf_count} infinities",
+            fix="Look for the first layer whose output is not finite.",
+        )
+    raise UncalibratedError(
+        "No range to choose from: no data was seen",
+        fix="Run calibration data through the model (or the observer) first.",
+    )
+
+
+@dataclass(frozen=True)
+class MinMax(RangePolicy):
+    """From the smallest to the largest value: nothing is clipped."""
+
+    name: ClassVar[str] = "min_max"
+    needs_histogram: ClassVar[bool] = False
+
+    @property
+    def label(self) -> str:
+        return "min-max"
+
+    def tensor_range(self, stats: TensorStats, scheme: Scheme) -> Range:
+        return stats.min_val, stats.max_val
+
+    def channel_range(self, stats: TensorStats, scheme: Scheme) -> Range:
+        low, high = stats.channel_min, stats.channel_max
+        empty = (low > high).nonzero().flatten().tolist()
+        if empty:
+            raise NonFiniteError(
+                "No range to choose from: a channel held no finite value",
+                received=f"channels {empty}",
+                fix="Look for the first layer whose output is not finite.",
+            )
+        return low, high
+
+    def row_range(self, rows: Tensor, scheme: Scheme) -> Range:
+        return rows.amin(1), rows.amax(1)
+
+
+@dataclass(frozen=True)
+class MovingAverage(RangePolicy):
+    """Moving average of each batch's extrema, in the order of batch indices.
+
+    The first batch sets both bounds; from then on ``bound += constant * (extremum - bound)``,
+    each operation rounded to float32. With one batch it is `MinMax`.
+
+    Args:
+        constant: Weight of the newest batch, above 0 and at most 1.
+
+    Source: pytorch.org/docs, ``MovingAverageMinMaxObserver``.
+    """
+
+    constant: float = 0.01
+    name: ClassVar[str] = "moving_average"
+    needs_histogram: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.constant <= 1:
+            raise ArgumentError(
+                "MovingAverage: the constant is a weight",
+                expected="0 < constant <= 1",
+                received=self.constant,
+            )
+
+    @property
+    def label(self) -> str:
+        return "moving average"
+
+    def step(self, average: Tensor, extremum: Tensor) -> Tensor:
+        """The average after one more batch; float32, any shape."""
+        return average + self.constant * (extremum - average)
+
+    def tensor_range(self, stats: TensorStats, scheme: Scheme) -> Range:
+        extrema = torch.stack([stats.batch_min, stats.batch_max], 1).numpy()
+        average, constant = extrema[0], np.float32(self.constant)
+        for extremum in extrema[1:]:
+            average = average + constant * (extremum - average)
+        low, high = torch.from_numpy(average.copy())
+        return low, high
+
+    def row_range(self, rows: Tensor, scheme: Scheme) -> Range:
+        return rows.amin(1), rows.amax(1)
+
+
+@dataclass(frozen=True)
+class Percentile(RangePolicy):
+    """Leaves out the same share of the data at either end.
+
+    The range goes from the ``100 - percent`` to the ``percent`` percentile; a symmetric scheme
+    takes the larger magnitude of the two. From statistics the percentiles are exact to one
+    histogram bin (0.8 %); from data they are values of the data.
+
+    Args:
+        percent: Above 50 and at most 100.
+    """
+
+    percent: float = 99.99
+    name: ClassVar[str] = "percentile"
+
+    def __post_init__(self) -> None:
+        if not 50 < self.percent <= 100:
+            raise ArgumentError(
+                "Percentile: a range needs its upper end above its lower end",
+                expected="50 < percent <= 100",
+                received=self.percent,
+            )
+
+    @property
+    def label(self) -> str:
+        return f"percentile {self.percent:g}"
+
+    def tensor_range(self, stats: TensorStats, scheme: Scheme) -> Range:
+        share = self.percent / 100
+        low, high = torch.tensor(stats.quantile([1 - share, share]), dtype=torch.float32)
+        return low, high
+
+    def row_range(self, rows: Tensor, scheme: Scheme) -> Range:
+        size = rows.shape[1]
+        rank = min(size, max(1, math.ceil(self.percent / 100 * size)))
+        return rows.kthvalue(size + 1 - rank, 1).values, rows.kthvalue(rank, 1).values
+
+
+@dataclass(frozen=True)
+class MSE(RangePolicy):
+    """The range with the least expected squared error, never worse than `MinMax`."""
+
+    name: ClassVar[str] = "mse"
+
+    @property
+    def label(self) -> str:
+        return "least squared error"
+
+    def tensor_range(self, stats: TensorStats, scheme: Scheme) -> Range:
+        all_bins = Bins.of(stats)
+        bins = Bins(*(t[None] for t in (all_bins.count, all_bins.mean, all_bins.variance)))
+        low, high = best_range(
+            bins, stats.min_val.double()[None], stats.max_val.double()[None], scheme
+        )
+        return low[0].float(), high[0].float()
+
+    def row_range(self, rows: Tensor, scheme: Scheme) -> Range:
+        device, rows = rows.device, rows.cpu().to(torch.float64)
+        points = Bins(torch.ones_like(rows), rows, torch.zeros_like(rows))
+        low, high = best_range(points, rows.amin(1), rows.amax(1), scheme)
+        return low.float().to(device), high.float().to(device)
+
+
+@dataclass(frozen=True)
+class Entropy(RangePolicy):
+    """The bound on magnitudes whose codes diverge least from the data (Kullback-Leibler).
+
+    Zeros are left out, since every range expresses them exactly; they would outweigh the rest
+    after ReLU.
+
+    Args:
+        bins: How many even bins of magnitude are compared.
+
+    Source: S. Migacz, 8-bit Inference with TensorRT, GTC 2017.
+    """
+
+    bins: int = 2048
+    name: ClassVar[str] = "entropy"
+
+    def __post_init__(self) -> None:
+        if self.bins < 2:
+            raise ArgumentError("Entropy: at least two bins", received=self.bins)
+
+    @property
+    def label(self) -> str:
+        return "entropy"
+
+    def check(self, scheme: Scheme) -> None:
+        if scheme.dtype.is_float:
+            raise UnsupportedError(
+                "Entropy compares evenly spaced codes",
+                expected="an integer type",
+                received=scheme.dtype.name,
+                fix="Choose MSE() or MinMax().",
+            )
+
+    def tensor_range(self, stats: TensorStats, scheme: Scheme) -> Range:
+        low, high = float(stats.min_val), float(stats.max_val)
+        most = max(-low, high)
+        if most == 0:
+            return stats.min_val, stats.max_val
+        counts = _magnitudes(stats.histogram(), most, self.bins)
+        return _bounded(low, high, self._bound(counts, low, high, scheme), scheme)
+
+    def row_range(self, rows: Tensor, scheme: Scheme) -> Range:
+        device = rows.device
+        ranges = [self._one_row(row, scheme) for row in rows.cpu()]
+        low, high = (torch.stack(t).to(device) for t in zip(*ranges, strict=True))
+        return low, high
+
+    def _one_row(self, row: Tensor, scheme: Scheme) -> Range:
+        low, high = float(row.min()), float(row.max())
+        most = max(-low, high)
+        if most == 0:
+            return row.min(), row.max()
+        counts = torch.histc(row[row != 0].abs(), self.bins, 0, most).to(torch.float64)
+        return _bounded(low, high, self._bound(counts, low, high, scheme), scheme)
+
+    def _bound(self, counts: Tensor, low: float, high: float, scheme: Scheme) -> float:
+        first, last = scheme.limits
+        levels = last - first + 1
+        if scheme.symmetric or low < 0 < high:
+            levels = max(1, levels // 2)
+        return max(-low, high) * best_bound(counts, levels) / self.bins
+
+
+def _magnitudes(histogram: Histogram, most: float, bins: int) -> Tensor:
+    """Counts of non-zero magnitudes in even bins from 0 to ``most``."""
+    edges = torch.linspace(0, most, bins + 1, dtype=torch.float64)
+    negative = -edges.flip(0)
+    negative[-1] = -1e-46  # above every negative float32, so that zeros count once
+    counts = histogram.rebin(edges) + histogram.rebin(negative).flip(0)
+    zeros = (histogram.mean == 0) & (histogram.variance == 0)
+    counts[0] = (counts[0] - histogram.counts[zeros].sum()).clamp(min=0)
+    return counts
+
+
+def _bounded(low: float, high: float, bound: float, scheme: Scheme) -> Range:
+    if scheme.symmetric:
+        return torch.tensor(-bound), torch.tensor(bound)
+    return torch.tensor(max(low, -bound)), torch.tensor(min(high, bound))
+
+
+@dataclass(frozen=True)
+class Fixed(RangePolicy):
+    """A given scale and zero point, whatever the data; it needs no calibration.
+
+    Args:
+        scale: Positive, finite; real units per code.
+        zero_point: A code of the spec's type; 0 for float8.
+    """
+
+    scale: float
+    zero_point: int
+    name: ClassVar[str] = "fixed"
+    needs_histogram: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.scale) and self.scale > 0):
+            raise ArgumentError(
+                "Fixed: a scale is positive and finite", received=f"scale={self.scale}"
+            )
+
+    @property
+    def label(self) -> str:
+        return f"fixed at scale {self.scale:g}, zero point {self.zero_point}"
+
+    def check(self, scheme: Scheme) -> None:
+        low, high = (0, 0) if scheme.dtype.is_float else scheme.limits
+        if not low <= self.zero_point <= high:
+            raise ArgumentError(
+                f"Fixed: the zero point is no code of {scheme.dtype.name}",
+                expected=f"{low} to {high}",
+                received=self.zero_point,
+            )
+
+    def range(self, stats: TensorStats, scheme: Scheme) -> Range:
+        return self._range(self._channels(stats, scheme), scheme)
+
+    def tensor_range(self, stats: TensorStats, scheme: Scheme) -> Range:
+        return self._range((), scheme)
+
+    def row_range(self, rows: Tensor, scheme: Scheme) -> Range:
+        return self._range((rows.shape[0],), scheme)
+
+    def qparams(self, stats: TensorStats, scheme: Scheme) -> QParams:
+        return self._qparams(self._channels(stats, scheme), scheme)
+
+    def row_qparams(self, rows: Tensor, scheme: Scheme, shape: tuple[int, ...]) -> QParams:
+        return self._qparams(shape, scheme)
+
+    def _channels(self, stats: TensorStats, scheme: Scheme) -> tuple[int, ...]:
+        return () if isinstance(scheme.granularity, PerTensor) else tuple(stats.channel_min.shape)
+
+    def _range(self, shape: tuple[int, ...], scheme: Scheme) -> Range:
+        low, high = ((code - self.zero_point) * self.scale for code in scheme.limits)
+        return torch.full(shape, low), torch.full(shape, high)
+
+    def _qparams(self, shape: tuple[int, ...], scheme: Scheme) -> QParams:
+        scale = torch.full(shape, self.scale, dtype=torch.float32)
+        zero_point = torch.full(shape, self.zero_point, dtype=torch.int32)
+        return QParams(scale, zero_point, scheme.dtype, scheme.granularity, *scheme.limits)
+
+
+POLICIES: dict[str, type[RangePolicy]] = {
+    policy.name: policy for policy in (MinMax, MovingAverage, Percentile, MSE, Entropy, Fixed)
+}
+
+
+def policy_from_dict(data: dict[str, Any]) -> RangePolicy:
+    """Inverse of `RangePolicy.to_dict`.
+
+    Raises:
+        UnknownNameError: No policy has this name.
+        FormatError: Fields are missing, or unknown ones are there.
+    """
+    arguments = dict(data)
+    name = arguments.pop("name", None)
+    if name not in POLICIES:
+        raise UnknownNameError.of("range policy", name, POLICIES)
+    policy = POLICIES[name]
+    try:
+        return policy(**arguments)
+    except TypeError as error:
+        known = [f.name for f in fields(policy)]  # pyright: ignore[reportArgumentType]
+        raise FormatError(
+            f"The range policy {name!r} has other fields",
+            expected=", ".join(known) or "none",
+            received=", ".join(arguments) or "none",
+        ) from error

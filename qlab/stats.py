@@ -1,0 +1,406 @@
+"""`TensorStats`: what a tensor looked like over any number of batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from qlab.errors import ArgumentError, DTypeError, FormatError, ShapeError, UnsupportedError
+from qlab.histogram import (
+    Histogram,
+    add_tables,
+    count_keys,
+    empty_table,
+    without_nonfinite,
+)
+
+_FORMAT = 1
+
+
+class TensorStats:
+    """A mergeable description of a tensor over all batches.
+
+    Everything is exact and independent of the order in which data came: counts and moments rest
+    on integers, extrema on minimum and maximum. Two descriptions of parts of the data merge into
+    the description of the whole, on any number of machines. It lives on the CPU, whatever the
+    device of the data, and keeps no data: one row of 36 bytes per histogram bin in use, 16 bytes
+    per batch, 8 bytes per channel.
+
+    NaN and infinities are counted and otherwise left out. float64 values beyond float32's range
+    count as infinities; float16 and bfloat16 are converted exactly. An empty tensor adds nothing.
+
+    Args:
+        channel_axis: Axis whose indices get extrema of their own; None for none.
+        histogram: Whether to keep the histogram, which moments and quantiles need and minimum
+            and maximum do not.
+
+    Attributes:
+        count: Number of finite values seen.
+        nan_count: Number of NaN seen.
+        inf_count: Number of infinities seen.
+        channel_axis: As given.
+        batch_index: int64 ``(B,)``: index of each batch with a finite value, ascending.
+        batch_min: float32 ``(B,)``: smallest finite value of each of them.
+        batch_max: float32 ``(B,)``: largest finite value of each of them.
+    """
+
+    def __init__(self, *, channel_axis: int | None = None, histogram: bool = True) -> None:
+        self.channel_axis = channel_axis
+        self.has_histogram = histogram
+        self.count = 0
+        self.nan_count = 0
+        self.inf_count = 0
+        self.batch_index = torch.zeros(0, dtype=torch.int64)
+        self.batch_min = torch.zeros(0)
+        self.batch_max = torch.zeros(0)
+        self._channel_min = torch.zeros(0)
+        self._channel_max = torch.zeros(0)
+        self._keys, self._table = empty_table()
+
+    @classmethod
+    def of(cls, x: Tensor, *, channel_axis: int | None = None) -> Self:
+        """Describes one tensor, such as a weight.
+
+        Args:
+            x: Any floating dtype, shape and device.
+            channel_axis: As in the constructor.
+
+        Raises:
+            DTypeError: ``x`` is not floating point.
+            ShapeError: ``x`` has no such axis.
+        """
+        stats = cls(channel_axis=channel_axis)
+        stats.update(x)
+        return stats
+
+    def update(self, x: Tensor, batch: int | None = None) -> None:
+        """Adds a tensor.
+
+        Args:
+            x: Any floating dtype, shape and device.
+            batch: Index of the batch it belongs to, 0 or above; by default one more than the
+                largest so far. Parts of one batch share its index. Give it where data is
+                collected in several places that merge later, or out of order.
+
+        Raises:
+            DTypeError: ``x`` is not floating point.
+            ShapeError: ``x`` has no axis ``channel_axis``, or another number of channels than
+                before.
+            ArgumentError: The batch index is negative.
+        """
+        if not x.is_floating_point():
+            raise DTypeError(
+                "Statistics describe real numbers",
+                expected="a floating-point tensor",
+                received=f"{x.dtype}",
+                fix="Collect them from the float model, before values are quantized.",
+            )
+        if batch is not None and batch < 0:
+            raise ArgumentError("A batch index is 0 or above", received=batch)
+        if not x.numel():
+            self._check_channels(x)
+            return
+        x = x.detach().to(torch.float32)
+        low, high = self._extrema(x)
+        if self.has_histogram:
+            added = without_nonfinite(*count_keys(_flat(x)))
+            self._keys, self._table = add_tables((self._keys, self._table), added)
+        if low <= high:
+            self._add_batch(batch, low, high)
+        self.__dict__.pop("_histogram", None)
+
+    def _check_channels(self, x: Tensor) -> int:
+        axis = self.channel_axis
+        if axis is None:
+            return 0
+        if not -x.dim() <= axis < x.dim():
+            raise ShapeError(
+                f"Statistics per channel: the tensor has no axis {axis}",
+                expected=f"at least {axis + 1 if axis >= 0 else -axis} dimensions",
+                received=f"shape {tuple(x.shape)}",
+            )
+        known = self._channel_min.numel()
+        if known and x.shape[axis] != known:
+            raise ShapeError(
+                "Statistics per channel: the number of channels changed",
+                expected=f"{known} channels along axis {axis}",
+                received=f"shape {tuple(x.shape)}",
+            )
+        return axis % x.dim()
+
+    def _extrema(self, x: Tensor) -> tuple[float, float]:
+        """Smallest and largest finite value; counts elements and notes channel extrema."""
+        axis = self._check_channels(x)
+        low, high = _channel_extrema(x, axis) if self.channel_axis is not None else x.aminmax()
+        strange = 0
+        if not bool((torch.isfinite(low) & torch.isfinite(high)).all()):
+            nan, infinite = int(x.isnan().sum()), int(x.isinf().sum())
+            strange = nan + infinite
+            self.nan_count += nan
+            self.inf_count += infinite
+            finite = x.isfinite()
+            lows, highs = x.where(finite, torch.inf), x.where(finite, -torch.inf)
+            if self.channel_axis is None:
+                low, high = lows.amin(), highs.amax()
+            else:
+                low, high = _channel_extrema(lows, axis)[0], _channel_extrema(highs, axis)[1]
+        self.count += x.numel() - strange
+        low, high = low.cpu(), high.cpu()
+        if self.channel_axis is not None:
+            self._add_channels(low, high)
+        return float(low.min()), float(high.max())
+
+    def _add_channels(self, low: Tensor, high: Tensor) -> None:
+        if self._channel_min.numel():
+            low, high = (
+                torch.minimum(self._channel_min, low),
+                torch.maximum(self._channel_max, high),
+            )
+        self._channel_min, self._channel_max = low, high
+
+    def _add_batch(self, batch: int | None, low: float, high: float) -> None:
+        last = int(self.batch_index[-1]) if self.batch_index.numel() else -1
+        index = last + 1 if batch is None else batch
+        self._add_batches(torch.tensor([index]), torch.tensor([low]), torch.tensor([high]))
+
+    def _add_batches(self, index: Tensor, low: Tensor, high: Tensor) -> None:
+        index = torch.cat([self.batch_index, index])
+        low, high = torch.cat([self.batch_min, low]), torch.cat([self.batch_max, high])
+        if bool((index.diff() <= 0).any()):
+            index, where = torch.unique(index, return_inverse=True)
+            low = torch.full((index.numel(),), torch.inf).scatter_reduce(0, where, low, "amin")
+            high = torch.full((index.numel(),), -torch.inf).scatter_reduce(0, where, high, "amax")
+        self.batch_index, self.batch_min, self.batch_max = index, low, high
+
+    def merge(self, other: TensorStats) -> TensorStats:
+        """The description of both sets of data together; neither argument changes.
+
+        Batches with the same index count as parts of one batch.
+
+        Raises:
+            ArgumentError: The two were collected in different ways (channel axis, histogram).
+            ShapeError: They have different numbers of channels.
+        """
+        mine, theirs = self._settings(), other._settings()
+        if mine != theirs:
+            raise ArgumentError(
+                "Statistics that were collected in different ways do not merge",
+                expected=", ".join(f"{k}={v}" for k, v in mine.items()),
+                received=", ".join(f"{k}={v}" for k, v in theirs.items()),
+            )
+        merged = TensorStats(channel_axis=self.channel_axis, histogram=self.has_histogram)
+        channels = {s._channel_min.numel() for s in (self, other)} - {0}
+        if len(channels) > 1:
+            raise ShapeError(
+                "Statistics with different numbers of channels do not merge",
+                received=f"{sorted(channels)} channels",
+            )
+        merged.count = self.count + other.count
+        merged.nan_count = self.nan_count + other.nan_count
+        merged.inf_count = self.inf_count + other.inf_count
+        merged._keys, merged._table = add_tables(
+            (self._keys, self._table), (other._keys, other._table)
+        )
+        for part in (self, other):
+            merged._add_batches(part.batch_index, part.batch_min, part.batch_max)
+            if part._channel_min.numel():
+                merged._add_channels(part._channel_min, part._channel_max)
+        return merged
+
+    def _settings(self) -> dict[str, object]:
+        return {"channel_axis": self.channel_axis, "histogram": self.has_histogram}
+
+    @property
+    def min_val(self) -> Tensor:
+        """Smallest finite value, 0-d float32; +inf if none was seen."""
+        return self.batch_min.min() if self.batch_min.numel() else torch.tensor(torch.inf)
+
+    @property
+    def max_val(self) -> Tensor:
+        """Largest finite value, 0-d float32; -inf if none was seen."""
+        return self.batch_max.max() if self.batch_max.numel() else torch.tensor(-torch.inf)
+
+    @property
+    def channel_min(self) -> Tensor:
+        """Smallest finite value of each channel, float32 ``(C,)``; +inf where none was seen.
+
+        Raises:
+            UnsupportedError: No ``channel_axis`` was given.
+        """
+        self._require_channels()
+        return self._channel_min
+
+    @property
+    def channel_max(self) -> Tensor:
+        """Largest finite value of each channel, float32 ``(C,)``; -inf where none was seen.
+
+        Raises:
+            UnsupportedError: No ``channel_axis`` was given.
+        """
+        self._require_channels()
+        return self._channel_max
+
+    def _require_channels(self) -> None:
+        if self.channel_axis is None:
+            raise UnsupportedError(
+                "These statistics hold no extrema per channel",
+                fix="Collect them with TensorStats(channel_axis=...).",
+            )
+
+    def histogram(self) -> Histogram:
+        """Counts, edges and moments of every bin in use.
+
+        Raises:
+            UnsupportedError: The statistics were collected with ``histogram=False``.
+        """
+        if not self.has_histogram:
+            raise UnsupportedError(
+                "These statistics hold no histogram",
+                fix="Collect them with TensorStats(histogram=True).",
+            )
+        return self._histogram
+
+    @cached_property
+    def _histogram(self) -> Histogram:
+        low, high = float(self.min_val), float(self.max_val)
+        return Histogram.from_table(self._keys, self._table, low, high)
+
+    @property
+    def sum_of_squares(self) -> float:
+        """Σx² over finite values; 0 if there are none."""
+        h = self.histogram()
+        return math.fsum((h.counts * (h.mean.square() + h.variance)).tolist())
+
+    @property
+    def mean(self) -> float:
+        """Mean of the finite values; NaN if there are none."""
+        h = self.histogram()
+        return math.fsum((h.counts * h.mean).tolist()) / self.count if self.count else math.nan
+
+    @property
+    def variance(self) -> float:
+        """Population variance of the finite values, ``Σ(x - mean)² / count``; NaN without any."""
+        h = self.histogram()
+        squares = h.counts * ((h.mean - self.mean).square() + h.variance)
+        return math.fsum(squares.tolist()) / self.count if self.count else math.nan
+
+    def quantile(self, q: float | Sequence[float]) -> float | list[float]:
+        """Values below which a share ``q`` of the finite data lies; see `Histogram.quantile`."""
+        return self.histogram().quantile(q)
+
+    def display_histogram(
+        self, bins: int = 256, low: float | None = None, high: float | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Counts in evenly spaced bins, for charts.
+
+        Args:
+            bins: How many.
+            low: Left edge of the first bin; the smallest value by default.
+            high: Right edge of the last bin; the largest value by default.
+
+        Returns:
+            Edges, float64 ``(bins + 1,)``, and counts, float64 ``(bins,)``. Where a bin of the
+            statistics straddles an edge its count is split in proportion, so counts need not be
+            whole; their sum is the number of values between ``low`` and ``high``. Without data
+            all counts are 0; for a constant the bins cover one unit around it.
+
+        Raises:
+            ArgumentError: Fewer than one bin, or ``low >= high``.
+        """
+        if bins < 1:
+            raise ArgumentError("display_histogram: at least one bin", received=bins)
+        first = float(self.min_val) if low is None else low
+        last = float(self.max_val) if high is None else high
+        if first > last and low is None and high is None:
+            first, last = 0.0, 1.0
+        if first == last and low is None and high is None:
+            first, last = first - 0.5, last + 0.5
+        if not first < last:
+            raise ArgumentError(
+                "display_histogram: the range is empty",
+                expected="low < high",
+                received=f"low={first}, high={last}",
+            )
+        edges = torch.linspace(first, last, bins + 1, dtype=torch.float64)
+        return edges, self.histogram().rebin(edges)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Plain tensors that `from_state_dict` reads back."""
+        axis = [] if self.channel_axis is None else [self.channel_axis]
+        return {
+            "format": torch.tensor(_FORMAT),
+            "counts": torch.tensor([self.count, self.nan_count, self.inf_count]),
+            "channel_axis": torch.tensor(axis, dtype=torch.int64),
+            "has_histogram": torch.tensor(self.has_histogram),
+            "keys": self._keys.clone(),
+            "table": self._table.clone(),
+            "batch_index": self.batch_index.clone(),
+            "batch_min": self.batch_min.clone(),
+            "batch_max": self.batch_max.clone(),
+            "channel_min": self._channel_min.clone(),
+            "channel_max": self._channel_max.clone(),
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Tensor]) -> TensorStats:
+        """Inverse of `state_dict`.
+
+        Raises:
+            FormatError: An entry is missing, or the format is not known to this version.
+        """
+        expected = TensorStats().state_dict().keys()
+        if state.keys() != expected:
+            raise FormatError(
+                "Not the state of a TensorStats",
+                expected="entries " + ", ".join(expected),
+                received=", ".join(map(str, state)) or "nothing",
+            )
+        if int(state["format"]) != _FORMAT:
+            raise FormatError(
+                "Statistics were saved in another format",
+                expected=f"format {_FORMAT}",
+                received=f"format {int(state['format'])}",
+                fix="Read them with the version of qlab that wrote them.",
+            )
+        axis = state["channel_axis"].tolist()
+        stats = cls(channel_axis=axis[0] if axis else None, histogram=bool(state["has_histogram"]))
+        stats.count, stats.nan_count, stats.inf_count = state["counts"].tolist()
+        stats._keys, stats._table = state["keys"].clone(), state["table"].clone()
+        for name in ("batch_index", "batch_min", "batch_max"):
+            setattr(stats, name, state[name].clone())
+        stats._channel_min = state["channel_min"].clone()
+        stats._channel_max = state["channel_max"].clone()
+        return stats
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, TensorStats):
+            return NotImplemented
+        mine, theirs = self.state_dict(), other.state_dict()
+        return all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+    def __repr__(self) -> str:
+        parts = [f"count={self.count}"]
+        if self.count:
+            parts += [f"min={float(self.min_val):.4g}", f"max={float(self.max_val):.4g}"]
+        if self.has_histogram and self.count:
+            parts += [f"mean={self.mean:.4g}", f"std={math.sqrt(self.variance):.4g}"]
+        parts.append(f"batches={self.batch_index.numel()}")
+        if self.nan_count or self.inf_count:
+            parts.append(f"nan={self.nan_count}, inf={self.inf_count}")
+        return f"TensorStats({', '.join(parts)})"
+
+
+def _channel_extrema(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    others = [d for d in range(x.dim()) if d != axis]
+    return (x.amin(others), x.amax(others)) if others else (x, x)
+
+
+def _flat(x: Tensor) -> Tensor:
+    """All elements in memory order, without a copy where the memory has no gaps."""
+    order = sorted(range(x.dim()), key=x.stride, reverse=True)
+    return x.permute(order).reshape(-1).contiguous()
