@@ -1,0 +1,66 @@
+"""Chains of layers that are quantized as one become one module."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator
+
+from torch import fx, nn
+
+from qlab.errors import UnsupportedError
+from qlab.registry import PATTERNS, Pattern
+
+
+def fuse(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """A copy of a traced graph in which the registry's patterns are fused, longest first.
+
+    A chain is fused only where nothing else reads what its parts hand on. The fused module takes
+    the name of the first part; ``meta["fused"]`` of its node lists the names of the others. Batch
+    norm is folded into the weights before it in float64, so outputs agree to float32's rounding.
+
+    Args:
+        graph_module: A graph made by `qlab.graph.trace`; it stays as it is.
+
+    Returns:
+        A graph of the same function; layers that were not fused share no tensors with the
+        argument either.
+    """
+    fused = copy.deepcopy(graph_module)
+    for pattern in sorted(PATTERNS, key=lambda pattern: -len(pattern.modules)):
+        for chain in list(_chains(fused, pattern)):
+            _replace(fused, chain, pattern)
+    fused.delete_all_unused_submodules()
+    fused.graph.lint()
+    fused.recompile()
+    return fused
+
+
+def _chains(graph_module: fx.GraphModule, pattern: Pattern) -> Iterator[list[fx.Node]]:
+    """The places where a pattern's modules follow one another and nothing reads in between."""
+    for node in graph_module.graph.nodes:
+        chain = [node]
+        while len(chain) < len(pattern.modules) and len(chain[-1].users) == 1:
+            chain.append(next(iter(chain[-1].users)))
+        kinds = tuple(type(_module(graph_module, part)) for part in chain)
+        handed_on = all(part.args == (before,) for before, part in itertools.pairwise(chain))
+        if kinds == pattern.modules and handed_on:
+            yield chain
+
+
+def _module(graph_module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    return graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def _replace(graph_module: fx.GraphModule, chain: list[fx.Node], pattern: Pattern) -> None:
+    first, *rest = chain
+    try:
+        module = pattern.fuse([graph_module.get_submodule(str(part.target)) for part in chain])
+    except UnsupportedError:
+        return  # a batch norm without running statistics stays a layer of its own
+    graph_module.add_submodule(str(first.target), module)
+    first.meta["fused"] = tuple(part.meta["name"] for part in rest)
+    first.meta["parameters"] = sum(parameter.numel() for parameter in module.parameters())
+    chain[-1].replace_all_uses_with(first)
+    for part in reversed(rest):
+        graph_module.graph.erase_node(part)
