@@ -1,0 +1,150 @@
+"""Quantized tensors of the eager API: integer codes and their parameters in one object.
+
+Converted graphs carry plain integer tensors instead, so that Python stays off their path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import overload
+
+import torch
+from torch import Tensor
+
+from qlab.dtypes import QDType, as_qdtype
+from qlab.errors import ArgumentError, DTypeError, ShapeError
+from qlab.granularity import PerAxis
+from qlab.qparams import QParams, quantize
+from qlab.qtensor.kernels import supported_operations
+from qlab.qtensor.tensor import QTensor
+
+__all__ = [
+    "QTensor",
+    "dequantize",
+    "quantize_per_channel",
+    "quantize_per_tensor",
+    "supported_operations",
+]
+
+_Number = float | int | Tensor
+
+
+@overload
+def quantize_per_tensor(
+    input: Tensor, scale: _Number, zero_point: _Number, dtype: QDType | str | torch.dtype
+) -> QTensor: ...
+@overload
+def quantize_per_tensor(
+    input: Sequence[Tensor], scale: Tensor, zero_point: Tensor, dtype: QDType | str | torch.dtype
+) -> tuple[QTensor, ...]: ...
+def quantize_per_tensor(
+    input: Tensor | Sequence[Tensor],
+    scale: _Number,
+    zero_point: _Number,
+    dtype: QDType | str | torch.dtype,
+) -> QTensor | tuple[QTensor, ...]:
+    """Quantizes with one scale and zero point: ``clamp(rint(x / scale + zero_point))``.
+
+    Args:
+        input: Real numbers, floating point, any shape; or a sequence of such tensors.
+        scale: Real units per code, positive. For a sequence: a tensor with one per tensor.
+        zero_point: The code that stands for 0.0. For a sequence: a tensor with one per tensor.
+        dtype: The quantized data type, such as ``qlab.quint8``.
+
+    Returns:
+        A `QTensor` of the shape of ``input``; for a sequence a tuple of them.
+
+    Raises:
+        ArgumentError: A scale that is not positive, or a zero point outside the codes.
+        NonFiniteError: A scale that is NaN or infinite.
+        DTypeError: ``input`` is not floating point, or ``dtype`` no quantized type.
+        ShapeError: Another number of scales or zero points than of tensors.
+
+    Source: the reference's ``torch.quantize_per_tensor``; bit-equal to it.
+    """
+    qdtype = as_qdtype(dtype)
+    if not isinstance(input, Tensor):
+        return _quantize_each(input, torch.as_tensor(scale), torch.as_tensor(zero_point), qdtype)
+    qparams = QParams.per_tensor(float(scale), int(zero_point), qdtype, input.device)
+    return QTensor(quantize(input, qparams), qparams)
+
+
+def _quantize_each(
+    tensors: Sequence[Tensor], scales: Tensor, zero_points: Tensor, dtype: QDType
+) -> tuple[QTensor, ...]:
+    if not len(tensors) == scales.numel() == zero_points.numel():
+        raise ShapeError(
+            "quantize_per_tensor: one scale and one zero point belong to each tensor",
+            expected=f"{len(tensors)} of each",
+            received=f"{scales.numel()} scales, {zero_points.numel()} zero points",
+        )
+    pairs = zip(tensors, scales.reshape(-1).tolist(), zero_points.reshape(-1).tolist(), strict=True)
+    return tuple(quantize_per_tensor(tensor, scale, zero, dtype) for tensor, scale, zero in pairs)
+
+
+def quantize_per_channel(
+    input: Tensor,
+    scales: Tensor,
+    zero_points: Tensor,
+    axis: int,
+    dtype: QDType | str | torch.dtype,
+) -> QTensor:
+    """Quantizes with one scale and zero point per index of an axis.
+
+    Args:
+        input: Real numbers, floating point, any shape.
+        scales: Real units per code, positive, shape ``(input.shape[axis],)``.
+        zero_points: The codes that stand for 0.0, integers, the shape of ``scales``.
+        axis: The axis of the channels.
+        dtype: The quantized data type, such as ``qlab.qint8``.
+
+    Returns:
+        A `QTensor` of the shape of ``input``.
+
+    Raises:
+        ArgumentError: A scale that is not positive, or a zero point outside the codes.
+        NonFiniteError: A scale that is NaN or infinite.
+        DTypeError: ``input`` is not floating point, or ``dtype`` no quantized type.
+        ShapeError: No such axis, or another number of scales than channels.
+
+    Source: the reference's ``torch.quantize_per_channel``; bit-equal to it.
+    """
+    if zero_points.is_floating_point() and bool((zero_points != zero_points.round()).any()):
+        raise ArgumentError(
+            "quantize_per_channel: zero points must be whole numbers", received=zero_points.tolist()
+        )
+    qparams = QParams(
+        scales.to(torch.float32), zero_points.to(torch.int32), as_qdtype(dtype), PerAxis(axis)
+    )
+    qparams.check()
+    return QTensor(quantize(input, qparams), qparams)
+
+
+@overload
+def dequantize(tensors: Tensor) -> Tensor: ...
+@overload
+def dequantize(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]: ...
+def dequantize(tensors: Tensor | Sequence[Tensor]) -> Tensor | tuple[Tensor, ...]:
+    """Real numbers of quantized tensors: ``(codes - zero_point) * scale``.
+
+    Args:
+        tensors: A `QTensor`, or a sequence of them. A plain floating-point tensor passes through.
+
+    Returns:
+        float32 of the same shape; for a sequence a tuple.
+
+    Raises:
+        DTypeError: A plain integer tensor, whose scale nobody knows.
+    """
+    if not isinstance(tensors, Tensor):
+        return tuple(dequantize(tensor) for tensor in tensors)
+    if isinstance(tensors, QTensor):
+        return tensors.dequantize()
+    if not tensors.is_floating_point():
+        raise DTypeError(
+            "dequantize: a plain integer tensor has no scale",
+            expected="a QTensor",
+            received=f"{tensors.dtype}",
+            fix="Use qlab.qparams.dequantize(codes, qparams).",
+        )
+    return tensors.to(torch.float32)
