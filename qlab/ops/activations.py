@@ -1,0 +1,170 @@
+"""Activation functions on codes.
+
+Those that clamp keep the input's scale and zero point. The others are
+``quantize_round_first(f(dequantize(x)))`` with ``f`` in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from qlab.errors import ArgumentError
+from qlab.ops import checks
+from qlab.ops.codes import code_of, selected
+from qlab.ops.kernels import defined
+from qlab.qparams import QParams, dequantize, quantize_round_first
+
+
+def _clamp(op: str, x: Tensor, x_qparams: QParams, low: float | None, high: float | None) -> Tensor:
+    checks.codes(op, "input", x, x_qparams)
+    checks.per_tensor(op, "input", x_qparams)
+    least = None if low is None else code_of(low, x_qparams)
+    most = None if high is None else code_of(high, x_qparams)
+    if x.dtype.is_floating_point:
+        return selected(lambda codes: codes.clamp(least, most), x)
+    return x.clamp(least, most)
+
+
+@defined
+def relu(x: Tensor, x_qparams: QParams) -> Tensor:
+    """``max(x, 0)``: codes clamped at the zero point; the output keeps the input's qparams.
+
+    Args:
+        x: Codes, any shape.
+        x_qparams: Per tensor.
+
+    Returns:
+        Codes of the input's shape, type and qparams.
+
+    Raises:
+        DTypeError: Not codes of ``x_qparams.dtype``.
+        ShapeError: Qparams are not per tensor.
+    """
+    return _clamp("relu", x, x_qparams, 0.0, None)
+
+
+@defined
+def relu6(x: Tensor, x_qparams: QParams) -> Tensor:
+    """``min(max(x, 0), 6)``; the output keeps the input's qparams. As `relu` otherwise."""
+    return _clamp("relu6", x, x_qparams, 0.0, 6.0)
+
+
+@defined
+def hardtanh(x: Tensor, x_qparams: QParams, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
+    """``min(max(x, min_val), max_val)``; the output keeps the input's qparams.
+
+    Args:
+        x: Codes, any shape.
+        x_qparams: Per tensor.
+        min_val: Smallest result, real units.
+        max_val: Largest result, real units.
+
+    Raises:
+        ArgumentError: ``min_val`` is not below ``max_val``.
+    """
+    if not min_val < max_val:
+        raise ArgumentError(
+            "hardtanh: the smallest result must be below the largest",
+            received=f"min_val={min_val}, max_val={max_val}",
+        )
+    return _clamp("hardtanh", x, x_qparams, min_val, max_val)
+
+
+def _through_float(
+    op: str,
+    function: Callable[[Tensor], Tensor],
+    x: Tensor,
+    x_qparams: QParams,
+    y_qparams: QParams,
+) -> Tensor:
+    checks.codes(op, "input", x, x_qparams)
+    return quantize_round_first(function(dequantize(x, x_qparams)), y_qparams)
+
+
+@defined
+def sigmoid(x: Tensor, x_qparams: QParams, y_qparams: QParams) -> Tensor:
+    """``1 / (1 + exp(-x))``; the reference fixes the output at scale 1/256, zero point 0.
+
+    Args:
+        x: Codes, any shape.
+        x_qparams: The input's parameters.
+        y_qparams: The output's parameters.
+
+    Returns:
+        Codes of the input's shape, dtype ``y_qparams.dtype.storage``.
+
+    Raises:
+        DTypeError: Not codes of ``x_qparams.dtype``.
+    """
+    return _through_float("sigmoid", torch.sigmoid, x, x_qparams, y_qparams)
+
+
+@defined
+def tanh(x: Tensor, x_qparams: QParams, y_qparams: QParams) -> Tensor:
+    """``tanh(x)``; the reference fixes the output at scale 2/256, zero point 128. See `sigmoid`."""
+    return _through_float("tanh", torch.tanh, x, x_qparams, y_qparams)
+
+
+@defined
+def hardsigmoid(x: Tensor, x_qparams: QParams, y_qparams: QParams) -> Tensor:
+    """``min(max(x + 3, 0), 6) / 6``; scale 1/256, zero point 0 in the reference. See `sigmoid`."""
+    return _through_float("hardsigmoid", F.hardsigmoid, x, x_qparams, y_qparams)
+
+
+@defined
+def hardswish(x: Tensor, x_qparams: QParams, y_qparams: QParams) -> Tensor:
+    """``x · min(max(x + 3, 0), 6) / 6``. Arguments as in `sigmoid`."""
+    return _through_float("hardswish", F.hardswish, x, x_qparams, y_qparams)
+
+
+@defined
+def gelu(x: Tensor, x_qparams: QParams, y_qparams: QParams, *, approximate: str = "none") -> Tensor:
+    """``x · Φ(x)``, Φ the normal distribution function. Arguments as in `sigmoid`.
+
+    Args:
+        x: Codes, any shape.
+        x_qparams: The input's parameters.
+        y_qparams: The output's parameters.
+        approximate: ``"none"`` or ``"tanh"``.
+
+    Raises:
+        UnknownNameError: Another approximation.
+    """
+    checks.choice("gelu", "approximation", approximate, ("none", "tanh"))
+    return _through_float(
+        "gelu", lambda real: F.gelu(real, approximate=approximate), x, x_qparams, y_qparams
+    )
+
+
+@defined
+def elu(x: Tensor, x_qparams: QParams, y_qparams: QParams, *, alpha: float = 1.0) -> Tensor:
+    """``x`` if positive, else ``alpha · (exp(x) - 1)``. Arguments as in `sigmoid`."""
+    return _through_float("elu", lambda real: F.elu(real, alpha), x, x_qparams, y_qparams)
+
+
+@defined
+def leaky_relu(
+    x: Tensor, x_qparams: QParams, y_qparams: QParams, *, negative_slope: float = 0.01
+) -> Tensor:
+    """``x`` if positive, else ``negative_slope · x``. Arguments as in `sigmoid`."""
+    return _through_float(
+        "leaky_relu", lambda real: F.leaky_relu(real, negative_slope), x, x_qparams, y_qparams
+    )
+
+
+@defined
+def softmax(x: Tensor, x_qparams: QParams, y_qparams: QParams, *, dim: int = -1) -> Tensor:
+    """``exp(x) / Σ exp(x)`` along ``dim``; scale 1/256, zero point 0 in the reference.
+
+    Arguments as in `sigmoid`.
+
+    Raises:
+        ShapeError: The input has no axis ``dim``.
+    """
+    checks.tensor("softmax", "input", x)
+    checks.axis("softmax", x, dim)
+    return _through_float("softmax", lambda real: real.softmax(dim), x, x_qparams, y_qparams)

@@ -1,0 +1,331 @@
+"""Checked calls of the operators that sum products: linear, convolution and matmul.
+
+Each says how it contracts two tensors of any number type, so that one exact kernel and one
+simulated kernel serve all of them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from qlab.errors import ArgumentError, ShapeError, UnknownNameError
+from qlab.ops import checks
+from qlab.ops.packed import PackedWeight
+from qlab.ops.padding import PADDING_MODES, pad_codes
+from qlab.qparams import QParams
+
+Ints = int | Sequence[int]
+_CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_LAYOUT = {1: "(N, C, L)", 2: "(N, C, H, W)", 3: "(N, C, D, H, W)"}
+
+
+@dataclass(slots=True)
+class Call(ABC):
+    """Codes and parameters of one product of two quantized tensors.
+
+    Attributes:
+        x: Codes of the activation.
+        weight: Codes of the weight; for matmul of the second operand.
+        bias: float32, one number per output channel, or None.
+        y_qparams: The output's parameters; None for a float32 output.
+        relu: Whether negative results become 0 before requantization.
+        packed: Cache for kernels that keep the weight in a layout of their own.
+    """
+
+    x: Tensor
+    x_qparams: QParams
+    weight: Tensor
+    w_qparams: QParams
+    bias: Tensor | None
+    y_qparams: QParams | None
+    relu: bool
+    packed: PackedWeight[Any] | None
+
+    @abstractmethod
+    def contract(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The sum of products of ``x`` and ``weight``, in their number type."""
+
+    @property
+    @abstractmethod
+    def depth(self) -> int:
+        """How many products are summed for one output."""
+
+    @property
+    @abstractmethod
+    def output_axis(self) -> int | None:
+        """The weight's axis that belongs to the output; None where it may have one scale only."""
+
+    @abstractmethod
+    def per_channel(self, values: Tensor) -> Tensor:
+        """Views one value per output channel so that it broadcasts against the output."""
+
+
+@dataclass(slots=True)
+class LinearCall(Call):
+    """``y = x Wᵀ + b`` with x (*, in), W (out, in)."""
+
+    def contract(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.linear(x, weight)
+
+    @property
+    def depth(self) -> int:
+        return self.weight.shape[1]
+
+    @property
+    def output_axis(self) -> int | None:
+        return 0
+
+    def per_channel(self, values: Tensor) -> Tensor:
+        return values
+
+
+@dataclass(slots=True)
+class MatmulCall(Call):
+    """``y = a b`` with a (*, n, k), b (*, k, m)."""
+
+    def contract(self, x: Tensor, weight: Tensor) -> Tensor:
+        return torch.matmul(x, weight)
+
+    @property
+    def depth(self) -> int:
+        return self.x.shape[-1]
+
+    @property
+    def output_axis(self) -> int | None:
+        return None
+
+    def per_channel(self, values: Tensor) -> Tensor:
+        return values
+
+
+@dataclass(slots=True)
+class ConvCall(Call):
+    """Convolution over the last ``n`` axes; ``padding`` is symmetric and stands for zeros.
+
+    Any other padding has already been applied to ``x``.
+    """
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+    def contract(self, x: Tensor, weight: Tensor) -> Tensor:
+        convolve = _CONV[len(self.stride)]
+        return convolve(x, weight, None, self.stride, self.padding, self.dilation, self.groups)
+
+    @property
+    def depth(self) -> int:
+        return self.weight[0].numel() if self.weight.shape[0] else 0
+
+    @property
+    def output_axis(self) -> int | None:
+        return 0
+
+    def per_channel(self, values: Tensor) -> Tensor:
+        return values.reshape(-1, *(1,) * len(self.stride))
+
+
+def _check_parameters(
+    op: str, weight: Tensor, w_qparams: QParams, bias: Tensor | None, x: Tensor
+) -> None:
+    checks.codes(op, "weight", weight, w_qparams)
+    w_qparams.granularity.check_values(w_qparams.scale, weight.shape, f"{op} weight's scale")
+    if bias is not None:
+        checks.vector(op, "bias", bias, (weight.shape[0],))
+        checks.finite(op, "bias", bias)
+    if x.device != weight.device:
+        raise ArgumentError(
+            f"{op}: input and weight are on different devices",
+            expected=f"both on {weight.device}",
+            received=f"input on {x.device}",
+        )
+
+
+def bind_linear(
+    x: Tensor,
+    x_qparams: QParams,
+    weight: Tensor,
+    w_qparams: QParams,
+    bias: Tensor | None,
+    y_qparams: QParams | None,
+    *,
+    relu: bool = False,
+    packed: PackedWeight[Any] | None = None,
+) -> LinearCall:
+    """Checks the arguments of `qlab.ops.linear`."""
+    checks.codes("linear", "input", x, x_qparams)
+    checks.dims("linear", "weight", weight, (2,), "(out_features, in_features)")
+    if x.dim() == 0 or x.shape[-1] != weight.shape[1]:
+        raise ShapeError(
+            "linear: the input does not fit the weight",
+            expected=f"{weight.shape[1]} features along the last axis",
+            received=f"shape {tuple(x.shape)}",
+        )
+    _check_parameters("linear", weight, w_qparams, bias, x)
+    bias = None if bias is None else bias.detach()
+    return LinearCall(x, x_qparams, weight, w_qparams, bias, y_qparams, relu, packed)
+
+
+def bind_matmul(
+    a: Tensor,
+    a_qparams: QParams,
+    b: Tensor,
+    b_qparams: QParams,
+    y_qparams: QParams | None,
+    *,
+    relu: bool = False,
+) -> MatmulCall:
+    """Checks the arguments of `qlab.ops.matmul`."""
+    checks.codes("matmul", "first operand", a, a_qparams)
+    checks.codes("matmul", "second operand", b, b_qparams)
+    if not a.dim() or not b.dim() or a.shape[-1] != b.shape[max(b.dim() - 2, 0)]:
+        raise ShapeError(
+            "matmul: the operands do not fit each other",
+            expected="shapes (*, n, k) and (*, k, m)",
+            received=f"{tuple(a.shape)} and {tuple(b.shape)}",
+        )
+    return MatmulCall(a, a_qparams, b, b_qparams, None, y_qparams, relu, None)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a convolution slides: what its options mean for one shape of weight."""
+
+    stride: tuple[int, ...]
+    pads: tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]
+    groups: int
+    mode: str
+
+    @property
+    def symmetric_zeros(self) -> bool:
+        """Whether the padding is left to the kernel, as zeros."""
+        return self.mode == "zeros" and all(before == after for before, after in self.pads)
+
+
+@lru_cache(maxsize=1024)
+def geometry(
+    op: str,
+    kernel: tuple[int, ...],
+    stride: int | tuple[int, ...],
+    padding: str | int | tuple[int, ...],
+    dilation: int | tuple[int, ...],
+    groups: int,
+    mode: str,
+) -> Geometry:
+    """Reads a convolution's options.
+
+    Raises:
+        ArgumentError: A stride, padding, dilation or group count that makes no sense, or
+            ``padding="same"`` with a stride.
+        UnknownNameError: An unknown padding mode or padding word.
+    """
+    n = len(kernel)
+    stride = checks.whole_numbers(op, "stride", stride, n, minimum=1)
+    dilation = checks.whole_numbers(op, "dilation", dilation, n, minimum=1)
+    checks.whole_numbers(op, "groups", groups, 1, minimum=1)
+    if mode not in PADDING_MODES:
+        raise UnknownNameError.of("padding mode", mode, PADDING_MODES)
+    if isinstance(padding, str):
+        pads = _named_padding(op, padding, kernel, stride, dilation)
+    else:
+        sizes = checks.whole_numbers(op, "padding", padding, n, minimum=0)
+        pads = tuple((size, size) for size in sizes)
+    return Geometry(stride, pads, dilation, groups, mode)
+
+
+def _named_padding(
+    op: str, name: str, kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]
+) -> tuple[tuple[int, int], ...]:
+    if name == "valid":
+        return ((0, 0),) * len(kernel)
+    if name != "same":
+        raise UnknownNameError.of("padding", name, ("valid", "same"))
+    if any(s != 1 for s in stride):
+        raise ArgumentError(
+            f"{op}: padding 'same' needs stride 1",
+            received=f"stride {stride}",
+            fix="Give the padding as numbers.",
+        )
+    totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    return tuple((total // 2, total - total // 2) for total in totals)
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def bind_conv(
+    op: str,
+    n: int,
+    x: Tensor,
+    x_qparams: QParams,
+    weight: Tensor,
+    w_qparams: QParams,
+    bias: Tensor | None,
+    y_qparams: QParams | None,
+    *,
+    stride: Ints = 1,
+    padding: Ints | str = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+    padding_mode: str = "zeros",
+    relu: bool = False,
+    packed: PackedWeight[Any] | None = None,
+) -> ConvCall:
+    """Checks the arguments of `qlab.ops.conv1d`, `conv2d` and `conv3d` and pads where needed.
+
+    Args:
+        op: The public function's name.
+        n: Number of spatial axes.
+        x: Codes of shape (N, C, *spatial).
+        x_qparams: As in `qlab.ops.conv2d`, like everything that follows.
+    """
+    checks.codes(op, "input", x, x_qparams)
+    checks.dims(op, "input", x, (n + 2,), _LAYOUT[n])
+    checks.tensor(op, "weight", weight)
+    checks.dims(op, "weight", weight, (n + 2,), "(out_channels, in_channels / groups, *kernel)")
+    options = map(_hashable, (stride, padding, dilation, groups))
+    layout = geometry(op, tuple(weight.shape[2:]), *options, padding_mode)
+    _check_conv_shapes(op, x, weight, layout)
+    _check_parameters(op, weight, w_qparams, bias, x)
+    if layout.symmetric_zeros:
+        zeros = tuple(before for before, _ in layout.pads)
+    else:
+        checks.per_tensor(op, "input", x_qparams)
+        x = pad_codes(x, layout.pads, layout.mode, x_qparams.zero_point_value, op)
+        zeros = (0,) * n
+    bias = None if bias is None else bias.detach()
+    return ConvCall(
+        x, x_qparams, weight, w_qparams, bias, y_qparams, relu, packed,
+        layout.stride, zeros, layout.dilation, layout.groups,
+    )  # fmt: skip
+
+
+def _check_conv_shapes(op: str, x: Tensor, weight: Tensor, layout: Geometry) -> None:
+    out_channels, group_channels = weight.shape[:2]
+    if x.shape[1] != group_channels * layout.groups or out_channels % layout.groups:
+        raise ShapeError(
+            f"{op}: channels, weight and groups do not fit each other",
+            expected="in_channels = groups × the weight's second axis, and out_channels divisible"
+            " by groups",
+            received=f"input {tuple(x.shape)}, weight {tuple(weight.shape)},"
+            f" groups {layout.groups}",
+        )
+    sizes = zip(x.shape[2:], layout.pads, weight.shape[2:], layout.dilation, strict=True)
+    if any(size + sum(pads) < d * (k - 1) + 1 for size, pads, k, d in sizes):
+        raise ShapeError(
+            f"{op}: the kernel is larger than the padded input",
+            expected="an input at least as large as dilation × (kernel − 1) + 1 − padding",
+            received=f"input {tuple(x.shape)}, kernel {tuple(weight.shape[2:])},"
+            f" padding {layout.pads}, dilation {layout.dilation}",
+        )

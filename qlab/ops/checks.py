@@ -1,0 +1,157 @@
+"""What every operator asks of its arguments, in one place. Cheap: no look at a tensor's elements
+except in `finite`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from qlab.errors import (
+    ArgumentError,
+    DTypeError,
+    NonFiniteError,
+    ShapeError,
+    UnknownNameError,
+)
+from qlab.qparams import QParams
+
+
+def tensor(op: str, what: str, value: object) -> None:
+    """Raises `DTypeError` unless ``value`` is a tensor."""
+    if not isinstance(value, Tensor):
+        raise DTypeError(
+            f"{op}: the {what} is not a tensor",
+            expected="a torch.Tensor",
+            received=type(value).__name__,
+        )
+
+
+def codes(op: str, what: str, value: Tensor, qparams: QParams) -> None:
+    """Raises `DTypeError` unless ``value`` is a tensor of codes that ``qparams`` describe."""
+    tensor(op, what, value)
+    if value.dtype == qparams.dtype.storage:
+        return
+    raise DTypeError(
+        f"{op}: the {what} does not hold codes of {qparams.dtype.name}",
+        expected=f"a tensor of {qparams.dtype.storage}",
+        received=f"{value.dtype}",
+        fix="Call ops.quantize on real numbers first."
+        if value.is_floating_point()
+        else "Pass the qparams that these codes were made with.",
+    )
+
+
+def per_tensor(op: str, what: str, qparams: QParams) -> None:
+    """Raises `ShapeError` unless one scale covers the whole tensor."""
+    if qparams.scale.dim():
+        raise ShapeError(
+            f"{op}: the {what} needs one scale for the whole tensor",
+            expected="qparams of PerTensor granularity",
+            received=f"{qparams.granularity}, scales of shape {tuple(qparams.scale.shape)}",
+        )
+
+
+def dims(op: str, what: str, value: Tensor, allowed: Sequence[int], layout: str) -> None:
+    """Raises `ShapeError` unless ``value`` has an allowed number of axes."""
+    if value.dim() not in allowed:
+        raise ShapeError(
+            f"{op}: the {what} has the wrong number of axes",
+            expected=f"{' or '.join(map(str, allowed))} axes, {layout}",
+            received=f"shape {tuple(value.shape)}",
+        )
+
+
+def vector(op: str, what: str, value: Tensor, shape: Sequence[int]) -> None:
+    """Raises unless ``value`` is a float32 tensor of ``shape``."""
+    tensor(op, what, value)
+    if value.dtype != torch.float32:
+        raise DTypeError(
+            f"{op}: the {what} holds real numbers, not codes",
+            expected="a float32 tensor",
+            received=f"{value.dtype}",
+        )
+    if tuple(value.shape) != tuple(shape):
+        raise ShapeError(
+            f"{op}: the {what} has the wrong shape",
+            expected=f"shape {tuple(shape)}",
+            received=f"shape {tuple(value.shape)}",
+        )
+
+
+def finite(op: str, what: str, value: Tensor) -> None:
+    """Raises `NonFiniteError` where ``value`` has NaN or infinity."""
+    # One reduction instead of a mask: the sum of x·0 is NaN exactly if some x is not finite.
+    if bool(torch.isnan((value * 0).sum())):
+        raise NonFiniteError(
+            f"{op}: the {what} must be finite",
+            received=f"{int((~torch.isfinite(value)).sum())} NaN or infinite of {value.numel()}",
+            fix="Look for NaN or infinity in the float model's parameters.",
+        )
+
+
+def whole_numbers(
+    op: str, what: str, value: int | Sequence[int], n: int, *, minimum: int
+) -> tuple[int, ...]:
+    """One integer per spatial axis, from one for all or a sequence.
+
+    Raises:
+        ArgumentError: Not integers, too small, or not ``n`` of them.
+    """
+    numbers = (value,) * n if isinstance(value, int) else tuple(value)
+    if len(numbers) == n and all(isinstance(v, int) and v >= minimum for v in numbers):
+        return numbers
+    raise ArgumentError(
+        f"{op}: invalid {what}",
+        expected=f"an integer, or {n} of them, each at least {minimum}",
+        received=repr(value),
+    )
+
+
+def broadcastable(op: str, a: Tensor, b: Tensor) -> None:
+    """Raises `ShapeError` unless the two shapes broadcast."""
+    if a.shape == b.shape:
+        return
+    pairs = zip(reversed(a.shape), reversed(b.shape), strict=False)
+    if any(m != n and 1 not in (m, n) for m, n in pairs):
+        raise ShapeError(
+            f"{op}: the operands do not broadcast",
+            expected="equal lengths, or 1, along each axis counted from the last",
+            received=f"{tuple(a.shape)} and {tuple(b.shape)}",
+        )
+
+
+@contextmanager
+def torch_refusal(op: str, received: object) -> Iterator[None]:
+    """Turns what PyTorch says about an argument into an `ArgumentError`."""
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ArgumentError(
+            f"{op}: the arguments do not fit the input", expected=reason, received=received
+        ) from error
+
+
+def choice(op: str, what: str, value: object, known: Sequence[str]) -> None:
+    """Raises `UnknownNameError` unless ``value`` is a known name."""
+    if value not in known:
+        raise UnknownNameError.of(f"{op} {what}", value, known)
+
+
+def axis(op: str, value: Tensor, index: int) -> int:
+    """The axis counted from the first.
+
+    Raises:
+        ShapeError: The tensor has no such axis.
+    """
+    n = value.dim()
+    if not -n <= index < n:
+        raise ShapeError(
+            f"{op}: the tensor has no axis {index}",
+            expected=f"an axis from {-n} to {n - 1}",
+            received=f"shape {tuple(value.shape)}",
+        )
+    return index % n

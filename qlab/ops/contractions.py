@@ -1,0 +1,190 @@
+"""linear, convolutions and matmul: the operators that sum products."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, TypedDict, Unpack
+
+from torch import Tensor
+
+from qlab.ops import calls
+from qlab.ops.calls import Call, Ints
+from qlab.ops.exact import exact_obstacle, no_obstacle, run_exact, run_simulated
+from qlab.ops.kernels import Kernel, Operator
+from qlab.ops.packed import PackedWeight
+from qlab.qparams import QParams
+
+_REFERENCE: Kernel[Call] = Kernel("reference", exact_obstacle, run_exact)
+_SIMULATED: Kernel[Call] = Kernel("simulated", no_obstacle, run_simulated)
+
+_linear: Operator[Call] = Operator("linear", calls.bind_linear, (_REFERENCE, _SIMULATED))
+_matmul: Operator[Call] = Operator("matmul", calls.bind_matmul, (_REFERENCE, _SIMULATED))
+_conv: dict[int, Operator[Call]] = {
+    n: Operator(f"conv{n}d", partial(calls.bind_conv, f"conv{n}d", n), (_REFERENCE, _SIMULATED))
+    for n in (1, 2, 3)
+}
+
+
+def linear(
+    x: Tensor,
+    x_qparams: QParams,
+    weight: Tensor,
+    w_qparams: QParams,
+    bias: Tensor | None,
+    y_qparams: QParams | None,
+    *,
+    relu: bool = False,
+    packed: PackedWeight[Any] | None = None,
+) -> Tensor:
+    """``y = x Wᵀ + b`` on codes.
+
+    With ``acc = Σ (x - z_x)(w - z_w)`` exact and every operation rounded to float32:
+    ``clamp(rint((f32(acc)·(s_x·s_w) + b)·(1/s_y) + z_y))``, ReLU before requantization. Every
+    kernel but ``simulated`` gives the same codes, bit by bit.
+
+    Args:
+        x: Codes of shape (*, in_features).
+        x_qparams: The input's scale and zero point, per tensor.
+        weight: Codes of shape (out_features, in_features).
+        w_qparams: Per tensor or per axis 0; any other granularity, and types wider than 8 bits
+            or float8, run the ``simulated`` kernel.
+        bias: float32 of shape (out_features,), real units, finite; or None.
+        y_qparams: The output's scale and zero point; None gives a float32 output.
+        relu: Clamp negative results to 0 before requantization.
+        packed: Cache for the weight in a kernel's own layout; keep one per layer.
+
+    Returns:
+        Codes of shape (*, out_features), dtype ``y_qparams.dtype.storage``; or float32.
+
+    Raises:
+        DTypeError: Real numbers instead of codes, or codes of another type.
+        ShapeError: Shapes, scales or bias do not fit.
+        NonFiniteError: NaN or infinity in the bias.
+    """
+    return _linear(
+        calls.bind_linear(
+            x, x_qparams, weight, w_qparams, bias, y_qparams, relu=relu, packed=packed
+        )
+    )
+
+
+class ConvOptions(TypedDict, total=False):
+    """Keyword arguments of `conv1d`, `conv2d` and `conv3d`.
+
+    Attributes:
+        stride: Step of the window, one number or one per axis; 1.
+        padding: Elements on both sides, one number or one per axis, ``"valid"`` (0) or
+            ``"same"`` (output as large as the input, stride 1; the odd element goes behind); 0.
+        dilation: Distance between kernel elements; 1.
+        groups: Number of channel groups; 1.
+        padding_mode: ``"zeros"`` (pads with the zero point, the code of 0.0), ``"reflect"``,
+            ``"replicate"`` or ``"circular"``.
+        relu: Clamp negative results to 0 before requantization.
+        packed: Cache for the weight in a kernel's own layout; keep one per layer.
+    """
+
+    stride: Ints
+    padding: Ints | str
+    dilation: Ints
+    groups: int
+    padding_mode: str
+    relu: bool
+    packed: PackedWeight[Any] | None
+
+
+def conv1d(
+    x: Tensor,
+    x_qparams: QParams,
+    weight: Tensor,
+    w_qparams: QParams,
+    bias: Tensor | None,
+    y_qparams: QParams | None,
+    **options: Unpack[ConvOptions],
+) -> Tensor:
+    """`conv2d` over one axis: x (N, C, L), weight (out_channels, C / groups, kernel)."""
+    arguments = (x, x_qparams, weight, w_qparams, bias, y_qparams)
+    return _conv[1](calls.bind_conv("conv1d", 1, *arguments, **options))
+
+
+def conv2d(
+    x: Tensor,
+    x_qparams: QParams,
+    weight: Tensor,
+    w_qparams: QParams,
+    bias: Tensor | None,
+    y_qparams: QParams | None,
+    **options: Unpack[ConvOptions],
+) -> Tensor:
+    """Cross-correlation on codes, over two axes.
+
+    The formula is that of `linear`, with ``acc`` the exact sum over channels and kernel window.
+
+    Args:
+        x: Codes of shape (N, C, H, W).
+        x_qparams: The input's scale and zero point, per tensor.
+        weight: Codes of shape (out_channels, C / groups, kH, kW).
+        w_qparams: Per tensor or per axis 0; any other granularity, and types wider than 8 bits
+            or float8, run the ``simulated`` kernel.
+        bias: float32 of shape (out_channels,), real units, finite; or None.
+        y_qparams: The output's scale and zero point; None gives a float32 output.
+        **options: See `ConvOptions`.
+
+    Returns:
+        Codes of shape (N, out_channels, H', W'), dtype ``y_qparams.dtype.storage``; or float32.
+        The memory layout is the kernel's (oneDNN: channels last).
+
+    Raises:
+        DTypeError: Real numbers instead of codes, or codes of another type.
+        ShapeError: Shapes, scales or bias do not fit, groups do not divide the channels, the
+            kernel is larger than the padded input, or the padding wider than it.
+        ArgumentError: A stride, padding or dilation that makes no sense.
+        UnknownNameError: An unknown padding mode.
+        NonFiniteError: NaN or infinity in the bias.
+    """
+    arguments = (x, x_qparams, weight, w_qparams, bias, y_qparams)
+    return _conv[2](calls.bind_conv("conv2d", 2, *arguments, **options))
+
+
+def conv3d(
+    x: Tensor,
+    x_qparams: QParams,
+    weight: Tensor,
+    w_qparams: QParams,
+    bias: Tensor | None,
+    y_qparams: QParams | None,
+    **options: Unpack[ConvOptions],
+) -> Tensor:
+    """`conv2d` over three axes: x (N, C, D, H, W), weight (out_channels, C / groups, *kernel)."""
+    arguments = (x, x_qparams, weight, w_qparams, bias, y_qparams)
+    return _conv[3](calls.bind_conv("conv3d", 3, *arguments, **options))
+
+
+def matmul(
+    a: Tensor,
+    a_qparams: QParams,
+    b: Tensor,
+    b_qparams: QParams,
+    y_qparams: QParams | None,
+    *,
+    relu: bool = False,
+) -> Tensor:
+    """``y = a b`` on codes, batched and broadcast as ``torch.matmul``.
+
+    The formula is that of `linear`; both zero points are subtracted exactly.
+
+    Args:
+        a: Codes of shape (*, n, k).
+        a_qparams: Per tensor.
+        b: Codes of shape (*, k, m).
+        b_qparams: Per tensor.
+        y_qparams: The output's scale and zero point; None gives a float32 output.
+        relu: Clamp negative results to 0 before requantization.
+
+    Returns:
+        Codes of shape (*, n, m), dtype ``y_qparams.dtype.storage``; or float32.
+
+    Raises:
+        DTypeError: Real numbers instead of codes, or codes of another type.
+        ShapeError: The shapes do not fit.
+    """
+    return _matmul(calls.bind_matmul(a, a_qparams, b, b_qparams, y_qparams, relu=relu))

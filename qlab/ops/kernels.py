@@ -1,0 +1,186 @@
+"""The table of kernels: which exist for an operator, which applies, which ran.
+
+An `Operator` has kernels in order of preference. Each states its own obstacle: ``None`` where it
+applies, otherwise the condition that fails, in words. Names in use:
+
+- ``onednn``: oneDNN's integer kernels (x86 CPU with VNNI)
+- ``reference``: exact integer accumulation, or the definition itself, on any device
+- ``simulated``: dequantize, compute in float32, requantize; for what an integer accumulator cannot
+  express (16 bits, float8, scales along the summed axis)
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial, wraps
+from threading import Lock
+from typing import Any, Generic, ParamSpec, TypeVar
+
+from torch import Tensor
+
+from qlab.errors import UnknownNameError, UnsupportedError
+
+CallT = TypeVar("CallT")
+P = ParamSpec("P")
+
+_FORCED: ContextVar[str | None] = ContextVar("forced kernel", default=None)
+_COUNTS: Counter[tuple[str, str]] = Counter()
+_COUNTS_LOCK = Lock()
+
+
+@dataclass(frozen=True)
+class Kernel(Generic[CallT]):
+    """One way to compute an operator.
+
+    Attributes:
+        name: What people call it.
+        obstacle: ``None`` where the kernel applies to a call, else the condition that fails.
+        run: Computes the call.
+    """
+
+    name: str
+    obstacle: Callable[[CallT], str | None]
+    run: Callable[[CallT], Tensor]
+
+
+class Operator(Generic[CallT]):
+    """An operator and its kernels, most preferred first.
+
+    Args:
+        name: The public function's name.
+        bind: Turns that function's arguments into a checked call.
+        kernels: In order of preference; the last one should always apply.
+    """
+
+    def __init__(
+        self, name: str, bind: Callable[..., CallT], kernels: Sequence[Kernel[CallT]]
+    ) -> None:
+        self.name = name
+        self.bind = bind
+        self.kernels = tuple(kernels)
+        _OPERATORS[name] = self
+
+    def __call__(self, call: CallT) -> Tensor:
+        """Runs the kernel that applies, or the forced one, and counts it."""
+        kernel = self.choose(call)
+        count(self.name, kernel.name)
+        return kernel.run(call)
+
+    def choose(self, call: CallT) -> Kernel[CallT]:
+        """The kernel that would run.
+
+        Raises:
+            UnsupportedError: A forced kernel, or every kernel, has an obstacle.
+        """
+        forced = _FORCED.get()
+        candidates = [k for k in self.kernels if k.name == forced] or self.kernels
+        obstacles = []
+        for kernel in candidates:
+            obstacle = kernel.obstacle(call)
+            if obstacle is None:
+                return kernel
+            obstacles.append(f"{kernel.name}: {obstacle}")
+        raise UnsupportedError(
+            f"{self.name}: "
+            + (f"the forced kernel {forced!r}" if len(candidates) == 1 else "no kernel")
+            + " cannot compute this call",
+            received="; ".join(obstacles),
+            fix="Leave `ops.use`, or name a kernel that applies (`ops.kernel_for` tells which).",
+        )
+
+
+_OPERATORS: dict[str, Operator[Any]] = {}
+
+
+def count(operator: str, kernel: str) -> None:
+    """Notes one run of a kernel."""
+    with _COUNTS_LOCK:
+        _COUNTS[operator, kernel] += 1
+
+
+def _no_obstacle(call: object) -> None:
+    return None
+
+
+def _compute(call: Callable[[], Tensor]) -> Tensor:
+    return call()
+
+
+def defined(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """Registers an operator whose one kernel, ``reference``, is its definition."""
+    name = function.__name__
+
+    def bind(*args: P.args, **kwargs: P.kwargs) -> Callable[[], Tensor]:
+        return partial(function, *args, **kwargs)
+
+    Operator(name, bind, (Kernel("reference", _no_obstacle, _compute),))
+
+    @wraps(function)
+    def counted(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        count(name, "reference")
+        return function(*args, **kwargs)
+
+    return counted
+
+
+def kernel_for(operator: str, /, *args: Any, **kwargs: Any) -> str:
+    """Which kernel a call would run: ``kernel_for("conv2d", x, x_qparams, weight, …)``.
+
+    Args:
+        operator: Name of a function of `qlab.ops`.
+        *args: What that function would be given.
+        **kwargs: Likewise.
+
+    Returns:
+        ``"onednn"``, ``"reference"`` or ``"simulated"``.
+
+    Raises:
+        UnknownNameError: No operator has this name.
+        QlabError: What the function itself would raise for these arguments.
+    """
+    if operator not in _OPERATORS:
+        raise UnknownNameError.of("operator", operator, sorted(_OPERATORS))
+    found = _OPERATORS[operator]
+    return found.choose(found.bind(*args, **kwargs)).name
+
+
+@contextmanager
+def use(kernel: str) -> Iterator[None]:
+    """Forces a kernel inside a ``with`` block: ``with ops.use("reference"): …``.
+
+    Operators that have no kernel of this name choose as usual. The choice holds for the current
+    thread or task only. linear and convolutions give the same codes, bit by bit, whether
+    ``"reference"`` or ``"onednn"`` is forced.
+
+    Args:
+        kernel: ``"reference"``, ``"onednn"`` or ``"simulated"``.
+
+    Raises:
+        UnknownNameError: No operator has a kernel of this name.
+        UnsupportedError: Inside the block, from an operator whose kernel of this name does not
+            apply to a call; it says which condition fails.
+    """
+    known = {k.name for operator in _OPERATORS.values() for k in operator.kernels}
+    if kernel not in known:
+        raise UnknownNameError.of("kernel", kernel, sorted(known))
+    token = _FORCED.set(kernel)
+    try:
+        yield
+    finally:
+        _FORCED.reset(token)
+
+
+def counts() -> dict[tuple[str, str], int]:
+    """How often each ``(operator, kernel)`` ran since the last `reset_counts`, in all threads."""
+    with _COUNTS_LOCK:
+        return dict(_COUNTS)
+
+
+def reset_counts() -> None:
+    """Sets every count back to zero."""
+    with _COUNTS_LOCK:
+        _COUNTS.clear()

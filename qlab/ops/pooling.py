@@ -1,0 +1,248 @@
+"""Pooling on codes.
+
+Maximum pooling selects codes. Average pooling sums ``x - z`` exactly and rounds the quotient once,
+ties to even. Both keep the input's scale and zero point unless other output parameters are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from qlab.ops import checks
+from qlab.ops.codes import linear_map, selected
+from qlab.ops.kernels import defined
+from qlab.qparams import QParams
+
+Ints = int | Sequence[int]
+Sizes = int | None | Sequence[int | None]
+
+
+def _check(op: str, x: Tensor, x_qparams: QParams, n: int) -> None:
+    checks.codes(op, "input", x, x_qparams)
+    checks.dims(op, "input", x, (n + 1, n + 2), f"(N, C, *spatial) with {n} spatial")
+    checks.per_tensor(op, "input", x_qparams)
+
+
+def _maximum(
+    pool: Callable[..., Tensor], n: int, x: Tensor, x_qparams: QParams, *options: Any
+) -> Tensor:
+    op = pool.__name__
+    _check(op, x, x_qparams, n)
+    with checks.torch_refusal(op, f"shape {tuple(x.shape)}, options {options}"):
+        return selected(lambda codes: pool(codes, *options), x)
+
+
+def _average(
+    pool: Callable[..., Tensor],
+    n: int,
+    x: tuple[Tensor, QParams],
+    y_qparams: QParams | None,
+    *options: Any,
+) -> Tensor:
+    op = pool.__name__
+    _check(op, *x, n)
+    with checks.torch_refusal(op, f"shape {tuple(x[0].shape)}, options {options}"):
+        return linear_map(lambda steps: pool(steps, *options), *x, y_qparams)
+
+
+@defined
+def max_pool1d(
+    x: Tensor,
+    x_qparams: QParams,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+) -> Tensor:
+    """Largest code in each window; the output keeps the input's qparams.
+
+    Args:
+        x: Codes of shape (N, C, L) or (C, L).
+        x_qparams: Per tensor.
+        kernel_size: Window.
+        stride: Step; the window's size by default.
+        padding: Elements on both sides that never win, at most half the window.
+        dilation: Distance between elements of a window.
+        ceil_mode: Round the output's size up, so that the last window may hang over.
+
+    Returns:
+        Codes of the input's type and qparams.
+
+    Raises:
+        DTypeError: Not codes of ``x_qparams.dtype``.
+        ShapeError: Wrong number of axes, or qparams that are not per tensor.
+        ArgumentError: Options that do not fit the input.
+    """
+    return _maximum(
+        F.max_pool1d, 1, x, x_qparams, kernel_size, stride, padding, dilation, ceil_mode
+    )
+
+
+@defined
+def max_pool2d(
+    x: Tensor,
+    x_qparams: QParams,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+) -> Tensor:
+    """`max_pool1d` over 2 axes: (N, C, H, W) or (C, H, W)."""
+    return _maximum(
+        F.max_pool2d, 2, x, x_qparams, kernel_size, stride, padding, dilation, ceil_mode
+    )
+
+
+@defined
+def max_pool3d(
+    x: Tensor,
+    x_qparams: QParams,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    dilation: Ints = 1,
+    ceil_mode: bool = False,
+) -> Tensor:
+    """`max_pool1d` over 3 axes: (N, C, D, H, W) or (C, D, H, W)."""
+    return _maximum(
+        F.max_pool3d, 3, x, x_qparams, kernel_size, stride, padding, dilation, ceil_mode
+    )
+
+
+@defined
+def avg_pool1d(
+    x: Tensor,
+    x_qparams: QParams,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    *,
+    y_qparams: QParams | None = None,
+) -> Tensor:
+    """Mean of each window, ``rint(Σ(x - z) / count) + z`` with an exact sum.
+
+    Args:
+        x: Codes of shape (N, C, L) or (C, L).
+        x_qparams: Per tensor.
+        kernel_size: Window.
+        stride: Step; the window's size by default.
+        padding: Zeros (in real numbers) on both sides, at most half the window.
+        ceil_mode: Round the output's size up, so that the last window may hang over.
+        count_include_pad: Whether padded zeros count as elements.
+        y_qparams: The output's parameters; None keeps the input's.
+
+    Returns:
+        Codes, dtype ``y_qparams.dtype.storage``.
+
+    Raises:
+        DTypeError: Not codes of ``x_qparams.dtype``.
+        ShapeError: Wrong number of axes, or qparams that are not per tensor.
+        ArgumentError: Options that do not fit the input.
+    """
+    options = (kernel_size, stride, padding, ceil_mode, count_include_pad)
+    return _average(F.avg_pool1d, 1, (x, x_qparams), y_qparams, *options)
+
+
+@defined
+def avg_pool2d(
+    x: Tensor,
+    x_qparams: QParams,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    *,
+    y_qparams: QParams | None = None,
+) -> Tensor:
+    """`avg_pool1d` over 2 axes: (N, C, H, W) or (C, H, W).
+
+    ``divisor_override``, where given, replaces the count.
+    """
+    options = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    return _average(F.avg_pool2d, 2, (x, x_qparams), y_qparams, *options)
+
+
+@defined
+def avg_pool3d(
+    x: Tensor,
+    x_qparams: QParams,
+    kernel_size: Ints,
+    stride: Ints | None = None,
+    padding: Ints = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    *,
+    y_qparams: QParams | None = None,
+) -> Tensor:
+    """`avg_pool1d` over 3 axes: (N, C, D, H, W) or (C, D, H, W).
+
+    ``divisor_override``, where given, replaces the count.
+    """
+    options = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    return _average(F.avg_pool3d, 3, (x, x_qparams), y_qparams, *options)
+
+
+@defined
+def adaptive_avg_pool1d(
+    x: Tensor, x_qparams: QParams, output_size: Ints, *, y_qparams: QParams | None = None
+) -> Tensor:
+    """Mean of windows chosen so that the output has a given size. As `avg_pool1d`.
+
+    Args:
+        x: Codes of shape (N, C, L) or (C, L).
+        x_qparams: Per tensor.
+        output_size: Length of each spatial axis of the output.
+        y_qparams: The output's parameters; None keeps the input's.
+    """
+    return _average(F.adaptive_avg_pool1d, 1, (x, x_qparams), y_qparams, output_size)
+
+
+@defined
+def adaptive_avg_pool2d(
+    x: Tensor, x_qparams: QParams, output_size: Sizes, *, y_qparams: QParams | None = None
+) -> Tensor:
+    """`adaptive_avg_pool1d` over 2 axes; None in ``output_size`` keeps the input's length."""
+    return _average(F.adaptive_avg_pool2d, 2, (x, x_qparams), y_qparams, output_size)
+
+
+@defined
+def adaptive_avg_pool3d(
+    x: Tensor, x_qparams: QParams, output_size: Sizes, *, y_qparams: QParams | None = None
+) -> Tensor:
+    """`adaptive_avg_pool1d` over 3 axes; None in ``output_size`` keeps the input's length."""
+    return _average(F.adaptive_avg_pool3d, 3, (x, x_qparams), y_qparams, output_size)
+
+
+@defined
+def adaptive_max_pool1d(x: Tensor, x_qparams: QParams, output_size: Ints) -> Tensor:
+    """Maximum over windows chosen so that the output has a given size. As `max_pool1d`.
+
+    Args:
+        x: Codes of shape (N, C, L) or (C, L).
+        x_qparams: Per tensor.
+        output_size: Length of each spatial axis of the output.
+    """
+    return _maximum(F.adaptive_max_pool1d, 1, x, x_qparams, output_size)
+
+
+@defined
+def adaptive_max_pool2d(x: Tensor, x_qparams: QParams, output_size: Sizes) -> Tensor:
+    """`adaptive_max_pool1d` over 2 axes; None in ``output_size`` keeps the input's length."""
+    return _maximum(F.adaptive_max_pool2d, 2, x, x_qparams, output_size)
+
+
+@defined
+def adaptive_max_pool3d(x: Tensor, x_qparams: QParams, output_size: Sizes) -> Tensor:
+    """`adaptive_max_pool1d` over 3 axes; None in ``output_size`` keeps the input's length."""
+    return _maximum(F.adaptive_max_pool3d, 3, x, x_qparams, output_size)
