@@ -16,7 +16,11 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-MODULES = sorted(module_name(path) for path in (ROOT / "qlab").rglob("*.py"))
+MODULES = sorted(
+    module_name(path)
+    for package in ("qlab", "sample_models")
+    for path in (ROOT / package).rglob("*.py")
+)
 
 
 @pytest.mark.parametrize("name", MODULES)
