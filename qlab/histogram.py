@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +23,7 @@ KEYS = 2**16
 _LOW = 0xFFFF
 _INFINITY_KEY = 0x7F80  # keys from here on (sign aside) hold infinity and NaN
 _CHUNK = 2**15  # elements per pass: all temporaries stay in a core's second-level cache
+_FEW = 2**12  # up to so many elements, sorting them beats counting in a full-length array
 _BLOCK = 2**22  # elements per flush: sums of offsets then stay below _COUNT_UNIT
 _COUNT_UNIT = 2**40  # one element in the packed sum "count, sum of offsets"
 _CARRY = 32  # bits of the lower limb of a sum of squares
@@ -39,55 +42,49 @@ def count_keys(flat: Tensor) -> tuple[Tensor, Tensor]:
         flat: float32, 1-d, contiguous, any device; NaN and infinity included.
 
     Returns:
-        Keys in use, int32 ``(K,)`` in ascending order of their bits, and the table, int64
-        ``(4, K)``: counts, sums of offsets, sums of squared offsets (lower and upper limb), both
-        on the CPU. Exact.
+        Keys, int32 ``(K,)``, in any order and possibly repeated, and the table, int64 ``(4, K)``:
+        counts, sums of offsets, sums of squared offsets (lower and upper limb). Both are on the
+        CPU, exact, and meant for `add_tables`.
     """
-    keys, table = empty_table()
-    for block in flat.split(_BLOCK) if flat.numel() else ():
-        keys, table = add_tables((keys, table), _count_block(block))
-    return keys, table
+    if flat.numel() <= _FEW:
+        bits = flat.cpu().view(torch.int32)
+        offsets = (bits & _LOW).to(torch.int64)
+        table = torch.stack([torch.ones_like(offsets), offsets, offsets.square(), offsets * 0])
+        return (bits >> 16) & _LOW, table
+    blocks = [_count_block(block) for block in flat.split(_BLOCK)]
+    keys, tables = zip(*blocks, strict=True)
+    return torch.cat(keys), torch.cat(tables, 1)
 
 
 def _count_block(block: Tensor) -> tuple[Tensor, Tensor]:
-    device, size = block.device, min(_CHUNK, block.numel())
-    if device.type != "cpu":
-        size = block.numel()
-    key, low, index, packed = (
-        torch.empty(size, dtype=dtype, device=device)
-        for dtype in (torch.int32, torch.int32, torch.int64, torch.int64)
-    )
+    device = block.device
+    size = min(_CHUNK, block.numel()) if device.type == "cpu" else block.numel()
+    kinds = (torch.int32, torch.int32, torch.int64, torch.int64, torch.int64)
+    buffers = [torch.empty(size, dtype=dtype, device=device) for dtype in kinds]
     counts, squares = torch.zeros(2, KEYS, dtype=torch.int64, device=device)
     for part in block.split(size):
-        if part.numel() < size:
-            key, low, index, packed = (t[: part.numel()] for t in (key, low, index, packed))
+        key, low, index, packed, square = (buffer[: part.numel()] for buffer in buffers)
         bits = part.view(torch.int32)
         torch.bitwise_right_shift(bits, 16, out=key)
         index.copy_(key.bitwise_and_(_LOW))
         packed.copy_(torch.bitwise_and(bits, _LOW, out=low))
-        squares.scatter_add_(0, index, packed.square())
+        squares.scatter_add_(0, index, torch.mul(packed, packed, out=square))
         counts.scatter_add_(0, index, packed.add_(_COUNT_UNIT))
     keys = counts.nonzero().flatten()
     counts, squares = counts[keys].cpu(), squares[keys].cpu()
     table = torch.stack([counts // _COUNT_UNIT, counts % _COUNT_UNIT, squares, squares * 0])
-    return keys.to("cpu", torch.int32), _carried(table)
-
-
-def _carried(table: Tensor) -> Tensor:
-    carry = table[2] >> _CARRY
-    table[2] -= carry << _CARRY
-    table[3] += carry
-    return table
+    return keys.to("cpu", torch.int32), table
 
 
 def add_tables(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Sum of two histograms, both given and returned as by `count_keys`."""
-    if not a[0].numel() or not b[0].numel():
-        return a if b[0].numel() == 0 else b
+    """Sum of two histograms, with their keys in ascending order of bits, each once."""
     keys, where = torch.unique(torch.cat([a[0], b[0]]), return_inverse=True)
     table = torch.zeros(ROWS, keys.numel(), dtype=torch.int64)
     table.index_add_(1, where, torch.cat([a[1], b[1]], dim=1))
-    return keys, _carried(table)
+    carry = table[2] >> _CARRY
+    table[2] -= carry << _CARRY
+    table[3] += carry
+    return keys, table
 
 
 def without_nonfinite(keys: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,7 +123,7 @@ class Histogram:
 
     @classmethod
     def from_table(cls, keys: Tensor, table: Tensor, min_val: float, max_val: float) -> Histogram:
-        """Builds it from what `count_keys` gives, without its non-finite bins."""
+        """Builds it from what `add_tables` gives, without its non-finite bins."""
         negative = int(torch.searchsorted(keys, 0x8000))
         order = torch.cat([torch.arange(negative, keys.numel()).flip(0), torch.arange(negative)])
         keys, table = keys[order], table[:, order]
@@ -161,6 +158,12 @@ class Histogram:
         low = torch.maximum(self.mean - half, self.lower)
         return torch.minimum(low, self.upper), torch.minimum(self.mean + half, self.upper)
 
+    @overload
+    def quantile(self, q: float) -> float: ...
+
+    @overload
+    def quantile(self, q: Sequence[float]) -> list[float]: ...
+
     def quantile(self, q: float | Sequence[float]) -> float | list[float]:
         """Values below which a share ``q`` of the data lies.
 
@@ -193,6 +196,42 @@ class Histogram:
         values = torch.where(shares == 0, self.lower[0], values)
         values = torch.where(shares == 1, self.upper[-1], values)
         return values.tolist() if isinstance(q, Sequence) else float(values[0])
+
+    def display(
+        self, bins: int = 256, low: float | None = None, high: float | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Counts in evenly spaced bins, for charts.
+
+        Args:
+            bins: How many.
+            low: Left edge of the first bin; the smallest value by default.
+            high: Right edge of the last bin; the largest value by default.
+
+        Returns:
+            Edges, float64 ``(bins + 1,)``, and counts, float64 ``(bins,)``. Where a bin of the
+            statistics straddles an edge its count is split in proportion, so counts need not be
+            whole; their sum is the number of values between ``low`` and ``high``. Without data
+            all counts are 0; for a constant the bins cover one unit around it.
+
+        Raises:
+            ArgumentError: Fewer than one bin, or ``low >= high``.
+        """
+        if bins < 1:
+            raise ArgumentError("A histogram has at least one bin", received=f"bins={bins}")
+        first, last = (
+            (float(self.lower[0]), float(self.upper[-1])) if self.keys.numel() else (0.0, 1.0)
+        )
+        if low is None and high is None and first == last:
+            first, last = first - 0.5, last + 0.5
+        first, last = first if low is None else low, last if high is None else high
+        if not first < last:
+            raise ArgumentError(
+                "The range of a histogram is empty",
+                expected="low < high",
+                received=f"low={first}, high={last}",
+            )
+        edges = torch.linspace(first, last, bins + 1, dtype=torch.float64)
+        return edges.numpy(), self.rebin(edges).numpy()
 
     def rebin(self, edges: Tensor) -> Tensor:
         """Counts in other bins; each old bin is split in proportion.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Self
+from typing import Self, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -136,24 +137,28 @@ class TensorStats:
     def _extrema(self, x: Tensor) -> tuple[float, float]:
         """Smallest and largest finite value; counts elements and notes channel extrema."""
         axis = self._check_channels(x)
-        low, high = _channel_extrema(x, axis) if self.channel_axis is not None else x.aminmax()
-        strange = 0
-        if not bool((torch.isfinite(low) & torch.isfinite(high)).all()):
+        low, high = self._reduced(x, x, axis)
+        ends = torch.stack([low.amin(), high.amax()]).tolist()
+        self.count += x.numel()
+        if not all(map(math.isfinite, ends)):
             nan, infinite = int(x.isnan().sum()), int(x.isinf().sum())
-            strange = nan + infinite
             self.nan_count += nan
             self.inf_count += infinite
+            self.count -= nan + infinite
             finite = x.isfinite()
             lows, highs = x.where(finite, torch.inf), x.where(finite, -torch.inf)
-            if self.channel_axis is None:
-                low, high = lows.amin(), highs.amax()
-            else:
-                low, high = _channel_extrema(lows, axis)[0], _channel_extrema(highs, axis)[1]
-        self.count += x.numel() - strange
-        low, high = low.cpu(), high.cpu()
+            low, high = self._reduced(lows, highs, axis)
+            ends = torch.stack([low.amin(), high.amax()]).tolist()
         if self.channel_axis is not None:
-            self._add_channels(low, high)
-        return float(low.min()), float(high.max())
+            self._add_channels(low.cpu(), high.cpu())
+        return ends[0], ends[1]
+
+    def _reduced(self, lows: Tensor, highs: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+        """Minimum of one tensor and maximum of another, over all or all but the channels."""
+        if self.channel_axis is None:
+            return lows.amin(), highs.amax()
+        others = [d for d in range(lows.dim()) if d != axis]
+        return (lows.amin(others), highs.amax(others)) if others else (lows, highs)
 
     def _add_channels(self, low: Tensor, high: Tensor) -> None:
         if self._channel_min.numel():
@@ -289,45 +294,21 @@ class TensorStats:
         squares = h.counts * ((h.mean - self.mean).square() + h.variance)
         return math.fsum(squares.tolist()) / self.count if self.count else math.nan
 
+    @overload
+    def quantile(self, q: float) -> float: ...
+
+    @overload
+    def quantile(self, q: Sequence[float]) -> list[float]: ...
+
     def quantile(self, q: float | Sequence[float]) -> float | list[float]:
         """Values below which a share ``q`` of the finite data lies; see `Histogram.quantile`."""
         return self.histogram().quantile(q)
 
     def display_histogram(
         self, bins: int = 256, low: float | None = None, high: float | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Counts in evenly spaced bins, for charts.
-
-        Args:
-            bins: How many.
-            low: Left edge of the first bin; the smallest value by default.
-            high: Right edge of the last bin; the largest value by default.
-
-        Returns:
-            Edges, float64 ``(bins + 1,)``, and counts, float64 ``(bins,)``. Where a bin of the
-            statistics straddles an edge its count is split in proportion, so counts need not be
-            whole; their sum is the number of values between ``low`` and ``high``. Without data
-            all counts are 0; for a constant the bins cover one unit around it.
-
-        Raises:
-            ArgumentError: Fewer than one bin, or ``low >= high``.
-        """
-        if bins < 1:
-            raise ArgumentError("display_histogram: at least one bin", received=bins)
-        first = float(self.min_val) if low is None else low
-        last = float(self.max_val) if high is None else high
-        if first > last and low is None and high is None:
-            first, last = 0.0, 1.0
-        if first == last and low is None and high is None:
-            first, last = first - 0.5, last + 0.5
-        if not first < last:
-            raise ArgumentError(
-                "display_histogram: the range is empty",
-                expected="low < high",
-                received=f"low={first}, high={last}",
-            )
-        edges = torch.linspace(first, last, bins + 1, dtype=torch.float64)
-        return edges, self.histogram().rebin(edges)
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Counts in evenly spaced bins, for charts; see `Histogram.display`."""
+        return self.histogram().display(bins, low, high)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Plain tensors that `from_state_dict` reads back."""
@@ -393,11 +374,6 @@ class TensorStats:
         if self.nan_count or self.inf_count:
             parts.append(f"nan={self.nan_count}, inf={self.inf_count}")
         return f"TensorStats({', '.join(parts)})"
-
-
-def _channel_extrema(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    others = [d for d in range(x.dim()) if d != axis]
-    return (x.amin(others), x.amax(others)) if others else (x, x)
 
 
 def _flat(x: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ from qlab.ranges.policies import (
     MinMax,
     MovingAverage,
     Percentile,
-    RangePolicy,
     policy_from_dict,
 )
+from qlab.ranges.policy import RangePolicy
 from qlab.ranges.spec import TensorSpec
 
 __all__ = [

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,109 +14,17 @@ from qlab.errors import (
     ArgumentError,
     FormatError,
     NonFiniteError,
-    UncalibratedError,
     UnknownNameError,
     UnsupportedError,
 )
-from qlab.granularity import PerAxis, PerTensor
-from qlab.histogram import Histogram
+from qlab.granularity import PerTensor
 from qlab.qparams import QParams
-from qlab.ranges.entropy import best_bound
+from qlab.ranges.entropy import best_bound, magnitudes
 from qlab.ranges.error import Bins
+from qlab.ranges.policy import Range, RangePolicy, require_data
 from qlab.ranges.scheme import Scheme
-from qlab.ranges.search import best_range
+from qlab.ranges.search import best_range, best_row_ranges
 from qlab.stats import TensorStats
-
-Range = tuple[Tensor, Tensor]
-
-
-class RangePolicy(ABC):
-    """How to choose a range; frozen and hashable, with its parameters as fields."""
-
-    name: ClassVar[str]
-    needs_histogram: ClassVar[bool] = True
-
-    @property
-    @abstractmethod
-    def label(self) -> str:
-        """The policy in words, for people."""
-
-    @abstractmethod
-    def tensor_range(self, stats: TensorStats, scheme: Scheme) -> Range:
-        """Range of a whole tensor with at least one finite value, two 0-d tensors."""
-
-    def channel_range(self, stats: TensorStats, scheme: Scheme) -> Range:
-        """Range of each channel, two tensors ``(C,)``, where statistics hold enough for it."""
-        raise UnsupportedError(
-            f"Statistics hold no {self.label} range per channel",
-            received=f"{scheme.granularity}",
-            fix="Use MinMax(), or PerTensor(), or qparams_of(tensor) where the data is at hand.",
-        )
-
-    @abstractmethod
-    def row_range(self, rows: Tensor, scheme: Scheme) -> Range:
-        """Range of each row of finite float32 data ``(R, E)``, E > 0: two tensors ``(R,)``."""
-
-    # Not abstract, since most policies fit all codes.
-    def check(self, scheme: Scheme) -> None:  # noqa: B027
-        """Raises where the policy does not fit the codes."""
-
-    def range(self, stats: TensorStats, scheme: Scheme) -> Range:
-        """Smallest and largest value that codes shall cover.
-
-        Args:
-            stats: What the tensor looked like.
-            scheme: The codes, such as a `TensorSpec`.
-
-        Returns:
-            Two float tensors shaped as the scales: ``()`` or ``(C,)``.
-
-        Raises:
-            UncalibratedError: No data was seen.
-            NonFiniteError: Only NaN and infinities were seen.
-            UnsupportedError: The statistics do not hold what the policy needs.
-        """
-        require_data(stats)
-        match scheme.granularity:
-            case PerTensor():
-                return self.tensor_range(stats, scheme)
-            case PerAxis(axis) if stats.channel_axis in (axis, None):
-                return self.channel_range(stats, scheme)
-        raise UnsupportedError(
-            "The statistics were not collected for this granularity",
-            expected=f"statistics for {scheme.granularity}",
-            received=f"statistics with channel_axis={stats.channel_axis}",
-            fix="Use qparams_of(tensor) where the data is at hand.",
-        )
-
-    def qparams(self, stats: TensorStats, scheme: Scheme) -> QParams:
-        """Scale and zero point; errors as in `range`."""
-        return scheme.choose(*self.range(stats, scheme))
-
-    def row_qparams(self, rows: Tensor, scheme: Scheme, shape: tuple[int, ...]) -> QParams:
-        """Scales of the given shape, one for each row of finite data."""
-        low, high = self.row_range(rows, scheme)
-        return scheme.choose(low.reshape(shape), high.reshape(shape))
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form, read back by `policy_from_dict`."""
-        return {"name": self.name, **asdict(self)}  # pyright: ignore[reportArgumentType]
-
-
-def require_data(stats: TensorStats) -> None:
-    """Raises unless at least one finite value was seen."""
-    if stats.count:
-        return
-    if stats.nan_count or stats.inf_count:
-        raise NonFiniteError(
-            "No range to choose from: every value seen was NaN or infinite",
-            received=f"{stats.nan_count} NaN and {stats.inf_count} infinities",
-            fix="Look for the first layer whose output is not finite.",
-        )
-    raise UncalibratedError(
-        "No range to choose from: no data was seen",
-        fix="Run calibration data through the model (or the observer) first.",
-    )
 
 
 @dataclass(frozen=True)
@@ -243,18 +150,12 @@ class MSE(RangePolicy):
         return "least squared error"
 
     def tensor_range(self, stats: TensorStats, scheme: Scheme) -> Range:
-        all_bins = Bins.of(stats)
-        bins = Bins(*(t[None] for t in (all_bins.count, all_bins.mean, all_bins.variance)))
-        low, high = best_range(
-            bins, stats.min_val.double()[None], stats.max_val.double()[None], scheme
-        )
-        return low[0].float(), high[0].float()
+        low, high = best_range(Bins.of(stats), float(stats.min_val), float(stats.max_val), scheme)
+        return torch.tensor(low), torch.tensor(high)
 
     def row_range(self, rows: Tensor, scheme: Scheme) -> Range:
-        device, rows = rows.device, rows.cpu().to(torch.float64)
-        points = Bins(torch.ones_like(rows), rows, torch.zeros_like(rows))
-        low, high = best_range(points, rows.amin(1), rows.amax(1), scheme)
-        return low.float().to(device), high.float().to(device)
+        low, high = best_row_ranges(rows.cpu(), scheme)
+        return low.float().to(rows.device), high.float().to(rows.device)
 
 
 @dataclass(frozen=True)
@@ -295,7 +196,7 @@ class Entropy(RangePolicy):
         most = max(-low, high)
         if most == 0:
             return stats.min_val, stats.max_val
-        counts = _magnitudes(stats.histogram(), most, self.bins)
+        counts = magnitudes(stats.histogram(), most, self.bins)
         return _bounded(low, high, self._bound(counts, low, high, scheme), scheme)
 
     def row_range(self, rows: Tensor, scheme: Scheme) -> Range:
@@ -320,21 +221,10 @@ class Entropy(RangePolicy):
         return max(-low, high) * best_bound(counts, levels) / self.bins
 
 
-def _magnitudes(histogram: Histogram, most: float, bins: int) -> Tensor:
-    """Counts of non-zero magnitudes in even bins from 0 to ``most``."""
-    edges = torch.linspace(0, most, bins + 1, dtype=torch.float64)
-    negative = -edges.flip(0)
-    negative[-1] = -1e-46  # above every negative float32, so that zeros count once
-    counts = histogram.rebin(edges) + histogram.rebin(negative).flip(0)
-    zeros = (histogram.mean == 0) & (histogram.variance == 0)
-    counts[0] = (counts[0] - histogram.counts[zeros].sum()).clamp(min=0)
-    return counts
-
-
 def _bounded(low: float, high: float, bound: float, scheme: Scheme) -> Range:
     if scheme.symmetric:
         return torch.tensor(-bound), torch.tensor(bound)
-    return torch.tensor(max(low, -bound)), torch.tensor(min(high, bound))
+    return torch.tensor(max(min(low, 0.0), -bound)), torch.tensor(min(max(high, 0.0), bound))
 
 
 @dataclass(frozen=True)
@@ -386,7 +276,12 @@ class Fixed(RangePolicy):
         return self._qparams(shape, scheme)
 
     def _channels(self, stats: TensorStats, scheme: Scheme) -> tuple[int, ...]:
-        return () if isinstance(scheme.granularity, PerTensor) else tuple(stats.channel_min.shape)
+        if isinstance(scheme.granularity, PerTensor):
+            return ()
+        channels = tuple(stats.channel_min.shape)
+        if channels == (0,):
+            require_data(stats)
+        return channels
 
     def _range(self, shape: tuple[int, ...], scheme: Scheme) -> Range:
         low, high = ((code - self.zero_point) * self.scale for code in scheme.limits)

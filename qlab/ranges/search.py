@@ -1,4 +1,4 @@
-"""The range that minimises the expected squared error."""
+"""The range with the least squared error: from a histogram, or for every row of data."""
 
 from __future__ import annotations
 
@@ -8,69 +8,154 @@ from torch import Tensor
 from qlab.ranges.error import Bins, Grid
 from qlab.ranges.scheme import Scheme
 
-_COARSE = 2.0 ** (-torch.arange(48, dtype=torch.float64) / 4)
-_COARSE_2D = 2.0 ** (-torch.arange(14, dtype=torch.float64) / 2)
-_ZOOM = torch.linspace(-1, 1, 17, dtype=torch.float64)
-_MOST = 2**21  # elements of one temporary
+_SHRINK = 2.0 ** (-torch.arange(48, dtype=torch.float64) / 3)
+_ZOOM_POINTS = 17
+_ZOOM_BINS = 1024  # with fewer bins more points are tried, since discrete data has sharp minima
+_STEPS = (0.3, 0.05, 0.008)
+_BOTH = torch.ones(1, 2, dtype=torch.float64)
+_EACH = torch.eye(2, dtype=torch.float64)
 
 
-def best_range(bins: Bins, low: Tensor, high: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
+def best_range(bins: Bins, low: float, high: float, scheme: Scheme) -> tuple[float, float]:
     """Coarse-to-fine search for the clipping bounds with the least expected squared error.
 
+    Both bounds shrink together over 16 octaves, then each alone, on bins joined to a sixteenth of
+    an octave; then each moves in finer and finer steps, on bins joined below a quarter of the
+    scale. Symmetric schemes, float8 and one-sided data have one bound.
+
     Args:
-        bins: Shape ``(R, K)``: R tensors, or channels, at once.
-        low: float64 ``(R,)``, smallest value; taken as 0 if above.
-        high: float64 ``(R,)``, largest value; taken as 0 if below.
-        scheme: The codes. Where they are symmetric, or float8, one bound is searched for, else
-            two.
+        bins: 1-d, sorted by mean.
+        low: Smallest value; taken as 0 if above.
+        high: Largest value; taken as 0 if below.
+        scheme: The codes.
 
     Returns:
-        The bounds, float64 ``(R,)`` each. Their expected error is at most that of the full range.
+        The bounds. Their expected error is at most that of the full range.
     """
-    rows = low.numel()
-    each = max(1, _MOST // max(1, bins.count.shape[-1] * _COARSE_2D.numel() ** 2))
-    parts = [
-        _search(
-            Bins(*(t[i : i + each] for t in (bins.count, bins.mean, bins.variance))),
-            low[i : i + each].clamp(max=0.0),
-            high[i : i + each].clamp(min=0.0),
-            scheme,
-        )
-        for i in range(0, rows, each)
-    ]
-    if not parts:
-        return low, high
-    return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+    low, high = min(low, 0.0), max(high, 0.0)
+    bound = max(-low, high)
+    if tied(scheme):
+        low, high = -bound, bound
+    full = torch.tensor([low, high], dtype=torch.float64)
+    moves = _BOTH if tied(scheme) or 0.0 in (low, high) else _EACH
+    shrunk = bound * _SHRINK
+    coarse = _joined_by_octave(bins)
+    best = _best(coarse, torch.stack([-shrunk, shrunk], 1).clamp(full[0], full[1]), scheme)
+    if len(moves) == 2:
+        for move in moves:
+            best = _best(coarse, torch.where(move > 0, full * _SHRINK[:, None], best), scheme)
+    codes = min(max(scheme.limits[1] - scheme.limits[0], 32), 512)
+    fine = _joined(bins, torch.floor(bins.mean * (4 * codes / float(best.abs().max()))))
+    density = min(max(_ZOOM_BINS // max(fine.count.numel(), 1), 1), 16)
+    zoom = torch.linspace(-1, 1, _ZOOM_POINTS * density, dtype=torch.float64)[:, None]
+    for step in _STEPS:
+        for move in moves:
+            best = _best(fine, best * (1 + step * zoom * move), scheme)
+    low, high = _best(bins, torch.stack([best, full]), scheme).tolist()
+    return low, high
 
 
-def _search(bins: Bins, low: Tensor, high: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
-    bins = Bins(*(t[:, None] for t in (bins.count, bins.mean, bins.variance)))
-    if scheme.symmetric or scheme.dtype.is_float:
-        bound = torch.maximum(-low, high)[:, None]
-        low, high = -bound[:, 0], bound[:, 0]
-        lows, highs = -bound * _COARSE, bound * _COARSE
-    elif bool((low == 0).all()) or bool((high == 0).all()):
-        lows, highs = low[:, None] * _COARSE, high[:, None] * _COARSE
-    else:
-        pairs = torch.cartesian_prod(_COARSE_2D, _COARSE_2D)
-        lows, highs = low[:, None] * pairs[:, 0], high[:, None] * pairs[:, 1]
-    best = _best(bins, lows, highs, scheme)
-    step = 0.3
-    for _ in range(3):
-        shifts = 1 + step * _ZOOM
-        if scheme.symmetric or scheme.dtype.is_float:
-            best = _best(bins, best[0][:, None] * shifts, best[1][:, None] * shifts, scheme)
+def tied(scheme: Scheme) -> bool:
+    """Whether both bounds have one magnitude."""
+    return scheme.symmetric or scheme.dtype.is_float
+
+
+def _joined_by_octave(bins: Bins) -> Bins:
+    sixteenths = torch.floor(16 * bins.mean.abs().clamp(min=1e-45).log2()) + 2**12
+    return _joined(bins, torch.copysign(sixteenths, bins.mean))
+
+
+def _joined(bins: Bins, label: Tensor) -> Bins:
+    """Joins neighbours with the same label."""
+    changes = torch.nn.functional.pad(label.diff() != 0, (1, 0))
+    return bins.merged(changes.cumsum(0))
+
+
+def _best(bins: Bins, candidates: Tensor, scheme: Scheme) -> Tensor:
+    """Of ranges ``(C, 2)`` the one with the least error."""
+    grid = Grid(scheme.choose(candidates[:, 0], candidates[:, 1]))
+    return candidates[grid.total(bins).argmin()]
+
+
+_ROW_BINS = 1024
+_FEW = 128  # elements per row up to which every candidate is tried on the data itself
+_BLOCK = 2**17  # elements whose temporaries stay in a core's cache
+_FRACTIONS = torch.linspace(0.02, 1, 99, dtype=torch.float64)
+_FRACTIONS_2D = torch.linspace(0, 1, 25, dtype=torch.float64)
+_ROW_STEPS = (0.03, 0.008)
+_ROW_ZOOM = torch.linspace(-1, 1, 7, dtype=torch.float64)
+
+
+def best_row_ranges(rows: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
+    """The clipping bounds with the least squared error for every row.
+
+    Rows are brought to largest magnitude 1, so that one table of errors, candidates by bins,
+    serves them all; the best candidate is then refined on the data itself.
+
+    Args:
+        rows: Finite real numbers ``(R, E)``, R and E > 0.
+        scheme: The codes.
+
+    Returns:
+        The bounds, float64 ``(R,)`` each. Their error is at most that of the full range.
+    """
+    candidates = torch.stack([-_FRACTIONS, _FRACTIONS], 1)
+    if not tied(scheme):
+        candidates = torch.cartesian_prod(-_FRACTIONS_2D, _FRACTIONS_2D)[1:]
+    table = _error_table(candidates, scheme) if rows.shape[1] > _FEW else None
+    best = []
+    for block in rows.split(max(1, _BLOCK // rows.shape[1])):
+        block = block.to(torch.float64)
+        bound = block.abs().amax(1).clamp(min=1e-300)
+        scaled = block / bound[:, None]
+        if table is None:
+            errors = _row_errors(scaled, candidates.expand(len(block), -1, -1), scheme)
         else:
-            one = torch.ones_like(shifts)
-            best = _best(bins, best[0][:, None] * shifts, best[1][:, None] * one, scheme)
-            best = _best(bins, best[0][:, None] * one, best[1][:, None] * shifts, scheme)
-        step /= 6
-    lows, highs = torch.stack([best[0], low], 1), torch.stack([best[1], high], 1)
-    return _best(bins, lows, highs, scheme)
+            errors = _histograms(scaled) @ table
+        start = candidates[errors.argmin(1)] * bound[:, None]
+        best.append(_refined(block, start, scheme))
+    low, high = torch.cat(best).unbind(1)
+    return low, high
 
 
-def _best(bins: Bins, lows: Tensor, highs: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
-    """Of candidates ``(R, C)`` the one with the least error in each row."""
-    error = Grid(scheme.choose(lows, highs)).total(bins)
-    at = error.argmin(-1, keepdim=True)
-    return lows.gather(1, at)[:, 0], highs.gather(1, at)[:, 0]
+def _refined(rows: Tensor, best: Tensor, scheme: Scheme) -> Tensor:
+    """Moves each row's range ``(R, 2)`` in finer and finer steps; the full range competes."""
+    full = torch.stack([rows.amin(1).clamp(max=0.0), rows.amax(1).clamp(min=0.0)], 1)
+    for step in _ROW_STEPS:
+        for move in _BOTH if tied(scheme) else _EACH:
+            candidates = best[:, None] * (1 + step * _ROW_ZOOM[:, None] * move)
+            best = _best_of(rows, candidates, scheme)
+    return _best_of(rows, torch.stack([best, full], 1), scheme)
+
+
+def _error_table(candidates: Tensor, scheme: Scheme) -> Tensor:
+    """Mean squared error ``(bins, C)`` of even bins from -1 to 1 under ranges ``(C, 2)``."""
+    width = 2 / _ROW_BINS
+    centres = (torch.arange(_ROW_BINS, dtype=torch.float64) + 0.5) * width - 1
+    spread = torch.tensor(width**2 / 12, dtype=torch.float64)
+    grid = Grid(scheme.choose(candidates[:, 0], candidates[:, 1]))
+    return (grid.mean_square(Bins(spread, centres, spread)) * grid.scale.square()).T
+
+
+def _histograms(scaled: Tensor) -> Tensor:
+    """Counts ``(R, bins)`` of rows in -1 to 1."""
+    at = ((scaled + 1) * (_ROW_BINS / 2)).long().clamp_(max=_ROW_BINS - 1)
+    at += torch.arange(len(scaled))[:, None] * _ROW_BINS
+    counts = torch.bincount(at.flatten(), minlength=len(scaled) * _ROW_BINS)
+    return counts.reshape(-1, _ROW_BINS).to(torch.float64)
+
+
+def _row_errors(rows: Tensor, candidates: Tensor, scheme: Scheme) -> Tensor:
+    """Squared error ``(R, C)`` of every row under each of its ranges ``(R, C, 2)``."""
+    errors = []
+    for low, high in candidates.permute(1, 2, 0):
+        grid = Grid(scheme.choose(low, high))
+        error = rows / grid.scale
+        error -= grid.nearest(error)[0]
+        errors.append(torch.linalg.vecdot(error, error) * grid.scale[:, 0].square())
+    return torch.stack(errors, 1)
+
+
+def _best_of(rows: Tensor, candidates: Tensor, scheme: Scheme) -> Tensor:
+    at = _row_errors(rows, candidates, scheme).argmin(1)
+    return candidates[torch.arange(len(rows)), at]

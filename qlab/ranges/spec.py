@@ -25,7 +25,8 @@ from qlab.granularity import (
     granularity_to_dict,
 )
 from qlab.qparams import EPS, QParams, check_quant_range, choose_qparams
-from qlab.ranges.policies import MinMax, RangePolicy, policy_from_dict
+from qlab.ranges.policies import MinMax, policy_from_dict
+from qlab.ranges.policy import RangePolicy
 from qlab.stats import TensorStats
 
 
