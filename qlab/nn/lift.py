@@ -95,8 +95,9 @@ def mean(
 
 
 def clamp(input: Any, min: Any = None, max: Any = None) -> Lifted:
-    """`torch.clamp` with numbers; a bound that is not given is infinite."""
-    bounds = (-float("inf") if min is None else min, float("inf") if max is None else max)
+    """`torch.clamp` with numbers; a bound that is not given is the largest float32."""
+    largest = torch.finfo(torch.float32).max
+    bounds = (-largest if min is None else min, largest if max is None else max)
     if not all(_number(bound) for bound in bounds):
         raise _refuse("clamp", "its bounds must be numbers", repr(bounds))
     if bounds[0] == 0 and max is None:
@@ -136,6 +137,17 @@ def max_pool(module: type[nn.MaxPool1d | nn.MaxPool2d | nn.MaxPool3d]) -> Lifter
             raise _refuse("max_pool", "it returns indices", "return_indices=True")
         made: Any = module
         return made(kernel_size, stride, padding, dilation, ceil_mode=ceil_mode), (input,)
+
+    return lift
+
+
+def adaptive_max_pool(module: Callable[..., nn.Module]) -> Lifter:
+    """The lifter of ``adaptive_max_pool1d``, ``2d`` or ``3d``."""
+
+    def lift(input: Any, output_size: Size, return_indices: bool = False) -> Lifted:
+        if return_indices:
+            raise _refuse("adaptive_max_pool", "it returns indices", "return_indices=True")
+        return module(output_size), (input,)
 
     return lift
 

@@ -35,6 +35,7 @@ from qlab.ops.pooling import (
     max_pool1d,
     max_pool2d,
     max_pool3d,
+    mean,
 )
 from qlab.ops.resampling import interpolate
 from qlab.ops.scalars import add_scalar, add_scalar_qparams, mul_scalar, mul_scalar_qparams
@@ -77,6 +78,7 @@ __all__ = [
     "max_pool1d",
     "max_pool2d",
     "max_pool3d",
+    "mean",
     "mul",
     "mul_scalar",
     "mul_scalar_qparams",

@@ -246,3 +246,37 @@ def adaptive_max_pool2d(x: Tensor, x_qparams: QParams, output_size: Sizes) -> Te
 def adaptive_max_pool3d(x: Tensor, x_qparams: QParams, output_size: Sizes) -> Tensor:
     """`adaptive_max_pool1d` over 3 axes; None in ``output_size`` keeps the input's length."""
     return _maximum(F.adaptive_max_pool3d, 3, x, x_qparams, output_size)
+
+
+@defined
+def mean(
+    x: Tensor,
+    x_qparams: QParams,
+    dim: int | tuple[int, ...] | None = None,
+    keepdim: bool = False,
+    *,
+    y_qparams: QParams | None = None,
+) -> Tensor:
+    """Mean over axes, ``rint(Σ(x - z) / count) + z`` with an exact sum.
+
+    Args:
+        x: Codes, any shape.
+        x_qparams: Per tensor.
+        dim: The axes; all if None.
+        keepdim: Whether they stay, with length 1.
+        y_qparams: The output's parameters; None keeps the input's.
+
+    Returns:
+        Codes, dtype ``y_qparams.dtype.storage``.
+
+    Raises:
+        DTypeError: Not codes of ``x_qparams.dtype``.
+        ShapeError: Qparams are not per tensor.
+        ArgumentError: Axes that the input does not have, or nothing to take the mean of.
+    """
+    checks.codes("mean", "input", x, x_qparams)
+    checks.per_tensor("mean", "input", x_qparams)
+    with checks.torch_refusal("mean", f"shape {tuple(x.shape)}, dim {dim}"):
+        if not x.numel():
+            raise IndexError("the mean of no elements is not defined")
+        return linear_map(lambda steps: steps.mean(dim, keepdim), x, x_qparams, y_qparams)

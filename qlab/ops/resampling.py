@@ -33,6 +33,7 @@ def interpolate(
     scale_factor: float | Sequence[float] | None = None,
     mode: str = "nearest",
     align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
 ) -> Tensor:
     """Resizes the spatial axes; the output keeps the input's qparams.
 
@@ -47,6 +48,7 @@ def interpolate(
         mode: ``"nearest"``, ``"nearest-exact"``, ``"linear"`` (1 spatial axis), ``"bilinear"``,
             ``"bicubic"`` (2), ``"trilinear"`` (3), ``"area"``.
         align_corners: Whether corner elements keep their values; for the linear and cubic modes.
+        recompute_scale_factor: Whether the factor is taken from the rounded output length.
 
     Returns:
         Codes of the input's type and qparams.
@@ -63,7 +65,9 @@ def interpolate(
     checks.per_tensor("interpolate", "input", x_qparams)
 
     def resize(values: Tensor) -> Tensor:
-        return F.interpolate(values, size, scale_factor, mode, align_corners)
+        return F.interpolate(
+            values, size, scale_factor, mode, align_corners, recompute_scale_factor
+        )
 
     received = f"shape {tuple(x.shape)}, size {size}, scale_factor {scale_factor}"
     with checks.torch_refusal("interpolate", received):

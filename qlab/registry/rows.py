@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from qlab.dtypes import QDType
 from qlab.errors import ArgumentError, UnsupportedError
 from qlab.nn.lift import Lifter
+from qlab.nn.quantized import QuantizedModule
 from qlab.qparams import QParams
 
 
@@ -93,7 +94,7 @@ class Row:
     methods: tuple[str, ...] = ()
     lift: Lifter | None = None
     parameters: tuple[str, ...] = ()
-    static: type[nn.Module] | None = None
+    static: type[QuantizedModule] | None = None
     output: OutputRule = OBSERVED
     weight: bool = False
     qat: type[nn.Module] | None = None

@@ -3,29 +3,58 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from qlab.nn import functions, lift
+from qlab.nn import functions, lift, stubs
 from qlab.nn import intrinsic as nni
-from qlab.registry.rows import SHARED, SIGNED_UNIT_INTERVAL, UNIT_INTERVAL, Row
+from qlab.nn import quantized as nnq
+from qlab.nn.intrinsic import quantized as nniq
+from qlab.registry.rows import FLOAT, SHARED, SIGNED_UNIT_INTERVAL, UNIT_INTERVAL, Row
+
+
+def _pool(
+    name: str,
+    module: type[nn.Module],
+    static: type[nnq.QuantizedModule],
+    lifter: Callable[..., lift.Lifter],
+    *functions: Callable[..., Any],
+) -> Row:
+    return Row(
+        name,
+        modules=(module,),
+        functions=functions,
+        lift=lifter(module),
+        static=static,
+        output=SHARED,
+    )
+
 
 ROWS: tuple[Row, ...] = (
+    # Into codes, out of them, and arithmetic that eager models call by name.
+    Row("quantize", modules=(stubs.QuantStub,), static=nnq.Quantize),
+    Row("dequantize", modules=(stubs.DeQuantStub,), static=nnq.DeQuantize, output=FLOAT),
+    Row("float_functional", modules=(nnq.FloatFunctional,), static=nnq.QFunctional),
     # Layers with weights.
     Row(
         "linear",
-        modules=(nn.Linear, NonDynamicallyQuantizableLinear, nni.LinearReLU),
+        modules=(nn.Linear, NonDynamicallyQuantizableLinear),
+        static=nnq.Linear,
         functions=(F.linear,),
         lift=lift.linear,
         parameters=("weight", "bias"),
         weight=True,
     ),
+    Row("linear_relu", modules=(nni.LinearReLU,), static=nniq.LinearReLU, weight=True),
     Row(
         "conv1d",
         modules=(nn.Conv1d, nni.ConvBn1d),
+        static=nnq.Conv1d,
         functions=(F.conv1d,),
         lift=lift.conv(nn.Conv1d),
         parameters=("weight", "bias"),
@@ -34,6 +63,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "conv2d",
         modules=(nn.Conv2d, nni.ConvBn2d),
+        static=nnq.Conv2d,
         functions=(F.conv2d,),
         lift=lift.conv(nn.Conv2d),
         parameters=("weight", "bias"),
@@ -42,22 +72,39 @@ ROWS: tuple[Row, ...] = (
     Row(
         "conv3d",
         modules=(nn.Conv3d, nni.ConvBn3d),
+        static=nnq.Conv3d,
         functions=(F.conv3d,),
         lift=lift.conv(nn.Conv3d),
         parameters=("weight", "bias"),
         weight=True,
     ),
-    Row("conv_relu1d", modules=(nni.ConvReLU1d, nni.ConvBnReLU1d), weight=True),
-    Row("conv_relu2d", modules=(nni.ConvReLU2d, nni.ConvBnReLU2d), weight=True),
-    Row("conv_relu3d", modules=(nni.ConvReLU3d, nni.ConvBnReLU3d), weight=True),
+    Row(
+        "conv_relu1d",
+        modules=(nni.ConvReLU1d, nni.ConvBnReLU1d),
+        static=nniq.ConvReLU1d,
+        weight=True,
+    ),
+    Row(
+        "conv_relu2d",
+        modules=(nni.ConvReLU2d, nni.ConvBnReLU2d),
+        static=nniq.ConvReLU2d,
+        weight=True,
+    ),
+    Row(
+        "conv_relu3d",
+        modules=(nni.ConvReLU3d, nni.ConvBnReLU3d),
+        static=nniq.ConvReLU3d,
+        weight=True,
+    ),
     # Norms.
-    Row("batch_norm2d", modules=(nn.BatchNorm2d,)),
-    Row("batch_norm3d", modules=(nn.BatchNorm3d,)),
-    Row("bn_relu2d", modules=(nni.BNReLU2d,)),
-    Row("bn_relu3d", modules=(nni.BNReLU3d,)),
+    Row("batch_norm2d", modules=(nn.BatchNorm2d,), static=nnq.BatchNorm2d),
+    Row("batch_norm3d", modules=(nn.BatchNorm3d,), static=nnq.BatchNorm3d),
+    Row("bn_relu2d", modules=(nni.BNReLU2d,), static=nniq.BNReLU2d),
+    Row("bn_relu3d", modules=(nni.BNReLU3d,), static=nniq.BNReLU3d),
     Row(
         "layer_norm",
         modules=(nn.LayerNorm,),
+        static=nnq.LayerNorm,
         functions=(F.layer_norm, torch.layer_norm),
         lift=lift.layer_norm,
         parameters=("weight", "bias"),
@@ -65,17 +112,19 @@ ROWS: tuple[Row, ...] = (
     Row(
         "group_norm",
         modules=(nn.GroupNorm,),
+        static=nnq.GroupNorm,
         functions=(F.group_norm,),
         lift=lift.group_norm,
         parameters=("weight", "bias"),
     ),
-    Row("instance_norm1d", modules=(nn.InstanceNorm1d,)),
-    Row("instance_norm2d", modules=(nn.InstanceNorm2d,)),
-    Row("instance_norm3d", modules=(nn.InstanceNorm3d,)),
+    Row("instance_norm1d", modules=(nn.InstanceNorm1d,), static=nnq.InstanceNorm1d),
+    Row("instance_norm2d", modules=(nn.InstanceNorm2d,), static=nnq.InstanceNorm2d),
+    Row("instance_norm3d", modules=(nn.InstanceNorm3d,), static=nnq.InstanceNorm3d),
     # Activations.
     Row(
         "relu",
         modules=(nn.ReLU,),
+        static=nnq.ReLU,
         functions=(F.relu, torch.relu, torch.relu_),
         methods=("relu", "relu_"),
         lift=lift.module(nn.ReLU),
@@ -84,6 +133,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "relu6",
         modules=(nn.ReLU6,),
+        static=nnq.ReLU6,
         functions=(F.relu6,),
         lift=lift.module(nn.ReLU6),
         output=SHARED,
@@ -91,6 +141,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "hardtanh",
         modules=(nn.Hardtanh,),
+        static=nnq.Hardtanh,
         functions=(F.hardtanh, F.hardtanh_),
         lift=lift.module(nn.Hardtanh),
         output=SHARED,
@@ -105,20 +156,31 @@ ROWS: tuple[Row, ...] = (
     Row(
         "leaky_relu",
         modules=(nn.LeakyReLU,),
+        static=nnq.LeakyReLU,
         functions=(F.leaky_relu, F.leaky_relu_),
         lift=lift.module(nn.LeakyReLU),
     ),
-    Row("elu", modules=(nn.ELU,), functions=(F.elu, F.elu_), lift=lift.module(nn.ELU)),
-    Row("gelu", modules=(nn.GELU,), functions=(F.gelu,), lift=lift.module(nn.GELU)),
+    Row(
+        "elu",
+        modules=(nn.ELU,),
+        static=nnq.ELU,
+        functions=(F.elu, F.elu_),
+        lift=lift.module(nn.ELU),
+    ),
+    Row(
+        "gelu", modules=(nn.GELU,), static=nnq.GELU, functions=(F.gelu,), lift=lift.module(nn.GELU)
+    ),
     Row(
         "hardswish",
         modules=(nn.Hardswish,),
+        static=nnq.Hardswish,
         functions=(F.hardswish,),
         lift=lift.module(nn.Hardswish),
     ),
     Row(
         "hardsigmoid",
         modules=(nn.Hardsigmoid,),
+        static=nnq.Hardsigmoid,
         functions=(F.hardsigmoid,),
         lift=lift.module(nn.Hardsigmoid),
         output=UNIT_INTERVAL,
@@ -126,6 +188,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "sigmoid",
         modules=(nn.Sigmoid,),
+        static=nnq.Sigmoid,
         functions=(torch.sigmoid, F.sigmoid, torch.sigmoid_),
         methods=("sigmoid", "sigmoid_"),
         lift=lift.module(nn.Sigmoid),
@@ -134,6 +197,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "tanh",
         modules=(nn.Tanh,),
+        static=nnq.Tanh,
         functions=(torch.tanh, F.tanh, torch.tanh_),
         methods=("tanh", "tanh_"),
         lift=lift.module(nn.Tanh),
@@ -142,6 +206,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "softmax",
         modules=(nn.Softmax,),
+        static=nnq.Softmax,
         functions=(F.softmax, torch.softmax),
         methods=("softmax",),
         lift=lift.softmax,
@@ -150,77 +215,65 @@ ROWS: tuple[Row, ...] = (
     Row(
         "dropout",
         modules=(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
+        static=nnq.Dropout,
         functions=(F.dropout,),
         lift=lift.dropout,
         output=SHARED,
     ),
     # Pooling and resizing.
-    Row(
-        "max_pool1d",
-        modules=(nn.MaxPool1d,),
-        functions=(F.max_pool1d, torch.max_pool1d),
-        lift=lift.max_pool(nn.MaxPool1d),
-        output=SHARED,
+    _pool("max_pool1d", nn.MaxPool1d, nnq.MaxPool1d, lift.max_pool, F.max_pool1d, torch.max_pool1d),
+    _pool("max_pool2d", nn.MaxPool2d, nnq.MaxPool2d, lift.max_pool, F.max_pool2d, torch.max_pool2d),
+    _pool("max_pool3d", nn.MaxPool3d, nnq.MaxPool3d, lift.max_pool, F.max_pool3d, torch.max_pool3d),
+    _pool(
+        "adaptive_max_pool1d",
+        nn.AdaptiveMaxPool1d,
+        nnq.AdaptiveMaxPool1d,
+        lift.adaptive_max_pool,
+        F.adaptive_max_pool1d,
+        torch.adaptive_max_pool1d,
     ),
-    Row(
-        "max_pool2d",
-        modules=(nn.MaxPool2d,),
-        functions=(F.max_pool2d, torch.max_pool2d),
-        lift=lift.max_pool(nn.MaxPool2d),
-        output=SHARED,
+    _pool(
+        "adaptive_max_pool2d",
+        nn.AdaptiveMaxPool2d,
+        nnq.AdaptiveMaxPool2d,
+        lift.adaptive_max_pool,
+        F.adaptive_max_pool2d,
     ),
-    Row(
-        "max_pool3d",
-        modules=(nn.MaxPool3d,),
-        functions=(F.max_pool3d, torch.max_pool3d),
-        lift=lift.max_pool(nn.MaxPool3d),
-        output=SHARED,
+    _pool(
+        "adaptive_max_pool3d",
+        nn.AdaptiveMaxPool3d,
+        nnq.AdaptiveMaxPool3d,
+        lift.adaptive_max_pool,
+        F.adaptive_max_pool3d,
     ),
-    Row(
-        "avg_pool1d",
-        modules=(nn.AvgPool1d,),
-        functions=(F.avg_pool1d,),
-        lift=lift.module(nn.AvgPool1d),
-        output=SHARED,
-    ),
-    Row(
-        "avg_pool2d",
-        modules=(nn.AvgPool2d,),
-        functions=(F.avg_pool2d,),
-        lift=lift.module(nn.AvgPool2d),
-        output=SHARED,
-    ),
-    Row(
-        "avg_pool3d",
-        modules=(nn.AvgPool3d,),
-        functions=(F.avg_pool3d,),
-        lift=lift.module(nn.AvgPool3d),
-        output=SHARED,
-    ),
-    Row(
+    _pool("avg_pool1d", nn.AvgPool1d, nnq.AvgPool1d, lift.module, F.avg_pool1d),
+    _pool("avg_pool2d", nn.AvgPool2d, nnq.AvgPool2d, lift.module, F.avg_pool2d),
+    _pool("avg_pool3d", nn.AvgPool3d, nnq.AvgPool3d, lift.module, F.avg_pool3d),
+    _pool(
         "adaptive_avg_pool1d",
-        modules=(nn.AdaptiveAvgPool1d,),
-        functions=(F.adaptive_avg_pool1d,),
-        lift=lift.module(nn.AdaptiveAvgPool1d),
-        output=SHARED,
+        nn.AdaptiveAvgPool1d,
+        nnq.AdaptiveAvgPool1d,
+        lift.module,
+        F.adaptive_avg_pool1d,
     ),
-    Row(
+    _pool(
         "adaptive_avg_pool2d",
-        modules=(nn.AdaptiveAvgPool2d,),
-        functions=(F.adaptive_avg_pool2d,),
-        lift=lift.module(nn.AdaptiveAvgPool2d),
-        output=SHARED,
+        nn.AdaptiveAvgPool2d,
+        nnq.AdaptiveAvgPool2d,
+        lift.module,
+        F.adaptive_avg_pool2d,
     ),
-    Row(
+    _pool(
         "adaptive_avg_pool3d",
-        modules=(nn.AdaptiveAvgPool3d,),
-        functions=(F.adaptive_avg_pool3d,),
-        lift=lift.module(nn.AdaptiveAvgPool3d),
-        output=SHARED,
+        nn.AdaptiveAvgPool3d,
+        nnq.AdaptiveAvgPool3d,
+        lift.module,
+        F.adaptive_avg_pool3d,
     ),
     Row(
         "mean",
         modules=(functions.Mean,),
+        static=nnq.Mean,
         functions=(torch.mean,),
         methods=("mean",),
         lift=lift.mean,
@@ -229,6 +282,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "interpolate",
         modules=(nn.Upsample,),
+        static=nnq.Upsample,
         functions=(F.interpolate, F.upsample),
         lift=lift.interpolate,
         output=SHARED,
@@ -237,12 +291,13 @@ ROWS: tuple[Row, ...] = (
     Row(
         "add",
         modules=(functions.Add,),
+        static=nnq.Add,
         functions=(operator.add, operator.iadd, torch.add),
         methods=("add", "add_"),
         lift=lift.add,
     ),
-    Row("add_relu", modules=(nni.AddReLU,)),
-    Row("add_scalar", modules=(functions.AddScalar,)),
+    Row("add_relu", modules=(nni.AddReLU,), static=nniq.AddReLU),
+    Row("add_scalar", modules=(functions.AddScalar,), static=nnq.AddScalar),
     Row(
         "sub",
         functions=(operator.sub, operator.isub, torch.sub),
@@ -252,11 +307,12 @@ ROWS: tuple[Row, ...] = (
     Row(
         "mul",
         modules=(functions.Mul,),
+        static=nnq.Mul,
         functions=(operator.mul, operator.imul, torch.mul),
         methods=("mul", "mul_"),
         lift=lift.mul,
     ),
-    Row("mul_scalar", modules=(functions.MulScalar,)),
+    Row("mul_scalar", modules=(functions.MulScalar,), static=nnq.MulScalar),
     Row(
         "div",
         functions=(operator.truediv, operator.itruediv, torch.div),
@@ -266,6 +322,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "matmul",
         modules=(functions.MatMul,),
+        static=nnq.MatMul,
         functions=(operator.matmul, torch.matmul, torch.bmm),
         methods=("matmul", "bmm"),
         lift=lift.matmul,
@@ -273,6 +330,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "cat",
         modules=(functions.Cat,),
+        static=nnq.Cat,
         functions=(torch.cat, torch.concat),
         lift=lift.cat,
     ),

@@ -1,0 +1,91 @@
+"""Quantized arithmetic: the integer forms of function calls in a graph."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from qlab import ops
+from qlab.nn import functions
+from qlab.nn.quantized.base import Output
+from qlab.nn.quantized.families import ObservedModule
+from qlab.qparams import QParams
+
+
+class Add(ObservedModule):
+    """``a + b``, broadcast."""
+
+    float_types = (functions.Add,)
+    relu: ClassVar[bool] = False
+
+    def compute(self, a: Tensor, a_qparams: QParams, b: Tensor, b_qparams: QParams) -> Tensor:
+        """``quantize(dequantize(a) + dequantize(b))``."""
+        return ops.add(a, a_qparams, b, b_qparams, self._own_output(), relu=self.relu)
+
+
+class Mul(ObservedModule):
+    """``a · b``, broadcast."""
+
+    float_types = (functions.Mul,)
+    op = staticmethod(ops.mul)
+
+
+class MatMul(ObservedModule):
+    """``a b``, batched; with integer accumulation."""
+
+    float_types = (functions.MatMul,)
+    output_of = Output.OWN_OR_FLOAT
+    op = staticmethod(ops.matmul)
+
+
+class _Scalar(ObservedModule):
+    """A tensor and a number.
+
+    Args:
+        value: The number, real units.
+        scale: Scale of the output, real units per code.
+        zero_point: Zero point of the output, a quint8 code.
+    """
+
+    fields = ("value",)
+    value: float
+
+    def __init__(self, value: float, scale: float = 1.0, zero_point: int = 0) -> None:
+        super().__init__(scale, zero_point, value)
+
+
+class AddScalar(_Scalar):
+    __doc__ = f"``x + value``.\n\n{_Scalar.__doc__}"
+    float_types = (functions.AddScalar,)
+
+    def compute(self, x: Tensor, x_qparams: QParams) -> Tensor:
+        """``quantize(dequantize(x) + value)``."""
+        return ops.add_scalar(x, x_qparams, self.value, self._own_output())
+
+
+class MulScalar(_Scalar):
+    __doc__ = f"``x · value``.\n\n{_Scalar.__doc__}"
+    float_types = (functions.MulScalar,)
+
+    def compute(self, x: Tensor, x_qparams: QParams) -> Tensor:
+        """``quantize(dequantize(x) · value)``."""
+        return ops.mul_scalar(x, x_qparams, self.value, self._own_output())
+
+
+class Cat(ObservedModule):
+    """Tensors joined along an axis, each brought to the output's scale.
+
+    Args:
+        scale: Scale of the output, real units per code.
+        zero_point: Zero point of the output, a quint8 code.
+        dim: The axis.
+    """
+
+    float_types = (functions.Cat,)
+    fields = ("dim",)
+    dim: int
+
+    def compute(self, *inputs: Any) -> Tensor:
+        """Takes codes and `QParams` in turn, for any number of tensors."""
+        return ops.cat(inputs[::2], inputs[1::2], self.dim, self._own_output())

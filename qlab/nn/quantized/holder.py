@@ -1,0 +1,102 @@
+"""A module that keeps quantization parameters as buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from qlab.dtypes import QDType, quint8
+from qlab.nn.quantized.format import CodeFormat
+from qlab.qparams import QParams
+
+OUTPUT = "output"
+WEIGHT = "weight"
+
+
+def buffer_names(role: str) -> tuple[str, str]:
+    """Names of the scale and zero-point buffers of a role: the output's have no prefix."""
+    return ("scale", "zero_point") if role == OUTPUT else (f"{role}_scale", f"{role}_zero_point")
+
+
+def qparams_of_numbers(scale: float, zero_point: int, dtype: QDType = quint8) -> QParams:
+    """Checked per-tensor parameters on the default device, which may be ``meta``."""
+    made = QParams.per_tensor(scale, zero_point, dtype, torch.device("cpu"))
+    return made.to(torch.get_default_device())
+
+
+class QParamsHolder(nn.Module):
+    """Scales and zero points as buffers, everything else about them as `CodeFormat`.
+
+    The `QParams` made of the two are kept until a buffer is assigned, loaded or moved, so that
+    asking for them is free. Change a scale by assigning it (``module.scale = 0.1``), not in place.
+    Moving a module never changes the type of its numbers: ``module.half()`` leaves them as they
+    are.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._formats: dict[str, CodeFormat] = {}
+        self._cache: dict[str, QParams] = {}
+
+    def set_qparams(self, role: str, qparams: QParams | None) -> None:
+        """Stores the parameters of a role; None removes them.
+
+        Raises:
+            QlabError: A scale is not positive and finite, or a zero point is not a code.
+        """
+        self._cache.clear()
+        scale_name, zero_point_name = buffer_names(role)
+        if qparams is None:
+            self._formats.pop(role, None)
+            self.register_buffer(scale_name, None)
+            self.register_buffer(zero_point_name, None)
+            return
+        if not qparams.scale.is_meta:
+            qparams.check()
+        self._formats[role] = CodeFormat.of(qparams)
+        self.register_buffer(scale_name, qparams.scale.detach().to(torch.float32, copy=True))
+        self.register_buffer(zero_point_name, qparams.zero_point.to(torch.int32, copy=True))
+
+    def get_qparams(self, role: str) -> QParams | None:
+        """The parameters of a role; None if it has none.
+
+        Raises:
+            QlabError: A scale that was assigned or loaded is not positive and finite, or a zero
+                point is not a code.
+        """
+        if role not in self._formats:
+            return None
+        if role not in self._cache:
+            made = self._formats[role].with_values(*map(self.get_buffer, buffer_names(role)))
+            if not made.scale.is_meta:
+                made.check()
+            self._cache[role] = made
+        return self._cache[role]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.__dict__.get("_buffers", ()):
+            self._cache.clear()
+            old = self._buffers[name]
+            if old is not None and isinstance(value, (int, float)):
+                value = torch.full_like(old, value)
+        super().__setattr__(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_cache": {}}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        def keep_type(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        self._cache.clear()
+        return super()._apply(keep_type, recurse)
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self._cache.clear()

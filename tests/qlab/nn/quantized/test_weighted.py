@@ -1,0 +1,176 @@
+"""Linear and convolutions: weights of any type and granularity, loaded, replaced, executed."""
+
+import pytest
+import torch
+from torch import nn
+
+import qlab.nn.intrinsic.quantized as nniq
+import qlab.nn.quantized as nnq
+from qlab import ops
+from qlab.dtypes import as_qdtype, qint8, quint8
+from qlab.errors import ArgumentError, DTypeError, ShapeError
+from qlab.granularity import PerAxis, PerGroup, PerTensor
+from qlab.nn.quantized.weighted import WeightedModule
+from qlab.qparams import QParams, dequantize, quantize
+from qlab.qtensor import QTensor
+from qlab.ranges import TensorSpec
+from qlab.registry import Row, row_for_module
+from tests.qlab.nn.quantized.examples import STATIC, example, run
+
+WEIGHTED = [row for row in STATIC if row.weight]
+GRANULARITIES = [PerTensor(), PerAxis(0), PerAxis(1), PerGroup(2, 1), PerGroup(1, 1)]
+every_row = pytest.mark.parametrize("row", WEIGHTED, ids=lambda row: row.name)
+INPUT = QParams.per_tensor(0.1, 128, quint8)
+OUTPUT = QParams.per_tensor(0.05, 7, quint8)
+
+
+def weight_of(module: nn.Module, spec: TensorSpec) -> QParams:
+    return spec.qparams_of(module.weight.detach())
+
+
+def quantized(module: nn.Module, spec: TensorSpec | None = None) -> WeightedModule:
+    spec = spec or TensorSpec(qint8, symmetric=True, granularity=PerAxis(0))
+    static = row_for_module(type(module)).static
+    return static.from_qparams(module, weight=weight_of(module, spec), output=OUTPUT)
+
+
+@every_row
+@pytest.mark.parametrize("weight", ["qint2", "qint4", "quint8", "qint16", "float8_e5m2"])
+@pytest.mark.parametrize("activation", ["quint8", "qint16"])
+def test_any_width_computes_what_the_float_module_does(row: Row, weight: str, activation: str):
+    made = example(row, as_qdtype(activation), as_qdtype(weight))
+    qparams = made.module.output_qparams
+    steps = (dequantize(run(made), qparams) - made.output) / qparams.scale
+    # float32 sums stand in for integers where 16 bits or float8 are involved
+    assert steps.abs().max() < (0.51 if activation == "quint8" else 2)
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES, ids=str)
+@pytest.mark.parametrize("make", [lambda: nn.Linear(4, 6), lambda: nn.Conv2d(4, 6, 3)])
+def test_a_state_brings_its_granularity(granularity, make):
+    made = quantized(make(), TensorSpec(as_qdtype("quint8"), granularity=granularity))
+    fresh = type(made)(*(4, 6, 3)[: 3 if isinstance(made, nnq.Conv2d) else 2])
+    fresh.load_state_dict(made.state_dict())
+    x = QTensor(torch.randint(0, 256, (2, 4, 5, 4), dtype=torch.uint8), INPUT)
+    assert torch.equal(fresh(x).codes, made(x).codes)
+    assert fresh.weight_qparams.scale.shape == made.weight_qparams.scale.shape
+
+
+def test_loading_what_does_not_fit_says_so():
+    with pytest.raises(RuntimeError, match="size mismatch for weight_codes"):
+        nnq.Linear(4, 6).load_state_dict(nnq.Linear(4, 5).state_dict())
+    with pytest.raises(RuntimeError, match="weight_codes"):
+        nnq.Linear(4, 6).load_state_dict({})
+
+
+def test_accessors():
+    made = quantized(nn.Linear(4, 6))
+    assert isinstance(made.weight(), QTensor) and made.weight().shape == (6, 4)
+    assert made.weight().qdtype is qint8
+    assert made.bias().shape == (6,) and made.bias().dtype == torch.float32
+    assert quantized(nn.Linear(4, 6, bias=False)).bias() is None
+    assert float(made.scale) == OUTPUT.scale_value
+    assert int(made.zero_point) == OUTPUT.zero_point_value
+
+
+def test_weight_and_bias_can_be_replaced():
+    module, source = nnq.Conv2d(4, 6, 3), quantized(nn.Conv2d(4, 6, 3))
+    module.set_weight_bias(source.weight(), source.bias())
+    module.scale, module.zero_point = source.scale, source.zero_point
+    x = QTensor(torch.randint(0, 256, (2, 4, 5, 5), dtype=torch.uint8), INPUT)
+    assert torch.equal(module(x).codes, source(x).codes)
+    module.set_weight_bias(source.weight(), None)
+    assert "bias=False" in repr(module)
+    assert module.bias() is None
+
+
+def test_replacing_by_what_does_not_fit():
+    module = nnq.Linear(4, 6)
+    weight = QTensor(torch.zeros(6, 5, dtype=torch.int8), QParams.per_tensor(1.0, 0, qint8))
+    with pytest.raises(DTypeError, match=r"not quantized.*quantize_per_channel"):
+        module.set_weight_bias(torch.zeros(6, 4), None)
+    with pytest.raises(ShapeError, match=r"weight has the wrong shape.*\(6, 4\).*\(6, 5\)"):
+        module.set_weight_bias(weight, None)
+    with pytest.raises(ShapeError, match=r"bias has the wrong shape.*\(6,\).*\(5,\)"):
+        module.set_weight_bias(module.weight(), torch.zeros(5))
+
+
+def test_changed_codes_take_effect():
+    """Kernels may keep the weight in a layout of their own; it must not outlive the weight."""
+    made = quantized(nn.Linear(64, 32)).bind_inputs(INPUT)
+    x = torch.randint(0, 256, (8, 64), dtype=torch.uint8)
+    before = made(x)
+    made.get_buffer("weight_codes").neg_()
+    assert not torch.equal(made(x), before)
+    made.get_buffer("weight_codes").neg_()
+    assert torch.equal(made(x), before)
+
+
+@every_row
+@pytest.mark.parametrize(
+    ("activation", "weight", "granularity", "reason"),
+    [
+        ("quint8", "qint8", PerAxis(0), ""),
+        ("quint4", "qint2", PerTensor(), ""),
+        ("qint16", "qint8", PerAxis(0), "input's type qint16"),
+        ("quint8", "qint16", PerAxis(0), "weight's type qint16"),
+        ("quint8", "float8_e4m3fn", PerAxis(0), "weight's type float8_e4m3fn"),
+        ("quint8", "qint8", PerGroup(1, 1), "PerGroup"),
+    ],
+)
+def test_execution_says_what_runs(row: Row, activation, weight, granularity, reason: str):
+    made = example(row, as_qdtype(activation), as_qdtype(weight), granularity)
+    module = made.module.bind_inputs(*made.qparams)
+    assert reason in module.execution_reason
+    assert module.execution == ("simulated" if reason else "integer")
+    ops.reset_counts()
+    module(*made.inputs)
+    assert any(kernel == "simulated" for _, kernel in ops.counts()) == bool(reason)
+
+
+def test_weight_shapes_are_checked():
+    with pytest.raises(ArgumentError, match=r"do not divide into groups.*groups=3"):
+        nnq.Conv2d(4, 6, 3, groups=3)
+    with pytest.raises(ArgumentError, match="positive whole numbers"):
+        nnq.Linear(0, 4)
+    with pytest.raises(ShapeError, match="scale does not fit"):
+        module = nn.Linear(4, 6)
+        other = weight_of(nn.Linear(4, 5), TensorSpec(qint8, granularity=PerAxis(0)))
+        nnq.Linear.from_qparams(module, weight=other, output=OUTPUT)
+
+
+def test_linear_weight_type():
+    assert nnq.Linear(4, 6, dtype="float8_e4m3fn").weight().qdtype.name == "float8_e4m3fn"
+    assert nnq.Linear(4, 6, dtype=torch.int8).weight().qdtype is qint8
+
+
+def test_representation():
+    assert repr(nnq.Linear(4, 6)) == (
+        "QuantizedLinear(in_features=4, out_features=6, scale=1.0, zero_point=0,"
+        " qscheme=qlab.per_tensor_affine)"
+    )
+    spec = TensorSpec(as_qdtype("qint4"), granularity=PerGroup(2, 1))
+    assert repr(quantized(nn.Conv2d(4, 6, 3, padding=1, groups=2, bias=False), spec)) == (
+        "QuantizedConv2d(4, 6, kernel_size=(3, 3), stride=(1, 1), scale=0.05000000074505806,"
+        " zero_point=7, padding=(1, 1), groups=2, bias=False,"
+        " weight_granularity=PerGroup(group_size=2, axis=1), weight_dtype=qlab.qint4)"
+    )
+    assert repr(nniq.ConvReLU1d(2, 3, 1)).startswith("QuantizedConvReLU1d(2, 3, kernel_size=(1,)")
+
+
+def test_same_padding_and_padding_modes():
+    for options in ({"padding": "same"}, {"padding": 1, "padding_mode": "reflect"}):
+        module = nn.Conv2d(4, 6, 3, **options)
+        made = quantized(module)
+        x = torch.randint(0, 256, (2, 4, 5, 5), dtype=torch.uint8)
+        weight = made.weight_qparams
+        module.weight.data = dequantize(quantize(module.weight.data, weight), weight)
+        expected = quantize(module(dequantize(x, INPUT)).detach(), OUTPUT)
+        assert (made(QTensor(x, INPUT)).codes.int() - expected.int()).abs().max() <= 1
+
+
+def test_a_module_follows_its_float_module(device: torch.device):
+    module = nn.Conv2d(4, 6, 3).to(device)
+    made = quantized(module)
+    assert made.weight().device.type == device.type
+    assert {tensor.device.type for tensor in made.state_dict().values()} == {device.type}
