@@ -21,7 +21,14 @@ from qlab.errors import ArgumentError, DTypeError, FormatError, UnsupportedError
 from qlab.nn.intrinsic import FusedModule
 from qlab.nn.intrinsic.fold import core
 from qlab.nn.quantized.format import CodeFormat
-from qlab.nn.quantized.holder import OUTPUT, WEIGHT, QParamsHolder
+from qlab.nn.quantized.holder import (
+    OUTPUT,
+    WEIGHT,
+    QParamsHolder,
+    check_per_tensor,
+    float_copy,
+    storage_of,
+)
 from qlab.nn.quantized.observed import activation_qparams, weight_qparams
 from qlab.qparams import QParams
 from qlab.qtensor import QTensor
@@ -129,6 +136,12 @@ class QuantizedModule(QParamsHolder):
         return cls.from_qparams(mod, weight=weight, output=output)
 
     @classmethod
+    def plain_float_type(cls) -> Callable[..., nn.Module]:
+        """The class in `torch.nn` (or `qlab.nn.functions`) that it does the same as, ReLU aside."""
+        plain = cls.float_types[0]
+        return plain.parts[0] if issubclass(plain, FusedModule) else plain
+
+    @classmethod
     def weight_of(cls, mod: nn.Module) -> Tensor:
         """The float weight that would be quantized: float32, batch norm folded in.
 
@@ -175,7 +188,7 @@ class QuantizedModule(QParamsHolder):
                     f"{cls.__name__} has no quantization parameters of its own for its {what}",
                     fix=f"Pass {what}=None.",
                 )
-        _check_per_tensor(cls.__name__, "output", output)
+        check_per_tensor(cls.__name__, "output", output)
 
     @classmethod
     def _arguments_of(cls, source: nn.Module) -> dict[str, Any]:
@@ -184,10 +197,7 @@ class QuantizedModule(QParamsHolder):
 
     def _take_arguments(self, *args: Any, **kwargs: Any) -> None:
         """Sets `fields` as the float module constructed with these arguments has them."""
-        plain = self.float_types[0]
-        if issubclass(plain, FusedModule):
-            plain = plain.parts[0]
-        source = plain(*args, **kwargs)
+        source = self.plain_float_type()(*args, **kwargs)
         for name in self.fields:
             setattr(self, name, getattr(source, name))
 
@@ -211,7 +221,7 @@ class QuantizedModule(QParamsHolder):
         if inputs and isinstance(inputs[0], QTensor):
             return self._forward_quantized(inputs)
         bound = self.input_qparams
-        if bound is None or [q.dtype.storage for q in bound] != [x.dtype for x in inputs]:
+        if bound is None or [storage_of(q) for q in bound] != [x.dtype for x in inputs]:
             raise self._not_quantized(inputs)
         return self.compute(*chain.from_iterable(zip(inputs, bound, strict=True)))
 
@@ -228,7 +238,9 @@ class QuantizedModule(QParamsHolder):
         received = ", ".join(str(getattr(x, "dtype", type(x).__name__)) for x in inputs)
         bound = self.input_qparams
         if bound is not None:
-            expected = ", ".join(f"{q.dtype.name} codes ({q.dtype.storage})" for q in bound)
+            expected = ", ".join(
+                f"{q.dtype.name} codes ({q.dtype.storage})" if q else "real numbers" for q in bound
+            )
             return DTypeError(
                 f"{self._get_name()}: expected quantized input",
                 expected=expected or "no input",
@@ -243,14 +255,18 @@ class QuantizedModule(QParamsHolder):
             "plain codes, tell their scale and zero point with bind_inputs.",
         )
 
-    def bind_inputs(self, *qparams: QParams) -> Self:
+    def bind_inputs(self, *qparams: QParams | None) -> Self:
         """Fixes how plain codes are read, one `QParams` per input; returns the module itself.
 
+        None stands for an input of real numbers, float32, which modules with a weight take: they
+        compute in float32 with what the weight's codes stand for.
+
         Raises:
-            ArgumentError: More than one scale per input.
+            ArgumentError: More than one scale per input, or None for a module without a weight.
         """
         for given in qparams:
-            _check_per_tensor(self._get_name(), "input", given)
+            check_per_tensor(self._get_name(), "input", given)
+        self._check_real_inputs(None in qparams)
         for index in range(len(qparams), self._inputs or 0):
             self.set_qparams(f"input_{index}", None)
         for index, given in enumerate(qparams):
@@ -259,12 +275,19 @@ class QuantizedModule(QParamsHolder):
         return self
 
     @property
-    def input_qparams(self) -> tuple[QParams, ...] | None:
+    def input_qparams(self) -> tuple[QParams | None, ...] | None:
         """Parameters of the inputs given by `bind_inputs`; None if it was not called."""
         if self._inputs is None:
             return None
-        found = (self.get_qparams(f"input_{index}") for index in range(self._inputs))
-        return tuple(qparams for qparams in found if qparams is not None)
+        return tuple(self.get_qparams(f"input_{index}") for index in range(self._inputs))
+
+    def _check_real_inputs(self, real: bool) -> None:
+        if real and not self.has_weight:
+            raise ArgumentError(
+                f"{self._get_name()} takes codes only",
+                expected="a QParams for every input",
+                received="None",
+            )
 
     @property
     def output_qparams(self) -> QParams | None:
@@ -343,7 +366,8 @@ class QuantizedModule(QParamsHolder):
         own = {OUTPUT} if self.output_of in _OWN else set()
         own |= {WEIGHT} if self.has_weight else set()
         optional = {OUTPUT} if self.output_of is Output.OWN_OR_FLOAT else set()
-        if not inputs | own >= set(formats) >= inputs | (own - optional):
+        optional |= inputs if self.has_weight else set()
+        if not inputs | own >= set(formats) >= (inputs | own) - optional:
             raise FormatError(
                 f"{type(self).__name__}: formats of the wrong tensors",
                 expected=", ".join(sorted(inputs | own)) or "none",
@@ -375,19 +399,6 @@ class QuantizedModule(QParamsHolder):
 
     def _get_name(self) -> str:
         return f"Quantized{type(self).__name__}"
-
-
-def float_copy(value: Tensor | None) -> Tensor | None:
-    """A float32 copy of a parameter or buffer, outside of autograd; None stays None."""
-    return None if value is None else value.detach().to(torch.float32, copy=True)
-
-
-def _check_per_tensor(owner: str, what: str, qparams: QParams | None) -> None:
-    if qparams is not None and not qparams.per_tensor_granularity:
-        raise ArgumentError(
-            f"{owner}: the {what} needs one scale for the whole tensor",
-            received=qparams.granularity,
-        )
 
 
 def _tuples(value: Any) -> Any:

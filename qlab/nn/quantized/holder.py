@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qlab.dtypes import QDType, quint8
+from qlab.errors import ArgumentError
 from qlab.nn.quantized.format import CodeFormat
 from qlab.qparams import QParams
 
@@ -27,6 +28,25 @@ def qparams_of_numbers(scale: float, zero_point: int, dtype: QDType = quint8) ->
     return made.to(torch.get_default_device())
 
 
+def float_copy(value: Tensor | None) -> Tensor | None:
+    """A float32 copy of a parameter or buffer, outside of autograd; None stays None."""
+    return None if value is None else value.detach().to(torch.float32, copy=True)
+
+
+def storage_of(qparams: QParams | None) -> torch.dtype:
+    """The type of tensor that parameters describe; without them real numbers, float32."""
+    return torch.float32 if qparams is None else qparams.dtype.storage
+
+
+def check_per_tensor(owner: str, what: str, qparams: QParams | None) -> None:
+    """Raises `ArgumentError` if there are parameters, of more than one scale."""
+    if qparams is not None and not qparams.per_tensor_granularity:
+        raise ArgumentError(
+            f"{owner}: the {what} needs one scale for the whole tensor",
+            received=qparams.granularity,
+        )
+
+
 class QParamsHolder(nn.Module):
     """Scales and zero points as buffers, everything else about them as `CodeFormat`.
 
@@ -39,7 +59,7 @@ class QParamsHolder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self._formats: dict[str, CodeFormat] = {}
-        self._cache: dict[str, QParams] = {}
+        self._cache: dict[str, Any] = {}
 
     def set_qparams(self, role: str, qparams: QParams | None) -> None:
         """Stores the parameters of a role; None removes them.

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from qlab import ops
 from qlab.errors import UnsupportedError
 from qlab.nn import intrinsic as nni
-from qlab.nn.quantized.base import QuantizedModule, float_copy
-from qlab.nn.quantized.holder import OUTPUT, qparams_of_numbers
+from qlab.nn.quantized.base import QuantizedModule
+from qlab.nn.quantized.holder import OUTPUT, float_copy, qparams_of_numbers
 from qlab.qparams import QParams
 
 Affine = Tensor | None

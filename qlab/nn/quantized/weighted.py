@@ -7,14 +7,15 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from qlab import ops
 from qlab.dtypes import as_qdtype, qint8
 from qlab.errors import ArgumentError, DTypeError, ShapeError, UnsupportedError
 from qlab.granularity import Granularity, PerAxis, PerGroup, PerTensor
-from qlab.nn.quantized.base import Output, QuantizedModule, float_copy
+from qlab.nn.quantized.base import Output, QuantizedModule
 from qlab.nn.quantized.format import CodeFormat
-from qlab.nn.quantized.holder import OUTPUT, WEIGHT, qparams_of_numbers
+from qlab.nn.quantized.holder import OUTPUT, WEIGHT, float_copy, qparams_of_numbers
 from qlab.qparams import QParams, quantize
 from qlab.qtensor import QTensor
 
@@ -109,14 +110,29 @@ class WeightedModule(QuantizedModule):
         bias = source.bias() if isinstance(source, WeightedModule) else source.bias
         return {**super()._arguments_of(source), cls.bias_argument: bias is not None}
 
-    def compute(self, x: Tensor, x_qparams: QParams) -> Tensor:
-        """``relu(op(x, weight) + bias)`` on codes."""
+    def compute(self, x: Tensor, x_qparams: QParams | None) -> Tensor:
+        """``relu(op(x, weight) + bias)`` on codes; without ``x_qparams`` on real numbers."""
+        if x_qparams is None:
+            return self._on_real_numbers(x)
         return type(self).op(*self._call(x, x_qparams), **self._options(), packed=self._packed)
 
     def _call(self, x: Tensor, x_qparams: QParams) -> tuple[Any, ...]:
         buffers = self._buffers
         weight, bias = buffers["weight_codes"], buffers["bias_float"]
         return x, x_qparams, weight, self.weight_qparams, bias, self.get_qparams(OUTPUT)
+
+    def _on_real_numbers(self, x: Tensor) -> Tensor:
+        if "float" not in self._cache:
+            arguments = self._arguments_of(self)
+            bias = arguments.pop(self.bias_argument)
+            with torch.device("meta"):
+                self._cache["float"] = self.plain_float_type()(**arguments, bias=bias)
+        parameters = {"weight": self.weight().dequantize(), "bias": self.bias()}
+        parameters = {name: value for name, value in parameters.items() if value is not None}
+        real = functional_call(self._cache["float"], parameters, (x,))
+        real = real.relu() if self.relu else real
+        output = self.get_qparams(OUTPUT)
+        return real if output is None else quantize(real, output)
 
     def _shown_weight(self) -> list[str]:
         qparams = self.weight_qparams
@@ -144,6 +160,8 @@ class WeightedModule(QuantizedModule):
         """
         bound = self.input_qparams
         x_qparams = bound[0] if bound else qparams_of_numbers(1.0, 0)
+        if x_qparams is None:
+            return "the input is real numbers"
         codes = torch.zeros(self._example(), dtype=x_qparams.dtype.storage)
         call = self._call(codes.to(self.get_buffer("weight_codes").device), x_qparams)
         try:

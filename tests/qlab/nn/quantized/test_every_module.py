@@ -180,7 +180,9 @@ def test_a_configuration_that_does_not_fit_is_refused(row: Row):
     with pytest.raises(FormatError, match="Not a format of codes"):
         row.static.from_config({**config, "formats": formats})
     with pytest.raises(FormatError, match="formats of the wrong tensors"):
-        row.static.from_config({**config, "inputs": 1})
+        form = {"granularity": {"kind": "per_tensor"}, "quant_min": 0, "quant_max": 255}
+        formats = {**config["formats"], "input_7": {"dtype": "quint8", **form}}
+        row.static.from_config({**config, "formats": formats})
 
 
 @every_row

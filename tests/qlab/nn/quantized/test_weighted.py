@@ -10,12 +10,13 @@ from qlab import ops
 from qlab.dtypes import as_qdtype, qint8, quint8
 from qlab.errors import ArgumentError, DTypeError, ShapeError
 from qlab.granularity import PerAxis, PerGroup, PerTensor
+from qlab.nn.intrinsic.fold import core
 from qlab.nn.quantized.weighted import WeightedModule
 from qlab.qparams import QParams, dequantize, quantize
 from qlab.qtensor import QTensor
 from qlab.ranges import TensorSpec
 from qlab.registry import Row, row_for_module
-from tests.qlab.nn.quantized.examples import STATIC, example, run
+from tests.qlab.nn.quantized.examples import FLOAT, STATIC, example, run
 
 WEIGHTED = [row for row in STATIC if row.weight]
 GRANULARITIES = [PerTensor(), PerAxis(0), PerAxis(1), PerGroup(2, 1), PerGroup(1, 1)]
@@ -174,3 +175,33 @@ def test_a_module_follows_its_float_module(device: torch.device):
     made = quantized(module)
     assert made.weight().device.type == device.type
     assert {tensor.device.type for tensor in made.state_dict().values()} == {device.type}
+
+
+@every_row
+@pytest.mark.parametrize("output", [None, OUTPUT], ids=["float", "codes"])
+def test_real_numbers_in(row: Row, output: QParams | None):
+    """A layer whose weight alone is quantized."""
+    make, (shape,) = FLOAT[row.name]
+    module = make().eval()
+    spec = TensorSpec(as_qdtype("qint4"), symmetric=True, granularity=PerAxis(0))
+    weight = spec.qparams_of(row.static.weight_of(module))
+    made = row.static.from_qparams(module, weight=weight, output=output).bind_inputs(None)
+    layer, x = core(module), torch.randn(shape)
+    layer.weight.data = dequantize(quantize(layer.weight.data, weight), weight)
+    expected = layer(x).relu() if made.relu else layer(x)
+    result = made(x)
+    if output is None:
+        torch.testing.assert_close(result, expected)
+    else:
+        assert (result.int() - quantize(expected, output).int()).abs().max() <= 1
+    assert made.execution_reason == "the input is real numbers"
+    back = row.static.from_config(made.config())
+    back.load_state_dict(made.state_dict())
+    assert torch.equal(back(x), result)
+    with pytest.raises(DTypeError, match=r"Expected real numbers\. Received torch.uint8"):
+        made(x.to(torch.uint8))
+
+
+def test_only_weights_take_real_numbers():
+    with pytest.raises(ArgumentError, match=r"QuantizedELU takes codes only"):
+        nnq.ELU().bind_inputs(None)
