@@ -13,18 +13,23 @@ from qlab.granularity import (
     per_tensor_affine,
     per_tensor_symmetric,
 )
+from qlab.qconfig import QConfig, QConfigMapping
 from qlab.qparams import QParams
 from qlab.qtensor import QTensor, dequantize, quantize_per_channel, quantize_per_tensor
+from qlab.ranges import TensorSpec
 
 __all__ = [
     "Granularity",
     "PerAxis",
     "PerGroup",
     "PerTensor",
+    "QConfig",
+    "QConfigMapping",
     "QDType",
     "QParams",
     "QTensor",
     "QlabError",
+    "TensorSpec",
     "dequantize",
     "float8_e4m3fn",
     "float8_e5m2",

@@ -74,7 +74,14 @@ qint32 = _ALL["qint32"]
 float8_e4m3fn = _ALL["float8_e4m3fn"]
 float8_e5m2 = _ALL["float8_e5m2"]
 
-_TORCH_NAMES = {"uint8": "quint8", "int8": "qint8", "int16": "qint16", "int32": "qint32"}
+_TORCH_NAMES = {
+    "uint8": "quint8",
+    "int8": "qint8",
+    "uint16": "quint16",
+    "int16": "qint16",
+    "int32": "qint32",
+    "quint4x2": "quint4",
+}
 
 
 def all_dtypes() -> tuple[QDType, ...]:

@@ -35,7 +35,8 @@ class QParams:
 
     Attributes:
         scale: float32, shape ``granularity.scale_shape(tensor shape)``; real units per code.
-        zero_point: int32, same shape; the code that stands for 0.0. All 0 for float8.
+        zero_point: int32, same shape; the code that stands for 0.0. All 0 for float8. float32, and
+            then not always a code, where ranges need not contain 0 (embeddings).
         dtype: The quantized data type.
         granularity: Which elements share a scale.
         quant_min: Smallest code in use; the type's own if not given.
@@ -165,6 +166,7 @@ def choose_qparams(
     quant_min: int | None = None,
     quant_max: int | None = None,
     eps: float = EPS,
+    float_zero_point: bool = False,
 ) -> QParams:
     """Scale and zero point that cover a range.
 
@@ -173,7 +175,9 @@ def choose_qparams(
     - affine: ``s = max((max - min) / n, eps)``, ``z = clamp(quant_min - rint(min / s))``
     - symmetric: ``s = max(max(-min, max) / (n / 2), eps)``, ``z`` = 0 for signed types, else the
       middle code: half the number of codes (128 for quint8), or ``(quant_min + quant_max) // 2``
-      where a narrower range was asked for
+      where the range of codes was given
+    - float zero point: ``s = (max - min) / n``, or 1 where that is at most ``eps``;
+      ``z = -min / s`` in float32. The range is not widened.
     - float8: ``s = max(max(-min, max) / largest finite value, eps)``, ``z = 0``
 
     An all-zero range gives ``s = eps``: every element then quantizes to ``z`` exactly.
@@ -187,21 +191,33 @@ def choose_qparams(
         quant_min: Smallest code to use; the type's own by default.
         quant_max: Largest code to use; the type's own by default.
         eps: Smallest scale, real units per code; float32's machine epsilon in the reference.
+        float_zero_point: Let the zero point be any real number, as the reference does for the
+            rows of an embedding.
 
     Returns:
-        `QParams` with float32 scales and int32 zero points of the range's shape.
+        `QParams` with float32 scales and int32 zero points of the range's shape (float32 zero
+        points with ``float_zero_point``).
 
     Raises:
         UncalibratedError: ``min_val > max_val`` (no data was seen; min = +inf, max = -inf).
         NonFiniteError: NaN or infinity in a range.
         ShapeError: The two shapes differ.
-        ArgumentError: Codes outside the type, or ``eps`` not positive.
+        ArgumentError: Codes outside the type, ``eps`` not positive, or a float zero point of a
+            symmetric or float8 type.
     """
     dtype = as_qdtype(dtype)
     low = dtype.quant_min if quant_min is None else quant_min
     high = dtype.quant_max if quant_max is None else quant_max
     check_quant_range(dtype, low, high)
     _check_range(min_val, max_val, eps)
+    granularity = granularity or PerTensor()
+    if float_zero_point:
+        if symmetric or dtype.is_float:
+            raise ArgumentError(
+                "A float zero point belongs to affine integers", received=dtype.name
+            )
+        scale, offset = _float_qparams(min_val.float(), max_val.float(), float(high - low), eps)
+        return QParams(scale, offset, dtype, granularity, low, high)
     smallest = min_val.to(torch.float32).clamp(max=0.0)
     largest = max_val.to(torch.float32).clamp(min=0.0)
     zero_point = torch.zeros_like(smallest, dtype=torch.int32)
@@ -210,19 +226,23 @@ def choose_qparams(
     elif symmetric:
         scale = torch.maximum(-smallest, largest) / (float(high - low) / 2)
         if not dtype.signed:
-            zero_point = torch.full_like(zero_point, _middle_code(dtype, low, high))
+            given = quant_min is not None and quant_max is not None
+            middle = (low + high) // 2 if given else dtype.levels // 2
+            zero_point = torch.full_like(zero_point, middle)
     else:
         # Halves are subtracted so that a range of ±3e38 does not overflow float32.
         scale = (largest / 2 - smallest / 2) / (float(high - low) / 2)
     scale = scale.clamp(min=eps)
     if not (dtype.is_float or symmetric):
-        zero_point = (low - torch.round(smallest / scale)).clamp(low, high).to(torch.int32)
-    return QParams(scale, zero_point, dtype, granularity or PerTensor(), low, high)
+        steps = torch.round(smallest / scale).to(torch.int64)  # float32 is too coarse for qint32
+        zero_point = (low - steps).clamp(low, high).to(torch.int32)
+    return QParams(scale, zero_point, dtype, granularity, low, high)
 
 
-def _middle_code(dtype: QDType, low: int, high: int) -> int:
-    full = (low, high) == (dtype.quant_min, dtype.quant_max)
-    return dtype.levels // 2 if full else (low + high) // 2
+def _float_qparams(low: Tensor, high: Tensor, steps: float, eps: float) -> tuple[Tensor, Tensor]:
+    scale = (high - low) / steps
+    scale = torch.where(scale > eps, scale, 1.0)
+    return scale, -low / scale
 
 
 def _check_range(min_val: Tensor, max_val: Tensor, eps: float) -> None:
@@ -318,8 +338,15 @@ def quantize_round_first(x: Tensor, qparams: QParams) -> Tensor:
     x = x.to(torch.float32)
     if qparams.dtype.is_float:
         return _float8_values(x, scale, qparams)
-    rounded = torch.round(x * (1.0 / scale)) + zero_point
+    rounded = _rounded_first(x, scale, zero_point)
     return _to_codes(rounded, zero_point, qparams).to(qparams.dtype.storage)
+
+
+def _rounded_first(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    scaled = x * (1.0 / scale)
+    if zero_point.is_floating_point():  # not a code itself, so there is nothing to round before it
+        return torch.round(scaled + zero_point)
+    return torch.round(scaled) + zero_point
 
 
 def dequantize(codes: Tensor, qparams: QParams) -> Tensor:
@@ -363,7 +390,7 @@ class _StraightThrough(torch.autograd.Function):
             inside = (scaled >= qparams.quant_min) & (scaled <= qparams.quant_max)
             result = _float8_values(wide, scale, qparams).to(torch.float32) * scale
         else:
-            rounded = torch.round(wide * (1.0 / scale)) + zero_point
+            rounded = _rounded_first(wide, scale, zero_point)
             inside = (rounded >= qparams.quant_min) & (rounded <= qparams.quant_max)
             result = (_to_codes(rounded, zero_point, qparams) - zero_point) * scale
         ctx.save_for_backward(inside)

@@ -43,6 +43,8 @@ class TensorSpec:
         quant_max: Largest code to use; the type's own if None.
         reduce_range: Halve the codes, for kernels whose sums saturate.
         eps: Smallest scale, real units per code.
+        float_zero_point: Let the zero point be any real number (the reference's scheme for the
+            rows of an embedding).
 
     Raises:
         UnknownNameError: No data type has this name.
@@ -60,6 +62,7 @@ class TensorSpec:
     quant_max: int | None = None
     reduce_range: bool = False
     eps: float = EPS
+    float_zero_point: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dtype", as_qdtype(self.dtype))
@@ -98,7 +101,8 @@ class TensorSpec:
 
     def choose(self, min_val: Tensor, max_val: Tensor) -> QParams:
         """Scale and zero point that cover a range; see `qlab.qparams.choose_qparams`."""
-        low, high = self.limits
+        given = self.reduce_range or (self.quant_min, self.quant_max) != (None, None)
+        low, high = self.limits if given else (None, None)
         return choose_qparams(
             min_val,
             max_val,
@@ -108,6 +112,7 @@ class TensorSpec:
             quant_min=low,
             quant_max=high,
             eps=self.eps,
+            float_zero_point=self.float_zero_point,
         )
 
     def qparams(self, stats: TensorStats) -> QParams:
@@ -210,6 +215,8 @@ class TensorSpec:
         low, high = self.limits
         if self.limits != (self.dtype.quant_min, self.dtype.quant_max):
             words.append(f"in codes {low} to {high}")
+        if self.float_zero_point:
+            words.append("with float zero points")
         return f"{' '.join(words)}, {self.policy.label}"
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,0 +1,395 @@
+"""Fake quantization: a tensor rounded to what codes can express, with a gradient, for training."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qlab.dtypes import integer, qint8, quint8
+from qlab.errors import ArgumentError, UnsupportedError
+from qlab.granularity import (
+    PerAxis,
+    PerTensor,
+    per_channel_affine_float_qparams,
+    per_channel_symmetric,
+    per_tensor_affine,
+    per_tensor_symmetric,
+)
+from qlab.observers import (
+    ActivationPostProcess,
+    FixedQParamsObserver,
+    HistogramObserver,
+    MovingAverageMinMaxObserver,
+    MovingAveragePerChannelMinMaxObserver,
+    default_fixed_qparams_range_0to1_observer,
+    default_fixed_qparams_range_neg1to1_observer,
+    register_observer,
+    scheme_of,
+)
+from qlab.qparams import QParams, fake_quantize
+from qlab.ranges import TensorSpec
+
+__all__ = [
+    "FakeQuantize",
+    "FakeQuantizeBase",
+    "FixedQParamsFakeQuantize",
+    "FusedMovingAvgObsFakeQuantize",
+    "default_affine_fixed_qparams_fake_quant",
+    "default_dynamic_fake_quant",
+    "default_embedding_fake_quant",
+    "default_embedding_fake_quant_4bit",
+    "default_fake_quant",
+    "default_fixed_qparams_range_0to1_fake_quant",
+    "default_fixed_qparams_range_neg1to1_fake_quant",
+    "default_fused_act_fake_quant",
+    "default_fused_per_channel_wt_fake_quant",
+    "default_fused_wt_fake_quant",
+    "default_histogram_fake_quant",
+    "default_per_channel_weight_fake_quant",
+    "default_symmetric_fixed_qparams_fake_quant",
+    "default_weight_fake_quant",
+    "disable_fake_quant",
+    "disable_observer",
+    "enable_fake_quant",
+    "enable_observer",
+    "fused_per_channel_wt_fake_quant_range_neg_127_to_127",
+    "fused_wt_fake_quant_range_neg_127_to_127",
+]
+
+
+class FakeQuantizeBase(ActivationPostProcess):
+    """Base of the fake quantizers: two switches, kept as buffers so that they are saved.
+
+    Attributes:
+        fake_quant_enabled: uint8 ``(1,)``: 1 while values are rounded.
+        observer_enabled: uint8 ``(1,)``: 1 while scale and zero point follow the data.
+    """
+
+    fake_quant_enabled: Tensor
+    observer_enabled: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("fake_quant_enabled", torch.ones(1, dtype=torch.uint8))
+        self.register_buffer("observer_enabled", torch.ones(1, dtype=torch.uint8))
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Observes and rounds ``x``, as far as switched on."""
+
+    def enable_fake_quant(self, enabled: bool = True) -> None:
+        """Switches the rounding on or off."""
+        self.fake_quant_enabled.fill_(int(enabled))
+
+    def disable_fake_quant(self) -> None:
+        """Switches the rounding off."""
+        self.enable_fake_quant(False)
+
+    def enable_observer(self, enabled: bool = True) -> None:
+        """Switches the following of the data on or off."""
+        self.observer_enabled.fill_(int(enabled))
+
+    def disable_observer(self) -> None:
+        """Freezes scale and zero point."""
+        self.enable_observer(False)
+
+
+class FakeQuantize(FakeQuantizeBase):
+    """``(clamp(rint(x / scale) + zero_point, quant_min, quant_max) - zero_point) * scale``.
+
+    The gradient is the straight-through estimate: 1 where the code lies in range, 0 elsewhere.
+
+    Args:
+        observer: Class or factory of the observer that chooses scale and zero point.
+        quant_min: Smallest code; the type's own if None. Needs ``quant_max``.
+        quant_max: Largest code; the type's own if None. Needs ``quant_min``.
+        is_dynamic: Whether scale and zero point shall be found anew for every input.
+        observer_kwargs: Arguments of the observer.
+
+    Attributes:
+        activation_post_process: The observer.
+        scale: float32 buffer, real units per code: ``(1,)`` or ``(channels,)``.
+        zero_point: int32 buffer (float32 for float zero points), the shape of ``scale``.
+
+    Raises:
+        ArgumentError: Codes that do not fit the type, or are not in order.
+        UnsupportedError: An observer without scale and zero point.
+
+    Source: the reference's ``torch.ao.quantization.fake_quantize.FakeQuantize``; Bengio et al.
+    2013 for the gradient.
+    """
+
+    shaped_by_data = ("scale", "zero_point")
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(
+        self,
+        observer: Callable[..., Any] = MovingAverageMinMaxObserver,
+        quant_min: int | None = None,
+        quant_max: int | None = None,
+        is_dynamic: bool = False,
+        **observer_kwargs: Any,
+    ) -> None:
+        super().__init__()
+        if (quant_min is None) != (quant_max is None):
+            raise ArgumentError(
+                "FakeQuantize: quant_min and quant_max go together",
+                received=f"quant_min={quant_min}, quant_max={quant_max}",
+            )
+        if quant_min is not None:
+            observer_kwargs |= {"quant_min": quant_min, "quant_max": quant_max}
+        if is_dynamic:
+            observer_kwargs["is_dynamic"] = True
+        made = observer(**observer_kwargs)
+        spec = made.spec if isinstance(made, ActivationPostProcess) else None
+        if spec is None:
+            raise UnsupportedError(
+                "FakeQuantize needs an observer that chooses scale and zero point",
+                received=repr(observer),
+                fix="Use MovingAverageMinMaxObserver, for example.",
+            )
+        self.activation_post_process = made
+        self._spec = spec
+        self.is_dynamic = is_dynamic
+        self.quant_min, self.quant_max = spec.limits
+        self.dtype = spec.dtype
+        self.qscheme = scheme_of(spec)
+        self.is_per_channel = not isinstance(spec.granularity, PerTensor)
+        self.ch_axis = spec.granularity.axis if isinstance(spec.granularity, PerAxis) else -1
+        zero_type = torch.float32 if spec.float_zero_point else torch.int32
+        self.register_buffer("scale", torch.ones(1))
+        self.register_buffer("zero_point", torch.zeros(1, dtype=zero_type))
+
+    @property
+    def spec(self) -> TensorSpec:
+        """How the tensor is to be quantized."""
+        return self._spec
+
+    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+        """Scale and zero point of the observer, as 1-d tensors.
+
+        Raises:
+            UncalibratedError: No data was seen.
+        """
+        return self.activation_post_process.calculate_qparams()
+
+    def qparams(self) -> QParams:
+        """Scale and zero point of the observer.
+
+        Raises:
+            UncalibratedError: No data was seen.
+        """
+        return self.activation_post_process.qparams()
+
+    def current_qparams(self) -> QParams:
+        """Scale and zero point that `forward` rounds with: 1 and 0 before any data."""
+        shape = self.scale.shape if self.is_per_channel else ()
+        scale, zero_point = self.scale.reshape(shape), self.zero_point.reshape(shape)
+        spec = self._spec
+        return QParams(scale, zero_point, spec.dtype, spec.granularity, *spec.limits)
+
+    def observe(self, x: Tensor) -> None:
+        """Lets scale and zero point follow ``x``."""
+        self.activation_post_process(x)
+        scale, zero_point = self.calculate_qparams()
+        if self.scale.shape != scale.shape:
+            self.scale.resize_(scale.shape)
+            self.zero_point.resize_(zero_point.shape)
+        self.scale.copy_(scale)
+        self.zero_point.copy_(zero_point)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Observes and rounds, as far as switched on.
+
+        Args:
+            x: Real numbers, any floating dtype and shape that the observer takes. An empty tensor
+                passes through.
+
+        Returns:
+            The dtype and shape of ``x``.
+        """
+        if not x.numel():
+            return x
+        if self.observer_enabled[0] == 1:
+            self.observe(x.detach())
+        if self.fake_quant_enabled[0] == 1:
+            return fake_quantize(x, self.current_qparams())
+        return x
+
+    def extra_repr(self) -> str:
+        return (
+            f"fake_quant_enabled={self.fake_quant_enabled}, "
+            f"observer_enabled={self.observer_enabled}, quant_min={self.quant_min}, "
+            f"quant_max={self.quant_max}, dtype={self.dtype}, qscheme={self.qscheme}, "
+            f"ch_axis={self.ch_axis}, scale={self.scale}, zero_point={self.zero_point}"
+        )
+
+
+class FixedQParamsFakeQuantize(FakeQuantize):
+    """Fake quantization with a scale and zero point that are known beforehand.
+
+    Args:
+        observer: Factory of a `FixedQParamsObserver`.
+
+    Raises:
+        UnsupportedError: A factory of another observer.
+    """
+
+    def __init__(self, observer: Callable[..., Any]) -> None:
+        super().__init__(observer)
+        if not isinstance(self.activation_post_process, FixedQParamsObserver):
+            raise UnsupportedError(
+                "FixedQParamsFakeQuantize rounds with a scale known beforehand",
+                expected="a factory of FixedQParamsObserver",
+                received=repr(observer),
+            )
+        self.scale = self.activation_post_process.scale
+        self.zero_point = self.activation_post_process.zero_point
+
+    def observe(self, x: Tensor) -> None:
+        """Nothing follows the data."""
+
+
+class FusedMovingAvgObsFakeQuantize(FakeQuantize):
+    """`FakeQuantize` whose observer is a moving average; the reference's default in training.
+
+    Args:
+        observer: `MovingAverageMinMaxObserver` or `MovingAveragePerChannelMinMaxObserver`.
+        quant_min: Smallest code.
+        quant_max: Largest code.
+        observer_kwargs: Arguments of the observer.
+
+    Raises:
+        UnsupportedError: Another observer.
+    """
+
+    def __init__(
+        self,
+        observer: Callable[..., Any] = MovingAverageMinMaxObserver,
+        quant_min: int = 0,
+        quant_max: int = 255,
+        **observer_kwargs: Any,
+    ) -> None:
+        super().__init__(observer, quant_min, quant_max, **observer_kwargs)
+        averages = (MovingAverageMinMaxObserver, MovingAveragePerChannelMinMaxObserver)
+        if not isinstance(self.activation_post_process, averages):
+            raise UnsupportedError(
+                "FusedMovingAvgObsFakeQuantize follows a moving average",
+                expected=" or ".join(cls.__name__ for cls in averages),
+                received=repr(observer),
+                fix="Use FakeQuantize for other observers.",
+            )
+
+
+def disable_fake_quant(mod: nn.Module) -> None:
+    """Switches a fake quantizer's rounding off; for ``model.apply(...)``."""
+    if isinstance(mod, FakeQuantizeBase):
+        mod.disable_fake_quant()
+
+
+def enable_fake_quant(mod: nn.Module) -> None:
+    """Switches a fake quantizer's rounding on; for ``model.apply(...)``."""
+    if isinstance(mod, FakeQuantizeBase):
+        mod.enable_fake_quant()
+
+
+def disable_observer(mod: nn.Module) -> None:
+    """Freezes a fake quantizer's scale and zero point; for ``model.apply(...)``."""
+    if isinstance(mod, FakeQuantizeBase):
+        mod.disable_observer()
+
+
+def enable_observer(mod: nn.Module) -> None:
+    """Lets a fake quantizer's scale and zero point follow the data; for ``model.apply(...)``."""
+    if isinstance(mod, FakeQuantizeBase):
+        mod.enable_observer()
+
+
+for _fake_quantizer in (FakeQuantize, FixedQParamsFakeQuantize, FusedMovingAvgObsFakeQuantize):
+    register_observer(_fake_quantizer)
+
+default_fake_quant = FakeQuantize.with_args(
+    observer=MovingAverageMinMaxObserver,
+    quant_min=0,
+    quant_max=255,
+    dtype=quint8,
+    qscheme=per_tensor_affine,
+    reduce_range=True,
+)
+default_weight_fake_quant = FakeQuantize.with_args(
+    observer=MovingAverageMinMaxObserver,
+    quant_min=-128,
+    quant_max=127,
+    dtype=qint8,
+    qscheme=per_tensor_symmetric,
+    reduce_range=False,
+)
+default_per_channel_weight_fake_quant = FakeQuantize.with_args(
+    observer=MovingAveragePerChannelMinMaxObserver,
+    quant_min=-128,
+    quant_max=127,
+    dtype=qint8,
+    qscheme=per_channel_symmetric,
+    reduce_range=False,
+    ch_axis=0,
+)
+default_dynamic_fake_quant = FakeQuantize.with_args(
+    observer=MovingAverageMinMaxObserver,
+    quant_min=0,
+    quant_max=255,
+    is_dynamic=True,
+    dtype=quint8,
+    averaging_constant=1,
+)
+default_histogram_fake_quant = default_fake_quant.with_args(observer=HistogramObserver)
+default_embedding_fake_quant = FakeQuantize.with_args(
+    observer=MovingAveragePerChannelMinMaxObserver,
+    qscheme=per_channel_affine_float_qparams,
+    dtype=quint8,
+    quant_min=0,
+    quant_max=255,
+    ch_axis=0,
+    averaging_constant=1,
+)
+default_embedding_fake_quant_4bit = FakeQuantize.with_args(
+    observer=MovingAveragePerChannelMinMaxObserver,
+    qscheme=per_channel_affine_float_qparams,
+    dtype=integer(4, signed=False),
+    ch_axis=0,
+    averaging_constant=1,
+)
+
+default_fixed_qparams_range_neg1to1_fake_quant = FixedQParamsFakeQuantize.with_args(
+    observer=default_fixed_qparams_range_neg1to1_observer
+)
+default_fixed_qparams_range_0to1_fake_quant = FixedQParamsFakeQuantize.with_args(
+    observer=default_fixed_qparams_range_0to1_observer
+)
+default_symmetric_fixed_qparams_fake_quant = default_fixed_qparams_range_neg1to1_fake_quant
+default_affine_fixed_qparams_fake_quant = default_fixed_qparams_range_0to1_fake_quant
+
+default_fused_act_fake_quant = FusedMovingAvgObsFakeQuantize.with_args(
+    observer=MovingAverageMinMaxObserver, quant_min=0, quant_max=255, dtype=quint8
+)
+default_fused_wt_fake_quant = FusedMovingAvgObsFakeQuantize.with_args(
+    observer=MovingAverageMinMaxObserver,
+    quant_min=-128,
+    quant_max=127,
+    dtype=qint8,
+    qscheme=per_tensor_symmetric,
+)
+default_fused_per_channel_wt_fake_quant = default_fused_wt_fake_quant.with_args(
+    observer=MovingAveragePerChannelMinMaxObserver, qscheme=per_channel_symmetric
+)
+fused_wt_fake_quant_range_neg_127_to_127 = default_fused_wt_fake_quant.with_args(
+    quant_min=-127, quant_max=127, eps=2**-12
+)
+fused_per_channel_wt_fake_quant_range_neg_127_to_127 = (
+    default_fused_per_channel_wt_fake_quant.with_args(quant_min=-127, quant_max=127, eps=2**-12)
+)

@@ -1,0 +1,319 @@
+"""What observers and fake quantizers have in common, and the factories that qconfigs hold."""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypedDict
+
+import torch
+from torch import Tensor, nn
+
+from qlab.dtypes import QDType, as_qdtype
+from qlab.errors import ArgumentError, UncalibratedError, UnsupportedError
+from qlab.granularity import QScheme, per_channel_affine_float_qparams, per_tensor_affine
+from qlab.qparams import EPS, QParams
+from qlab.ranges import MinMax, RangePolicy, TensorSpec
+
+DTypeLike = QDType | torch.dtype | str
+
+
+@dataclass(frozen=True)
+class Partial:
+    """A factory: a class and the arguments to build it with; frozen, comparable, hashable.
+
+    What ``Observer.with_args(...)`` returns and a `QConfig` holds. Calling it makes a new instance.
+
+    Attributes:
+        func: The observer or fake-quantize class.
+        arguments: ``(name, value)`` pairs, sorted by name.
+        callable_arguments: ``(name, function)`` pairs; each function is called for its argument
+            whenever an instance is made.
+    """
+
+    func: Callable[..., Any]
+    arguments: tuple[tuple[str, Any], ...] = ()
+    callable_arguments: tuple[tuple[str, Callable[[], Any]], ...] = ()
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """The arguments as a new dict."""
+        return dict(self.arguments)
+
+    @property
+    def p(self) -> functools.partial[Any]:
+        """The same as a `functools.partial`, where the reference's factories keep theirs."""
+        return functools.partial(self.func, **self.keywords)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        made = {name: make() for name, make in self.callable_arguments if name not in kwargs}
+        return self.func(*args, **{**self.keywords, **made, **kwargs})
+
+    def with_args(self, **kwargs: Any) -> Partial:
+        """The same factory with further or other arguments."""
+        return Partial(self.func, _pairs(self.keywords | kwargs), self.callable_arguments)
+
+    def with_callable_args(self, **kwargs: Callable[[], Any]) -> Partial:
+        """The same factory with arguments that are computed for each instance."""
+        merged = dict(self.callable_arguments) | kwargs
+        return Partial(self.func, self.arguments, _pairs(merged))
+
+    def __repr__(self) -> str:
+        name = getattr(self.func, "__name__", repr(self.func))
+        shown = [f"{key}={value!r}" for key, value in self.arguments]
+        shown += [f"{key}={make!r}()" for key, make in self.callable_arguments]
+        return f"{name}.with_args({', '.join(shown)})"
+
+
+def _pairs(arguments: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(arguments.items()))
+
+
+class ActivationPostProcess(nn.Module, ABC):
+    """An observer or a fake quantizer: what prepare puts behind a tensor."""
+
+    shaped_by_data: ClassVar[tuple[str, ...]] = ()
+    """Buffers whose shape the first data decides; loading a state dict gives them its shapes."""
+
+    dtype: QDType | torch.dtype
+
+    @property
+    @abstractmethod
+    def spec(self) -> TensorSpec | None:
+        """How the tensor is to be quantized; None where it stays in floating point."""
+
+    @abstractmethod
+    def qparams(self) -> QParams:
+        """Scale and zero point from the data seen so far.
+
+        Raises:
+            UncalibratedError: No data was seen.
+        """
+
+    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+        """Scale (float32) and zero point (int32) as 1-d tensors, one element per scale.
+
+        Raises:
+            UncalibratedError: No data was seen.
+        """
+        qparams = self.qparams()
+        return torch.atleast_1d(qparams.scale), torch.atleast_1d(qparams.zero_point)
+
+    @classmethod
+    def with_args(cls, **kwargs: Any) -> Partial:
+        """A factory of this class with arguments filled in.
+
+        Example:
+            >>> from qlab.observers import MinMaxObserver
+            >>> MinMaxObserver.with_args(reduce_range=True)().quant_max
+            127
+        """
+        return Partial(cls, _pairs(kwargs))
+
+    @classmethod
+    def with_callable_args(cls, **kwargs: Callable[[], Any]) -> Partial:
+        """A factory of this class with arguments that are computed for each instance."""
+        return Partial(cls, (), _pairs(kwargs))
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        for name in self.shaped_by_data:
+            if prefix + name in state_dict:
+                old, new = self.get_buffer(name), state_dict[prefix + name]
+                setattr(self, name, torch.empty_like(new, device=old.device, dtype=old.dtype))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+class ObserverBase(ActivationPostProcess):
+    """Base of every observer: `forward` looks at a tensor and returns it unchanged.
+
+    Args:
+        dtype: The quantized data type, or a floating-point ``torch.dtype``.
+        is_dynamic: Whether scale and zero point shall be found anew for every input.
+    """
+
+    def __init__(self, dtype: DTypeLike, is_dynamic: bool = False) -> None:
+        super().__init__()
+        self.dtype = _any_dtype(dtype)
+        self.is_dynamic = is_dynamic
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Looks at ``x`` (any shape) and returns it."""
+
+    def reset_min_max_vals(self) -> None:
+        """Forgets all data.
+
+        Raises:
+            UnsupportedError: The observer keeps no range.
+        """
+        raise UnsupportedError(f"{type(self).__name__} keeps no range that could be reset")
+
+
+def _any_dtype(dtype: DTypeLike) -> QDType | torch.dtype:
+    plain = isinstance(dtype, torch.dtype) and dtype.is_floating_point and dtype.itemsize > 1
+    return dtype if isinstance(dtype, torch.dtype) and plain else as_qdtype(dtype)
+
+
+class ObserverOptions(TypedDict, total=False):
+    """Arguments that every `UniformQuantizationObserverBase` takes and hands on; see there."""
+
+    dtype: DTypeLike
+    qscheme: QScheme | Any
+    reduce_range: bool
+    quant_min: int | None
+    quant_max: int | None
+    factory_kwargs: dict[str, Any] | None
+    eps: float
+    is_dynamic: bool
+
+
+class UniformQuantizationObserverBase(ObserverBase):
+    """Base of the observers that choose a range, and from it scale and zero point.
+
+    Args:
+        dtype: The quantized data type.
+        qscheme: Per tensor or per channel, affine or symmetric.
+        reduce_range: Halve the codes, for kernels whose sums saturate.
+        quant_min: Smallest code to use; the type's own if None.
+        quant_max: Largest code to use; the type's own if None.
+        factory_kwargs: ``device`` and ``dtype`` of the buffers.
+        eps: Smallest scale, real units per code.
+        is_dynamic: Whether scale and zero point shall be found anew for every input.
+        policy: How the range is chosen; `MinMax` if None.
+        ch_axis: The axis of the channels, where ``qscheme`` is per channel.
+
+    Attributes:
+        min_val: float32 buffer: smallest value of the range seen, ``()`` or ``(channels,)``.
+        max_val: float32 buffer: largest value of the range seen, the shape of ``min_val``.
+        quant_min: Smallest code in use, after ``reduce_range``.
+        quant_max: Largest code in use, after ``reduce_range``.
+
+    Raises:
+        DTypeError: Not a quantized data type.
+        ArgumentError: Codes that do not fit the type, or do not include 0.
+        UnsupportedError: A scheme that this observer does not do, or ``reduce_range`` with
+            symmetric unsigned codes, whose middle would move.
+    """
+
+    schemes: ClassVar[tuple[QScheme, ...]] = tuple(QScheme)
+    """The schemes this class does."""
+
+    min_val: Tensor
+    max_val: Tensor
+    eps: Tensor
+
+    def __init__(
+        self,
+        dtype: DTypeLike = "quint8",
+        qscheme: QScheme | Any = per_tensor_affine,
+        reduce_range: bool = False,
+        quant_min: int | None = None,
+        quant_max: int | None = None,
+        factory_kwargs: dict[str, Any] | None = None,
+        eps: float = EPS,
+        is_dynamic: bool = False,
+        *,
+        policy: RangePolicy | None = None,
+        ch_axis: int = 0,
+    ) -> None:
+        super().__init__(as_qdtype(dtype), is_dynamic)
+        self.qscheme = QScheme.parse(qscheme)
+        self._check_scheme(reduce_range)
+        self.reduce_range = reduce_range
+        self.ch_axis = ch_axis if self.qscheme.per_channel else -1
+        self._spec = TensorSpec(
+            as_qdtype(dtype),
+            self.qscheme.symmetric,
+            self.qscheme.granularity(ch_axis),
+            policy or MinMax(),
+            quant_min,
+            quant_max,
+            reduce_range,
+            eps,
+            self.qscheme is per_channel_affine_float_qparams,
+        )
+        self.quant_min, self.quant_max = self._spec.limits
+        if not self.quant_min <= 0 <= self.quant_max:
+            raise ArgumentError(
+                f"{type(self).__name__}: the codes must include 0",
+                expected="quant_min <= 0 <= quant_max",
+                received=f"quant_min={self.quant_min}, quant_max={self.quant_max}",
+            )
+        options = factory_kwargs or {}
+        self.register_buffer("eps", torch.tensor([eps], **options))
+        empty = (torch.inf, -torch.inf) if not self.qscheme.per_channel else ([], [])
+        for name, value in zip(("min_val", "max_val"), empty, strict=True):
+            self.register_buffer(name, torch.tensor(value, **options))
+
+    def _check_scheme(self, reduce_range: bool) -> None:
+        if self.qscheme not in self.schemes:
+            raise UnsupportedError(
+                f"{type(self).__name__} does not do this quantization scheme",
+                expected=" or ".join(scheme.value for scheme in self.schemes),
+                received=self.qscheme.value,
+                fix="PerChannelMinMaxObserver is per channel, MinMaxObserver per tensor.",
+            )
+        if reduce_range and self.qscheme.symmetric and not as_qdtype(self.dtype).signed:
+            raise UnsupportedError(
+                "reduce_range would move the middle code of symmetric unsigned codes",
+                received=f"{as_qdtype(self.dtype).name}, {self.qscheme.value}",
+                fix="Use a signed type, an affine scheme, or quant_min and quant_max.",
+            )
+
+    @property
+    def spec(self) -> TensorSpec:
+        """How the tensor is to be quantized."""
+        return self._spec
+
+    @property
+    def policy(self) -> RangePolicy:
+        """How the range is chosen."""
+        return self._spec.policy
+
+    def qparams(self) -> QParams:
+        """Scale and zero point from the data seen so far, on the device of the buffers.
+
+        Raises:
+            UncalibratedError: No data was seen.
+        """
+        self.require_data()
+        return self._spec.choose(self.min_val, self.max_val)
+
+    def require_data(self) -> None:
+        """Raises `UncalibratedError` unless some data was seen."""
+        if not self.min_val.numel() or bool((self.min_val > self.max_val).any()):
+            raise UncalibratedError(
+                f"{type(self).__name__} has seen no data to choose a scale from",
+                fix="Run calibration data through the prepared model (or the observer) first.",
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Takes ``x`` into the range; an empty tensor changes nothing.
+
+        Args:
+            x: Real numbers, any shape that has the channel axis. NaN and infinities are left out.
+
+        Returns:
+            ``x`` itself.
+        """
+        if x.numel():
+            self.observe(x.detach())
+        return x
+
+    @abstractmethod
+    def observe(self, x: Tensor) -> None:
+        """Takes a tensor with at least one element into the range."""
+
+    def reset_min_max_vals(self) -> None:
+        """Forgets all data."""
+        per_channel = self.qscheme.per_channel
+        for name, value in (("min_val", torch.inf), ("max_val", -torch.inf)):
+            old = self.get_buffer(name)
+            setattr(self, name, old.new_empty(0) if per_channel else torch.full_like(old, value))
+
+    def extra_repr(self) -> str:
+        return f"min_val={self.min_val}, max_val={self.max_val}"

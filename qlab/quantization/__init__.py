@@ -1,0 +1,6 @@
+"""Face of `torch.ao.quantization`: its names, from where qlab has them. Nothing is defined here."""
+
+from qlab.quantization.fake_quantize import *  # noqa: F403
+from qlab.quantization.observer import *  # noqa: F403
+from qlab.quantization.qconfig import *  # noqa: F403
+from qlab.quantization.qconfig_mapping import *  # noqa: F403

@@ -1,0 +1,68 @@
+"""The drop-in names of the reference are where its users look for them."""
+
+import importlib
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+
+import qlab
+import qlab.quantization
+
+NAMES = {
+    "observer": """
+        ObserverBase MinMaxObserver MovingAverageMinMaxObserver PerChannelMinMaxObserver
+        MovingAveragePerChannelMinMaxObserver HistogramObserver PlaceholderObserver
+        RecordingObserver NoopObserver get_observer_state_dict load_observer_state_dict
+        default_observer default_placeholder_observer default_debug_observer
+        default_weight_observer default_histogram_observer default_per_channel_weight_observer
+        default_dynamic_quant_observer default_float_qparams_observer
+        UniformQuantizationObserverBase FixedQParamsObserver ReuseInputObserver
+    """,
+    "fake_quantize": """
+        FakeQuantizeBase FakeQuantize FixedQParamsFakeQuantize FusedMovingAvgObsFakeQuantize
+        default_fake_quant default_weight_fake_quant default_per_channel_weight_fake_quant
+        default_histogram_fake_quant default_fused_act_fake_quant default_fused_wt_fake_quant
+        default_fused_per_channel_wt_fake_quant disable_fake_quant enable_fake_quant
+        disable_observer enable_observer
+    """,
+    "qconfig": """
+        QConfig default_qconfig default_debug_qconfig default_per_channel_qconfig
+        default_dynamic_qconfig float16_dynamic_qconfig float16_static_qconfig
+        per_channel_dynamic_qconfig float_qparams_weight_only_qconfig default_qat_qconfig
+        default_weight_only_qconfig default_activation_only_qconfig default_qat_qconfig_v2
+        get_default_qconfig get_default_qat_qconfig default_embedding_qat_qconfig
+    """,
+    "qconfig_mapping": """
+        QConfigMapping get_default_qconfig_mapping get_default_qat_qconfig_mapping
+    """,
+}
+
+
+@pytest.mark.parametrize("module", NAMES)
+def test_names_are_in_the_submodule_and_in_the_package(module):
+    face = importlib.import_module(f"qlab.quantization.{module}")
+    for name in NAMES[module].split():
+        assert getattr(face, name) is getattr(qlab.quantization, name)
+
+
+def test_submodules_stay_submodules():
+    assert isinstance(qlab.quantization.fake_quantize, ModuleType)
+
+
+@pytest.mark.parametrize(
+    "first", ["qlab.quantization", "qlab.quantization.fake_quantize", "qlab.observers", "qlab"]
+)
+def test_any_import_order_works(first):
+    code = f"import {first}; import qlab.quantization as q; q.FakeQuantize; q.fake_quantize.fuse"
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert "module 'qlab.quantization.fake_quantize' has no attribute 'fuse'" in run.stderr
+
+
+def test_top_level_names():
+    assert {"QConfig", "QTensor", "quantize_per_tensor", "quint8"} <= set(qlab.__all__)
+    for name in qlab.__all__:
+        assert getattr(qlab, name) is not None
