@@ -76,10 +76,6 @@ class QuantizedModule(QParamsHolder):
     has_weight: ClassVar[bool] = False
     compute: Callable[..., Tensor]
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._inputs: int | None = None
-
     @classmethod
     def from_qparams(
         cls, mod: nn.Module, *, weight: QParams | None = None, output: QParams | None = None
@@ -221,9 +217,14 @@ class QuantizedModule(QParamsHolder):
         if inputs and isinstance(inputs[0], QTensor):
             return self._forward_quantized(inputs)
         bound = self.input_qparams
-        if bound is None or [storage_of(q) for q in bound] != [x.dtype for x in inputs]:
+        if bound is None or len(bound) != len(inputs):
             raise self._not_quantized(inputs)
-        return self.compute(*chain.from_iterable(zip(inputs, bound, strict=True)))
+        arguments = []
+        for x, qparams in zip(inputs, bound, strict=True):
+            if x.dtype is not storage_of(qparams):
+                raise self._not_quantized(inputs)
+            arguments += (x, qparams)
+        return self.compute(*arguments)
 
     def _forward_quantized(self, inputs: tuple[Tensor, ...]) -> Tensor:
         pairs = [(x.codes, x.qparams) for x in inputs if isinstance(x, QTensor)]
@@ -254,40 +255,6 @@ class QuantizedModule(QParamsHolder):
             fix="Call Quantize first (in a model: insert QuantStub before this module), or, for "
             "plain codes, tell their scale and zero point with bind_inputs.",
         )
-
-    def bind_inputs(self, *qparams: QParams | None) -> Self:
-        """Fixes how plain codes are read, one `QParams` per input; returns the module itself.
-
-        None stands for an input of real numbers, float32, which modules with a weight take: they
-        compute in float32 with what the weight's codes stand for.
-
-        Raises:
-            ArgumentError: More than one scale per input, or None for a module without a weight.
-        """
-        for given in qparams:
-            check_per_tensor(self._get_name(), "input", given)
-        self._check_real_inputs(None in qparams)
-        for index in range(len(qparams), self._inputs or 0):
-            self.set_qparams(f"input_{index}", None)
-        for index, given in enumerate(qparams):
-            self.set_qparams(f"input_{index}", given)
-        self._inputs = len(qparams)
-        return self
-
-    @property
-    def input_qparams(self) -> tuple[QParams | None, ...] | None:
-        """Parameters of the inputs given by `bind_inputs`; None if it was not called."""
-        if self._inputs is None:
-            return None
-        return tuple(self.get_qparams(f"input_{index}") for index in range(self._inputs))
-
-    def _check_real_inputs(self, real: bool) -> None:
-        if real and not self.has_weight:
-            raise ArgumentError(
-                f"{self._get_name()} takes codes only",
-                expected="a QParams for every input",
-                received="None",
-            )
 
     @property
     def output_qparams(self) -> QParams | None:
@@ -366,7 +333,7 @@ class QuantizedModule(QParamsHolder):
         own = {OUTPUT} if self.output_of in _OWN else set()
         own |= {WEIGHT} if self.has_weight else set()
         optional = {OUTPUT} if self.output_of is Output.OWN_OR_FLOAT else set()
-        optional |= inputs if self.has_weight else set()
+        optional |= inputs if self.takes_real_numbers else set()
         if not inputs | own >= set(formats) >= (inputs | own) - optional:
             raise FormatError(
                 f"{type(self).__name__}: formats of the wrong tensors",

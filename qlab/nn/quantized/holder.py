@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -54,12 +54,18 @@ class QParamsHolder(nn.Module):
     asking for them is free. Change a scale by assigning it (``module.scale = 0.1``), not in place.
     Moving a module never changes the type of its numbers: ``module.half()`` leaves them as they
     are.
+
+    Attributes:
+        takes_real_numbers: Whether an input may be real numbers.
     """
+
+    takes_real_numbers: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__()
         self._formats: dict[str, CodeFormat] = {}
         self._cache: dict[str, Any] = {}
+        self._inputs: int | None = None
 
     def set_qparams(self, role: str, qparams: QParams | None) -> None:
         """Stores the parameters of a role; None removes them.
@@ -95,6 +101,39 @@ class QParamsHolder(nn.Module):
                 made.check()
             self._cache[role] = made
         return self._cache[role]
+
+    def bind_inputs(self, *qparams: QParams | None) -> Self:
+        """Fixes how plain codes are read, one `QParams` per input; returns the module itself.
+
+        None stands for an input of real numbers, float32, where `takes_real_numbers`.
+
+        Raises:
+            ArgumentError: More than one scale per input, or None where only codes are taken.
+        """
+        for given in qparams:
+            check_per_tensor(self._get_name(), "input", given)
+        if None in qparams and not self.takes_real_numbers:
+            raise ArgumentError(
+                f"{self._get_name()} takes codes only",
+                expected="a QParams for every input",
+                received="None",
+            )
+        for index in range(len(qparams), self._inputs or 0):
+            self.set_qparams(f"input_{index}", None)
+        for index, given in enumerate(qparams):
+            self.set_qparams(f"input_{index}", given)
+        self._inputs = len(qparams)
+        return self
+
+    @property
+    def input_qparams(self) -> tuple[QParams | None, ...] | None:
+        """Parameters of the inputs given by `bind_inputs`; None if it was not called."""
+        if self._inputs is None:
+            return None
+        if "inputs" not in self._cache:
+            found = tuple(self.get_qparams(f"input_{index}") for index in range(self._inputs))
+            self._cache["inputs"] = found
+        return self._cache["inputs"]
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.__dict__.get("_buffers", ()):

@@ -25,7 +25,8 @@ class WeightedModule(QuantizedModule):
 
     Buffers: ``weight_codes`` (the weight's storage type), ``weight_scale``, ``weight_zero_point``,
     ``bias_float`` (float32, real units, or None). Any integer width, float8 and any granularity
-    are held the same way; `execution` says whether integer arithmetic runs on them.
+    are held the same way; `execution` says whether integer arithmetic runs on them. An input of
+    real numbers is multiplied, in float32, with what the weight's codes stand for.
 
     Attributes:
         relu: Whether negative results become 0 before requantization.
@@ -34,6 +35,7 @@ class WeightedModule(QuantizedModule):
     """
 
     has_weight = True
+    takes_real_numbers = True
     output_of = Output.OWN_OR_FLOAT
     relu: ClassVar[bool] = False
     op: ClassVar[Callable[..., Tensor]]
