@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import nn
 
+from qlab.errors import UnknownNameError
+from qlab.nn.quantized import QuantizedModule
 from qlab.registry.patterns import PATTERNS, Pattern
 from qlab.registry.rows import (
     FLOAT,
@@ -38,6 +40,7 @@ __all__ = [
     "Pattern",
     "Row",
     "lift_call",
+    "quantized_module",
     "row_for_function",
     "row_for_method",
     "row_for_module",
@@ -46,6 +49,7 @@ __all__ = [
 _BY_MODULE = {module: row for row in ROWS for module in row.modules}
 _BY_FUNCTION = {function: row for row in ROWS for function in row.functions}
 _BY_METHOD = {method: row for row in ROWS for method in row.methods}
+_STATIC = {row.static.__name__: row.static for row in ROWS if row.static is not None}
 
 
 def row_for_module(module: type[nn.Module]) -> Row | None:
@@ -61,3 +65,14 @@ def row_for_function(function: Callable[..., Any]) -> Row | None:
 def row_for_method(name: str) -> Row | None:
     """The row that covers a tensor method, as ``call_method`` nodes name it."""
     return _BY_METHOD.get(name)
+
+
+def quantized_module(name: str) -> type[QuantizedModule]:
+    """The quantized module class of a name such as ``"ConvReLU2d"``, as files name it.
+
+    Raises:
+        UnknownNameError: The registry has no such class.
+    """
+    if name not in _STATIC:
+        raise UnknownNameError.of("quantized module", name, sorted(_STATIC))
+    return _STATIC[name]

@@ -8,7 +8,7 @@ from torch import nn
 
 import qlab.nn.intrinsic as nni
 from qlab.dtypes import as_qdtype
-from qlab.errors import ArgumentError, UnsupportedError
+from qlab.errors import ArgumentError, UnknownNameError, UnsupportedError
 from qlab.nn.functions import Add
 from qlab.registry import (
     OBSERVED,
@@ -18,6 +18,7 @@ from qlab.registry import (
     SIGNED_UNIT_INTERVAL,
     UNIT_INTERVAL,
     Pattern,
+    quantized_module,
     row_for_function,
     row_for_method,
     row_for_module,
@@ -47,6 +48,13 @@ def test_lookups():
     assert row_for_module(nn.Transformer) is None
     assert row_for_function(torch.fft.fft) is None
     assert row_for_method("fft") is None
+
+
+def test_quantized_modules_by_name():
+    classes = [row.static for row in ROWS if row.static]
+    assert [quantized_module(cls.__name__) for cls in classes] == classes
+    with pytest.raises(UnknownNameError, match=r"quantized module 'system'.*ConvReLU2d"):
+        quantized_module("system")
 
 
 @pytest.mark.parametrize(

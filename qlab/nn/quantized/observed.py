@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from qlab.dtypes import as_qdtype
 from qlab.errors import UncalibratedError
 from qlab.granularity import PerAxis
+from qlab.observers import ActivationPostProcess
 from qlab.qparams import QParams
 
 _PREPARE = "Call prepare (or prepare_qat) on the model and run calibration data through it first."
@@ -18,14 +19,16 @@ def qparams_of(observer: Any) -> QParams | None:
     """Quantization parameters of an observer or fake quantizer, one of qlab's or anyone's.
 
     Args:
-        observer: ``nn.Identity`` or None; or an object with ``calculate_qparams()``, ``dtype``
-            and, per channel, ``ch_axis``.
+        observer: An `ActivationPostProcess`; ``nn.Identity`` or None; or an object with
+            ``calculate_qparams()``, ``dtype`` and, per channel, ``ch_axis``.
 
     Returns:
         None where the tensor stays in floating point.
     """
     if observer is None or isinstance(observer, nn.Identity):
         return None
+    if isinstance(observer, ActivationPostProcess):
+        return None if observer.spec is None else observer.qparams()
     scale, zero_point = observer.calculate_qparams()
     dtype = as_qdtype(observer.dtype)
     if scale.numel() == 1:
