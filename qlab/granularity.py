@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum
@@ -90,7 +91,8 @@ class PerAxis(Granularity):
 
     def rows(self, x: Tensor) -> Tensor:
         axis = _check_axis(self.axis, x.shape, str(self))
-        return x.movedim(axis, 0).reshape(x.shape[axis], -1)
+        moved = x.movedim(axis, 0)
+        return moved.reshape(x.shape[axis], math.prod(moved.shape[1:]))
 
 
 @dataclass(frozen=True)

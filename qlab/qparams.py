@@ -268,7 +268,8 @@ def _check_range(min_val: Tensor, max_val: Tensor, eps: float) -> None:
         )
 
 
-def _check_float(x: Tensor, what: str) -> None:
+def check_float(x: Tensor, what: str) -> None:
+    """Raises `DTypeError` unless ``x`` holds real numbers; ``what`` names the operation."""
     if not x.is_floating_point():
         raise DTypeError(
             f"{what} takes real numbers",
@@ -318,7 +319,7 @@ def quantize(x: Tensor, qparams: QParams) -> Tensor:
 
     Source: pytorch.org/docs, ``torch.quantize_per_tensor``; bit-equal to it.
     """
-    _check_float(x, "quantize")
+    check_float(x, "quantize")
     scale, zero_point = _expanded(qparams, x)
     x = x.to(torch.float32)
     if qparams.dtype.is_float:
@@ -333,7 +334,7 @@ def quantize_round_first(x: Tensor, qparams: QParams) -> Tensor:
 
     Arguments, result and errors as in `quantize`; the two differ on ties only.
     """
-    _check_float(x, "quantize_round_first")
+    check_float(x, "quantize_round_first")
     scale, zero_point = _expanded(qparams, x)
     x = x.to(torch.float32)
     if qparams.dtype.is_float:
@@ -419,7 +420,7 @@ def fake_quantize(x: Tensor, qparams: QParams) -> Tensor:
         DTypeError: ``x`` is not floating point.
         ShapeError: Scales and ``x`` do not fit.
     """
-    _check_float(x, "fake_quantize")
+    check_float(x, "fake_quantize")
     result: Any = _StraightThrough.apply(x, qparams)
     return result
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qlab.errors import ArgumentError, DTypeError, FormatError, ShapeError, UnsupportedError
+from qlab.errors import ArgumentError, FormatError, ShapeError, UnsupportedError
 from qlab.histogram import (
     Histogram,
     add_tables,
@@ -19,6 +19,7 @@ from qlab.histogram import (
     empty_table,
     without_nonfinite,
 )
+from qlab.qparams import check_float
 
 _FORMAT = 1
 
@@ -94,13 +95,7 @@ class TensorStats:
                 before.
             ArgumentError: The batch index is negative.
         """
-        if not x.is_floating_point():
-            raise DTypeError(
-                "Statistics describe real numbers",
-                expected="a floating-point tensor",
-                received=f"{x.dtype}",
-                fix="Collect them from the float model, before values are quantized.",
-            )
+        check_float(x, "TensorStats.update")
         if batch is not None and batch < 0:
             raise ArgumentError("A batch index is 0 or above", received=batch)
         if not x.numel():

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qlab.dtypes import QDType
 from qlab.errors import UnsupportedError
-from qlab.qparams import QParams, dequantize, quantize
+from qlab.qparams import QParams, check_float, dequantize, quantize
 from qlab.stats import TensorStats
 
 
@@ -82,9 +82,21 @@ class Bins:
 
     @classmethod
     def of(cls, stats: TensorStats) -> Bins:
-        """The histogram of statistics as bins, shape ``(K,)``."""
+        """The histogram of statistics as bins sorted by mean, shape ``(K,)``.
+
+        A bin of two values is two points, since two moments determine them.
+        """
         histogram = stats.histogram()
-        return cls(histogram.counts.to(torch.float64), histogram.mean, histogram.variance)
+        pair = (histogram.counts == 2) & (histogram.variance > 0)
+        at = torch.repeat_interleave(pair + 1)
+        second = torch.nn.functional.pad(at.diff() == 0, (1, 0))
+        count, pair = histogram.counts[at].to(torch.float64), pair[at]
+        shift = histogram.variance[at].sqrt() * torch.where(second, 1.0, -1.0)
+        return cls(
+            count=torch.where(pair, 1.0, count),
+            mean=histogram.mean[at] + torch.where(pair, shift, 0.0),
+            variance=torch.where(pair, 0.0, histogram.variance[at]),
+        )
 
     def merged(self, group: Tensor) -> Bins:
         """Joins neighbours along the last axis of 1-d bins.
@@ -119,6 +131,16 @@ def _float_levels(dtype: QDType, low: int, high: int) -> tuple[Tensor, Tensor, T
     return levels, levels[:-1] + gaps / 2, offsets - offsets[zero]
 
 
+def _clip_margin(qparams: QParams) -> float:
+    """How far beyond the last code, in codes, a value counts as clipped.
+
+    Half a code for integers, which those values round over, and nothing for float8; plus the
+    rounding of the float32 scale, so that the extrema that set a range are not clipped by it.
+    """
+    rounding = (qparams.quant_max - qparams.quant_min) * 2.0**-22
+    return rounding if qparams.dtype.is_float else 0.5 + rounding
+
+
 class Grid:
     """The real numbers that one or many sets of parameters can express, in units of the scale.
 
@@ -132,10 +154,9 @@ class Grid:
         self.levels = None
         self.first = qparams.quant_min - zero_point
         self.last = qparams.quant_max - zero_point
-        self.margin = 0.5
+        self.margin = _clip_margin(qparams)
         if qparams.dtype.is_float:
             self.levels = _float_levels(qparams.dtype, qparams.quant_min, qparams.quant_max)
-            self.margin = 0.0
 
     def nearest(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """The level that ``u`` rounds to, and that level's offset (see `_float_levels`)."""
@@ -238,6 +259,7 @@ def measured_error(x: Tensor, qparams: QParams) -> QuantizationError:
         DTypeError: ``x`` is not floating point.
         ShapeError: Scales and ``x`` do not fit.
     """
+    check_float(x, "measured_error")
     x = x.detach().to(torch.float32)
     finite = x.isfinite()
     x = x.where(finite, 0.0)
@@ -245,7 +267,7 @@ def measured_error(x: Tensor, qparams: QParams) -> QuantizationError:
     granularity = qparams.granularity
     scale = granularity.expand(qparams.scale, x.shape).to(torch.float64)
     zero_point = granularity.expand(qparams.zero_point, x.shape)
-    margin = 0.0 if qparams.dtype.is_float else 0.5
+    margin = _clip_margin(qparams)
     code = x / scale + zero_point
     clipped = (code > qparams.quant_max + margin) | (code < qparams.quant_min - margin)
     squares = error.square()

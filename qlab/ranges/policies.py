@@ -210,7 +210,8 @@ class Entropy(RangePolicy):
         most = max(-low, high)
         if most == 0:
             return row.min(), row.max()
-        counts = torch.histc(row[row != 0].abs(), self.bins, 0, most).to(torch.float64)
+        shares = row[row != 0].abs().to(torch.float64) / most
+        counts = torch.histc(shares, self.bins, 0, 1)
         return _bounded(low, high, self._bound(counts, low, high, scheme), scheme)
 
     def _bound(self, counts: Tensor, low: float, high: float, scheme: Scheme) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,7 @@ _SHRINK = 2.0 ** (-torch.arange(48, dtype=torch.float64) / 3)
 _ZOOM_POINTS = 17
 _ZOOM_BINS = 1024  # with fewer bins more points are tried, since discrete data has sharp minima
 _STEPS = (0.3, 0.05, 0.008)
+_MOST = torch.finfo(torch.float32).max
 _BOTH = torch.ones(1, 2, dtype=torch.float64)
 _EACH = torch.eye(2, dtype=torch.float64)
 
@@ -34,6 +37,8 @@ def best_range(bins: Bins, low: float, high: float, scheme: Scheme) -> tuple[flo
     """
     low, high = min(low, 0.0), max(high, 0.0)
     bound = max(-low, high)
+    if bound == 0:
+        return low, high
     if tied(scheme):
         low, high = -bound, bound
     full = torch.tensor([low, high], dtype=torch.float64)
@@ -73,6 +78,7 @@ def _joined(bins: Bins, label: Tensor) -> Bins:
 
 def _best(bins: Bins, candidates: Tensor, scheme: Scheme) -> Tensor:
     """Of ranges ``(C, 2)`` the one with the least error."""
+    candidates = candidates.clamp(-_MOST, _MOST)
     grid = Grid(scheme.choose(candidates[:, 0], candidates[:, 1]))
     return candidates[grid.total(bins).argmin()]
 
@@ -80,10 +86,10 @@ def _best(bins: Bins, candidates: Tensor, scheme: Scheme) -> Tensor:
 _ROW_BINS = 1024
 _FEW = 128  # elements per row up to which every candidate is tried on the data itself
 _BLOCK = 2**17  # elements whose temporaries stay in a core's cache
-_FRACTIONS = torch.linspace(0.02, 1, 99, dtype=torch.float64)
-_FRACTIONS_2D = torch.linspace(0, 1, 25, dtype=torch.float64)
+_FEW_WORK = 2**19  # errors of single values that are computed to try more candidates there
 _ROW_STEPS = (0.03, 0.008)
-_ROW_ZOOM = torch.linspace(-1, 1, 7, dtype=torch.float64)
+_ROW_ZOOM = torch.linspace(-1, 1, 7, dtype=torch.float64)[:, None]
+_FEW_ZOOM = torch.linspace(-1, 1, 65, dtype=torch.float64)[:, None]  # few values: sharp minima
 
 
 def best_row_ranges(rows: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
@@ -99,9 +105,7 @@ def best_row_ranges(rows: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
     Returns:
         The bounds, float64 ``(R,)`` each. Their error is at most that of the full range.
     """
-    candidates = torch.stack([-_FRACTIONS, _FRACTIONS], 1)
-    if not tied(scheme):
-        candidates = torch.cartesian_prod(-_FRACTIONS_2D, _FRACTIONS_2D)[1:]
+    candidates = _row_candidates(scheme, rows.numel())
     table = _error_table(candidates, scheme) if rows.shape[1] > _FEW else None
     best = []
     for block in rows.split(max(1, _BLOCK // rows.shape[1])):
@@ -118,12 +122,24 @@ def best_row_ranges(rows: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
     return low, high
 
 
+def _row_candidates(scheme: Scheme, elements: int) -> Tensor:
+    """Ranges ``(C, 2)`` for rows of largest magnitude 1; the fewer elements, the more."""
+    many = _FEW_WORK // elements
+    most = 1.3 if many > 1000 else 1.0  # codes may fit few values best beyond their range
+    if tied(scheme):
+        bounds = torch.linspace(0, most, min(max(many, 100), 1600) + 1, dtype=torch.float64)[1:]
+        return torch.stack([-bounds, bounds], 1)
+    bounds = torch.linspace(0, most, min(max(math.isqrt(many), 25), 80), dtype=torch.float64)
+    return torch.cartesian_prod(-bounds, bounds)[1:]
+
+
 def _refined(rows: Tensor, best: Tensor, scheme: Scheme) -> Tensor:
     """Moves each row's range ``(R, 2)`` in finer and finer steps; the full range competes."""
     full = torch.stack([rows.amin(1).clamp(max=0.0), rows.amax(1).clamp(min=0.0)], 1)
+    zoom = _ROW_ZOOM if rows.shape[1] > _FEW else _FEW_ZOOM
     for step in _ROW_STEPS:
         for move in _BOTH if tied(scheme) else _EACH:
-            candidates = best[:, None] * (1 + step * _ROW_ZOOM[:, None] * move)
+            candidates = best[:, None] * (1 + step * zoom * move)
             best = _best_of(rows, candidates, scheme)
     return _best_of(rows, torch.stack([best, full], 1), scheme)
 
@@ -148,14 +164,15 @@ def _histograms(scaled: Tensor) -> Tensor:
 def _row_errors(rows: Tensor, candidates: Tensor, scheme: Scheme) -> Tensor:
     """Squared error ``(R, C)`` of every row under each of its ranges ``(R, C, 2)``."""
     errors = []
-    for low, high in candidates.permute(1, 2, 0):
-        grid = Grid(scheme.choose(low, high))
-        error = rows / grid.scale
+    for part in candidates.split(max(1, _BLOCK // rows.numel()), 1):
+        grid = Grid(scheme.choose(part[..., 0], part[..., 1]))
+        error = rows[:, None] / grid.scale
         error -= grid.nearest(error)[0]
-        errors.append(torch.linalg.vecdot(error, error) * grid.scale[:, 0].square())
-    return torch.stack(errors, 1)
+        errors.append(torch.linalg.vecdot(error, error) * grid.scale[..., 0].square())
+    return torch.cat(errors, 1)
 
 
 def _best_of(rows: Tensor, candidates: Tensor, scheme: Scheme) -> Tensor:
+    candidates = candidates.clamp(-_MOST, _MOST)
     at = _row_errors(rows, candidates, scheme).argmin(1)
     return candidates[torch.arange(len(rows)), at]

@@ -24,7 +24,7 @@ from qlab.granularity import (
     granularity_from_dict,
     granularity_to_dict,
 )
-from qlab.qparams import EPS, QParams, check_quant_range, choose_qparams
+from qlab.qparams import EPS, QParams, check_float, check_quant_range, choose_qparams
 from qlab.ranges.policies import MinMax, policy_from_dict
 from qlab.ranges.policy import RangePolicy
 from qlab.stats import TensorStats
@@ -163,13 +163,7 @@ class TensorSpec:
         return self.policy.row_qparams(rows, self, shape).to(tensor.device)
 
     def _rows(self, tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point():
-            raise DTypeError(
-                "Ranges are chosen for real numbers",
-                expected="a floating-point tensor",
-                received=f"{tensor.dtype}",
-                fix="Pass the tensor before it was quantized.",
-            )
+        check_float(tensor, "TensorSpec.qparams_of")
         rows = self.granularity.rows(tensor.detach().to(torch.float32))
         if rows.shape[0] and not rows.shape[1]:
             raise UncalibratedError(
