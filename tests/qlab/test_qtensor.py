@@ -172,6 +172,92 @@ def test_mean_is_quantized_with_the_same_scale():
     assert torch.equal(F.adaptive_avg_pool2d(q, 1).flatten(1).codes, mean.codes)
 
 
+CLAMPS = {
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "hardtanh": lambda x: F.hardtanh(x, -0.5, 0.7),
+    "clamp": lambda x: x.clamp(-0.3, 0.4),
+    "clamp min": lambda x: x.clamp(min=0.1),
+    "clamp max": lambda x: torch.clamp_max(x, 0.1),
+    "max_pool1d": lambda x: F.max_pool1d(x[0], 2),
+    "max_pool3d": lambda x: F.max_pool3d(x, 2),
+    "adaptive_max_pool2d": lambda x: F.adaptive_max_pool2d(x, 2),
+    "nearest": lambda x: F.interpolate(x, scale_factor=2),
+    "dropout": lambda x: F.dropout(x, training=False),
+}
+VALUES = {
+    "mean": lambda x: x.mean((2, 3)),
+    "avg_pool2d": lambda x: F.avg_pool2d(x, 3, 2, 1),
+    "avg_pool3d": lambda x: F.avg_pool3d(x, 2),
+    "adaptive_avg_pool1d": lambda x: F.adaptive_avg_pool1d(x[0], 2),
+    "adaptive_avg_pool2d": lambda x: F.adaptive_avg_pool2d(x, (3, 2)),
+    "bilinear": lambda x: F.interpolate(x, size=(5, 9), mode="bilinear", align_corners=False),
+    "leaky_relu": lambda x: F.leaky_relu(x, 0.1),
+    "hardswish": F.hardswish,
+    "gelu": F.gelu,
+    "elu": F.elu,
+    "threshold": lambda x: F.threshold(x, 0.2, 0.1),
+    "masked_fill": lambda x: x.masked_fill(torch.arange(6) > 2, 0.33),
+}
+
+
+@pytest.mark.parametrize("dtype", [quint8, qint8, float8_e4m3fn])
+@pytest.mark.parametrize("function", CLAMPS.values(), ids=CLAMPS)
+def test_functions_that_select_values_are_exact(function, dtype):
+    q = qlab.quantize_per_tensor(torch.randn(2, 3, 4, 6), 0.1, 0, dtype)
+    selected = function(q)
+    assert selected.qparams.same_as(q.qparams)
+    bounded = function(q.dequantize())
+    assert torch.equal(selected.dequantize(), fake_quantize(bounded, q.qparams))
+
+
+@pytest.mark.parametrize("dtype", [quint8, qint8])
+@pytest.mark.parametrize("function", VALUES.values(), ids=VALUES)
+def test_functions_of_values_keep_the_scale_and_are_half_a_step_off(function, dtype):
+    q = qlab.quantize_per_tensor(torch.randn(2, 3, 4, 6), 0.05, 60, dtype)
+    result = function(q)
+    assert result.qparams.same_as(q.qparams)
+    assert (result.dequantize() - function(q.dequantize())).abs().max() <= 0.05 / 2 + 1e-5
+
+
+@pytest.mark.parametrize(
+    ("function", "dtype", "expected"),
+    [
+        (torch.sigmoid, quint8, (1 / 256, 0)),
+        (torch.sigmoid, qint8, (1 / 256, -128)),
+        (F.hardsigmoid, quint8, (1 / 256, 0)),
+        (torch.tanh, quint8, (2 / 256, 128)),
+        (torch.tanh, qint8, (2 / 256, 0)),
+        (torch.tanh, integer(4, signed=False), (2 / 16, 8)),
+    ],
+)
+def test_functions_with_a_fixed_range_have_fixed_parameters(function, dtype, expected):
+    q = qlab.quantize_per_tensor(torch.randn(3, 4), 0.1, 3, dtype)
+    result = function(q)
+    assert (result.q_scale(), result.q_zero_point()) == expected
+    exact = function(q.dequantize())
+    assert (result.dequantize() - exact).abs().max() <= result.q_scale() + 1e-6
+
+
+def test_in_place_functions_change_the_tensor_and_its_views():
+    q = per_tensor((2, 3))
+    view, real = q.view(-1), q.dequantize()
+    assert F.relu(q, inplace=True) is q
+    assert torch.equal(q.dequantize(), real.relu())
+    assert torch.equal(view.dequantize(), real.relu().view(-1))
+    q.clamp_(max=0.2)
+    assert q.max().item() <= 0.2 + 1e-6
+
+
+def test_functions_refuse_channels_and_tensors_as_bounds():
+    with pytest.raises(UnsupportedError, match="relu needs one scale"):
+        F.relu(per_channel())
+    with pytest.raises(UnsupportedError, match="clamp of a quantized tensor takes numbers"):
+        per_tensor().clamp(torch.zeros(4))
+    with pytest.raises(UnsupportedError, match="no fixed scale in float8"):
+        torch.sigmoid(per_tensor(zero_point=0, dtype=float8_e4m3fn))
+
+
 def test_joining_requantizes_to_the_first():
     a, b = per_tensor(), per_tensor(scale=0.05, zero_point=100)
     joined = torch.cat([a, b, a], dim=1)
