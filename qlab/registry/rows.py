@@ -84,6 +84,9 @@ class Row:
             stands (`on_codes`).
         output: How the output is quantized.
         weight: Whether it has a weight that is quantized.
+        clamps: Whether it clamps its input between bounds that the model fixes. Where nothing else
+            reads that input, codes beyond the bounds would be wasted: give the input the scale
+            that its clamped values ask for.
         qat: The module for quantization-aware training.
         dynamic: The module that quantizes its input as it comes.
     """
@@ -97,6 +100,7 @@ class Row:
     static: type[QuantizedModule] | None = None
     output: OutputRule = OBSERVED
     weight: bool = False
+    clamps: bool = False
     qat: type[nn.Module] | None = None
     dynamic: type[nn.Module] | None = None
 

@@ -122,3 +122,12 @@ def test_mixed_modes_are_refused():
     with pytest.raises(ArgumentError, match=r"Conv2d \+ ReLU: some modules are in training mode"):
         row = next(p for p in PATTERNS if p.modules == (nn.Conv2d, nn.ReLU))
         row.fuse(modules)
+
+
+def test_clamps_hold_what_they_say():
+    clamps = {row.name: row for row in ROWS if row.clamps}
+    assert set(clamps) == {"relu", "relu6", "hardtanh"}
+    for row in clamps.values():
+        clamp = row.modules[0]()
+        x = clamp(torch.linspace(-9, 9, 99))
+        assert row.output is SHARED and torch.equal(clamp(x), x)
