@@ -96,6 +96,10 @@ ROWS: tuple[Row, ...] = (
         static=nniq.ConvReLU3d,
         weight=True,
     ),
+    Row("linear_relu6", modules=(nni.LinearReLU6,), static=nniq.LinearReLU6, weight=True),
+    Row("conv_relu6_1d", modules=(nni.Conv1dReLU6,), static=nniq.Conv1dReLU6, weight=True),
+    Row("conv_relu6_2d", modules=(nni.Conv2dReLU6,), static=nniq.Conv2dReLU6, weight=True),
+    Row("conv_relu6_3d", modules=(nni.Conv3dReLU6,), static=nniq.Conv3dReLU6, weight=True),
     # Norms.
     Row("batch_norm2d", modules=(nn.BatchNorm2d,), static=nnq.BatchNorm2d),
     Row("batch_norm3d", modules=(nn.BatchNorm3d,), static=nnq.BatchNorm3d),

@@ -4,6 +4,9 @@ from qlab.nn.intrinsic.modules import (
     AddReLU,
     BNReLU2d,
     BNReLU3d,
+    Conv1dReLU6,
+    Conv2dReLU6,
+    Conv3dReLU6,
     ConvBn1d,
     ConvBn2d,
     ConvBn3d,
@@ -15,12 +18,16 @@ from qlab.nn.intrinsic.modules import (
     ConvReLU3d,
     FusedModule,
     LinearReLU,
+    LinearReLU6,
 )
 
 __all__ = [
     "AddReLU",
     "BNReLU2d",
     "BNReLU3d",
+    "Conv1dReLU6",
+    "Conv2dReLU6",
+    "Conv3dReLU6",
     "ConvBn1d",
     "ConvBn2d",
     "ConvBn3d",
@@ -32,4 +39,5 @@ __all__ = [
     "ConvReLU3d",
     "FusedModule",
     "LinearReLU",
+    "LinearReLU6",
 ]

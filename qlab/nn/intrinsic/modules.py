@@ -57,6 +57,30 @@ class LinearReLU(FusedModule):
     parts = (nn.Linear, nn.ReLU)
 
 
+class Conv1dReLU6(FusedModule):
+    """``relu6(conv(x))`` of ``nn.Conv1d`` and ``nn.ReLU6``."""
+
+    parts = (nn.Conv1d, nn.ReLU6)
+
+
+class Conv2dReLU6(FusedModule):
+    """``relu6(conv(x))`` of ``nn.Conv2d`` and ``nn.ReLU6``."""
+
+    parts = (nn.Conv2d, nn.ReLU6)
+
+
+class Conv3dReLU6(FusedModule):
+    """``relu6(conv(x))`` of ``nn.Conv3d`` and ``nn.ReLU6``."""
+
+    parts = (nn.Conv3d, nn.ReLU6)
+
+
+class LinearReLU6(FusedModule):
+    """``relu6(linear(x))`` of ``nn.Linear`` and ``nn.ReLU6``."""
+
+    parts = (nn.Linear, nn.ReLU6)
+
+
 class ConvBn1d(FusedModule):
     """``bn(conv(x))`` of ``nn.Conv1d`` and ``nn.BatchNorm1d``."""
 

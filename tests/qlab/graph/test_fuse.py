@@ -39,7 +39,7 @@ def layer(cls: type[nn.Module]) -> nn.Module:
         return nn.Linear(4, 4)
     if issubclass(cls, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
         return cls(4, 4, 3, padding=1)
-    return cls() if cls in (nn.ReLU, functions.Add) else cls(4)
+    return cls() if cls in (nn.ReLU, nn.ReLU6, functions.Add) else cls(4)
 
 
 class Chain(nn.Module):

@@ -1,21 +1,34 @@
-"""Quantized modules that fuse a ReLU: it costs nothing, since requantization clamps anyway."""
+"""Quantized modules that fuse an activation: requantization clamps anyway.
+
+A ReLU costs nothing. A ReLU6 in its own right would have its input quantized over a range of which
+it then uses [0, 6] only; fused, all codes lie there.
+"""
 
 from __future__ import annotations
 
+from torch import Tensor
+
+from qlab import ops
 from qlab.nn import intrinsic as nni
 from qlab.nn.quantized.arithmetic import Add
 from qlab.nn.quantized.conv import Conv1d, Conv2d, Conv3d
 from qlab.nn.quantized.linear import Linear
 from qlab.nn.quantized.norm import BatchNorm2d, BatchNorm3d
+from qlab.nn.quantized.weighted import WeightedModule
+from qlab.qparams import QParams
 
 __all__ = [
     "AddReLU",
     "BNReLU2d",
     "BNReLU3d",
+    "Conv1dReLU6",
+    "Conv2dReLU6",
+    "Conv3dReLU6",
     "ConvReLU1d",
     "ConvReLU2d",
     "ConvReLU3d",
     "LinearReLU",
+    "LinearReLU6",
 ]
 
 
@@ -45,6 +58,41 @@ class ConvReLU3d(Conv3d):
 
     float_types = (nni.ConvReLU3d, nni.ConvBnReLU3d)
     relu = True
+
+
+class _AtMostSix(WeightedModule):
+    """``min(y, 6)`` of what a fused ReLU gives."""
+
+    relu = True
+
+    def compute(self, x: Tensor, x_qparams: QParams | None) -> Tensor:
+        """``relu6(op(x, weight) + bias)`` on codes; without ``x_qparams`` on real numbers."""
+        positive, output = super().compute(x, x_qparams), self.output_qparams
+        return positive.clamp(max=6.0) if output is None else ops.relu6(positive, output)
+
+
+class LinearReLU6(_AtMostSix, Linear):
+    """``relu6(x Wᵀ + b)`` on codes; arguments as `qlab.nn.quantized.Linear`."""
+
+    float_types = (nni.LinearReLU6,)
+
+
+class Conv1dReLU6(_AtMostSix, Conv1d):
+    """``relu6(conv(x))`` on codes; arguments as `qlab.nn.quantized.Conv1d`."""
+
+    float_types = (nni.Conv1dReLU6,)
+
+
+class Conv2dReLU6(_AtMostSix, Conv2d):
+    """``relu6(conv(x))`` on codes; arguments as `qlab.nn.quantized.Conv2d`."""
+
+    float_types = (nni.Conv2dReLU6,)
+
+
+class Conv3dReLU6(_AtMostSix, Conv3d):
+    """``relu6(conv(x))`` on codes; arguments as `qlab.nn.quantized.Conv3d`."""
+
+    float_types = (nni.Conv3dReLU6,)
 
 
 class BNReLU2d(BatchNorm2d):

@@ -48,6 +48,20 @@ def _conv(rank: int, norm: bool = False, relu: bool = False) -> Callable[[], nn.
     return make
 
 
+def _loud(layer: nn.Module) -> nn.Module:
+    """Weights that lead far beyond 6."""
+    layer.weight.data.uniform_(-6, 6)
+    return layer
+
+
+def _conv_relu6(rank: int) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        conv = getattr(nn, f"Conv{rank}d")(4, 6, 3, padding=1, groups=2)
+        return getattr(nni, f"Conv{rank}dReLU6")(_loud(conv), nn.ReLU6())
+
+    return make
+
+
 def _pool(name: str, *options: int) -> Callable[[], nn.Module]:
     return lambda: getattr(nn, name)(*options)
 
@@ -59,6 +73,8 @@ FLOAT: dict[str, tuple[Callable[[], nn.Module], Shapes]] = {
     "linear_relu": (lambda: nni.LinearReLU(nn.Linear(5, 4), nn.ReLU()), ((2, 3, 5),)),
     **{f"conv{n}d": (_conv(n, norm=n == 2), (_spatial(n),)) for n in (1, 2, 3)},
     **{f"conv_relu{n}d": (_conv(n, n == 2, True), (_spatial(n),)) for n in (1, 2, 3)},
+    "linear_relu6": (lambda: nni.LinearReLU6(_loud(nn.Linear(5, 4)), nn.ReLU6()), ((2, 3, 5),)),
+    **{f"conv_relu6_{n}d": (_conv_relu6(n), (_spatial(n),)) for n in (1, 2, 3)},
     "batch_norm2d": (lambda: _norm(nn.BatchNorm2d(4)), (_spatial(2),)),
     "batch_norm3d": (lambda: _norm(nn.BatchNorm3d(4, affine=False)), (_spatial(3),)),
     "bn_relu2d": (lambda: nni.BNReLU2d(_norm(nn.BatchNorm2d(4)), nn.ReLU()), (_spatial(2),)),
@@ -151,8 +167,9 @@ def example(
             before = layer.weight.clone()
             layer.weight.copy_(dequantize(quantize(before, weight), weight))
         result = layer(*(inputs if row.name == "quantize" else real))
-        if isinstance(float_module, nni.FusedModule) and isinstance(float_module[-1], nn.ReLU):
-            result = result.relu()
+        last = float_module[-1] if isinstance(float_module, nni.FusedModule) else None
+        if isinstance(last, (nn.ReLU, nn.ReLU6)):
+            result = last(result)
         if weight is not None:
             layer.weight.copy_(before)
     if row.static.output_of in (Output.OWN, Output.OWN_OR_FLOAT):
