@@ -1,6 +1,24 @@
 """Graph workflow: trace → fuse → annotate → prepare → convert, one file per pass."""
 
+from qlab.graph.annotate import annotate
+from qlab.graph.convert import convert
 from qlab.graph.fuse import fuse
+from qlab.graph.plan import Plan, Step, Value
+from qlab.graph.prepare import prepare
 from qlab.graph.trace import trace
+from qlab.graph.workflow import as_mapping, convert_fx, fuse_fx, prepare_fx
 
-__all__ = ["fuse", "trace"]
+__all__ = [
+    "Plan",
+    "Step",
+    "Value",
+    "annotate",
+    "as_mapping",
+    "convert",
+    "convert_fx",
+    "fuse",
+    "fuse_fx",
+    "prepare",
+    "prepare_fx",
+    "trace",
+]

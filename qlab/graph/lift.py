@@ -37,7 +37,7 @@ def lift(graph_module: fx.GraphModule) -> None:
             _redirect(node)
     shapes = shape_nodes(graph_module)
     for node in graph_module.graph.nodes:
-        if node.op in ("call_function", "call_method") and node not in shapes and _is_real(node):
+        if node.op in ("call_function", "call_method") and node not in shapes and is_real(node):
             _lift_call(graph_module, node)
     graph_module.graph.lint()
     graph_module.recompile()
@@ -58,6 +58,21 @@ def shape_nodes(graph_module: fx.GraphModule) -> set[fx.Node]:
         if plain and not node.meta.get("numel"):  # x.T is an attribute, and a tensor
             found.add(node)
     return found
+
+
+def is_real(node: fx.Node) -> bool:
+    """Whether a node gives real numbers: a floating-point tensor, or nothing but such tensors.
+
+    True where no example inputs have shown what it gives.
+    """
+    return "dtype" not in node.meta or _all_floating(node.meta["dtype"])
+
+
+def _all_floating(dtypes: Any) -> bool:
+    if isinstance(dtypes, torch.dtype):
+        return dtypes.is_floating_point
+    items = tuple(dtypes.values()) if isinstance(dtypes, dict) else dtypes or ()
+    return bool(items) and all(map(_all_floating, items))
 
 
 def attribute(graph_module: fx.GraphModule, node: fx.Node) -> Any:
@@ -91,12 +106,6 @@ def _lift_call(graph_module: fx.GraphModule, node: fx.Node) -> None:
     node.op, node.target = "call_module", node.meta["name"]
     node.args, node.kwargs = inputs, {}
     node.meta["parameters"] = sum(parameter.numel() for parameter in module.parameters())
-
-
-def _is_real(node: fx.Node) -> bool:
-    """Whether a node gives a tensor of real numbers, as far as is known."""
-    dtype = node.meta.get("dtype", torch.float32)
-    return isinstance(dtype, torch.dtype) and dtype.is_floating_point
 
 
 def _constant(graph_module: fx.GraphModule, value: Any) -> Tensor:

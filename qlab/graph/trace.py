@@ -17,12 +17,16 @@ from torch import Tensor, fx, nn
 from qlab.errors import ArgumentError, TraceError
 from qlab.graph.lift import attribute, lift
 from qlab.graph.shapes import record_shapes, tensors_in
+from qlab.nn.quantized import FloatFunctional, FXFloatFunctional
+from qlab.nn.stubs import DeQuantStub, QuantStub, QuantWrapper
 
 Inputs = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 Leaves = Collection[str | type[nn.Module]]
 FrontDoor = Callable[[nn.Module, inspect.BoundArguments, Leaves], fx.GraphModule]
 
 _LIBRARY = ("torch.nn", "qlab.nn")
+#: Marks of the eager workflow, which mean nothing in a graph.
+_SEEN_THROUGH = (QuantStub, DeQuantStub, QuantWrapper, FXFloatFunctional)
 _FRAMEWORK_FOLDERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
 
@@ -56,6 +60,7 @@ def trace(
     root = copy.deepcopy(model).eval()
     if _is_library_leaf(root):
         root = nn.Sequential(root)
+    _plain_functionals(root)
     inputs = _bind(root, example_inputs)
     refusals = []
     for door in FRONT_DOORS:
@@ -136,7 +141,14 @@ class _Tracer(fx.Tracer):
 def _is_library_leaf(module: nn.Module) -> bool:
     home = type(module).__module__
     inside = any(f"{home}.".startswith(f"{package}.") for package in _LIBRARY)
-    return inside and type(module) is not nn.Sequential
+    return inside and not isinstance(module, _SEEN_THROUGH) and type(module) is not nn.Sequential
+
+
+def _plain_functionals(root: nn.Module) -> None:
+    """Float functionals without the place for an eager model's observer."""
+    for path, module in list(root.named_modules(remove_duplicate=False)):
+        if type(module) is FloatFunctional:
+            root.set_submodule(path, FXFloatFunctional())
 
 
 def _bind(root: nn.Module, example_inputs: Inputs | None) -> inspect.BoundArguments:
@@ -239,7 +251,8 @@ def _name_nodes(traced: fx.GraphModule) -> None:
     used: set[str] = set()
     for node in traced.graph.nodes:
         stack = node.meta.pop("nn_module_stack", {})
-        path = str(node.target) if node.op == "call_module" else _innermost(stack)
+        scope, scope_type = _innermost(stack)
+        path = str(node.target) if node.op == "call_module" else scope
         name = path if node.op == "call_module" else ".".join(filter(None, (path, _label(node))))
         free = name if node.op == "call_module" and name not in used else None
         counter = itertools.count(1)
@@ -248,6 +261,7 @@ def _name_nodes(traced: fx.GraphModule) -> None:
             unique = f"{name}_{next(counter)}"
         used.add(unique)
         node.meta["path"] = path
+        node.meta["scope"] = scope_type
         node.meta["name"] = unique
         node.meta["parameters"] = _parameter_count(traced, node)
         if unique != free and node.op == "call_module":
@@ -255,8 +269,9 @@ def _name_nodes(traced: fx.GraphModule) -> None:
             node.target = unique
 
 
-def _innermost(stack: Mapping[str, tuple[str, type]]) -> str:
-    return list(stack.values())[-1][0] if stack else ""
+def _innermost(stack: Mapping[str, tuple[str, type | None]]) -> tuple[str, type | None]:
+    """Path and class of the module in which a node was called; the model itself has neither."""
+    return list(stack.values())[-1] if stack else ("", None)
 
 
 def _label(node: fx.Node) -> str:

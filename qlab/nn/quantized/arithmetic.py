@@ -38,6 +38,14 @@ class MatMul(ObservedModule):
     output_of = Output.OWN_OR_FLOAT
     op = staticmethod(ops.matmul)
 
+    @property
+    def execution_reason(self) -> str:
+        """Why it is simulated, in words; empty if integer arithmetic runs."""
+        for qparams in self.input_qparams or ():
+            if qparams is not None and qparams.dtype.bits > 8:
+                return f"an input's type {qparams.dtype.name} is not an integer of at most 8 bits"
+        return super().execution_reason
+
 
 class _Scalar(ObservedModule):
     """A tensor and a number.

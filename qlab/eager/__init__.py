@@ -1,0 +1,34 @@
+"""Eager workflow: observers hang on the modules themselves, stubs mark where codes begin and end.
+
+`fuse_modules` → `prepare` → calibrate → `convert`, as in the reference. The user names what to
+fuse, writes `QuantStub` and `DeQuantStub` into the model, and sets ``module.qconfig``. These
+attributes, and ``activation_post_process`` on prepared modules, are read and written here and in
+``from_float``, for code that was written against the reference.
+"""
+
+from qlab.eager.convert import convert, swap_module
+from qlab.eager.fuse import fuse_known_modules, fuse_modules
+from qlab.eager.prepare import (
+    add_observer_,
+    add_quant_dequant,
+    get_observer_dict,
+    prepare,
+    propagate_qconfig_,
+    static_mappings,
+)
+from qlab.eager.quantize import default_eval_fn, quantize
+
+__all__ = [
+    "add_observer_",
+    "add_quant_dequant",
+    "convert",
+    "default_eval_fn",
+    "fuse_known_modules",
+    "fuse_modules",
+    "get_observer_dict",
+    "prepare",
+    "propagate_qconfig_",
+    "quantize",
+    "static_mappings",
+    "swap_module",
+]

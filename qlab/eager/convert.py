@@ -1,0 +1,132 @@
+"""`convert`: calibrated modules give way to their quantized counterparts."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import nn
+from torch.nn.utils.parametrize import type_before_parametrizations as type_of
+
+from qlab.eager.prepare import get_observer_dict, observe_output, static_mappings
+from qlab.errors import ArgumentError, QlabError
+
+ModuleMapping = Mapping[type[nn.Module], Any]
+
+
+def convert(
+    module: nn.Module,
+    mapping: ModuleMapping | None = None,
+    inplace: bool = False,
+    remove_qconfig: bool = True,
+    is_reference: bool = False,
+    convert_custom_config_dict: Mapping[str, Any] | None = None,
+    use_precomputed_fake_quant: bool = False,
+) -> nn.Module:
+    """The quantized model of a calibrated one that `prepare` made.
+
+    Args:
+        module: What `prepare` returned, after calibration.
+        mapping: Float class → quantized class; the registry's if not given.
+        inplace: Change the model itself instead of a copy.
+        remove_qconfig: Take the ``qconfig`` attributes and observers off what stays in float.
+        is_reference: Not supported; False.
+        convert_custom_config_dict: ``observed_to_quantized_custom_module_class`` maps classes to
+            those whose ``from_observed`` makes the quantized module.
+        use_precomputed_fake_quant: Use weight observers as they stand.
+
+    Raises:
+        ArgumentError: The model was not prepared.
+        UncalibratedError: An observer has seen no data; names the module.
+        QlabError: A module cannot be converted; names it. The model stays as it was.
+    """
+    if is_reference:
+        raise ArgumentError("convert: is_reference=True is not supported", fix="Leave it out.")
+    if mapping is None and not _is_prepared(module):
+        raise ArgumentError(
+            "convert: the model was not prepared: no module of it has an observer",
+            fix="Set model.qconfig, call prepare, run calibration data through its result, "
+            "then convert.",
+        )
+    if not inplace:
+        module = copy.deepcopy(module)
+    mapping = static_mappings() if mapping is None else mapping
+    custom = (convert_custom_config_dict or {}).get("observed_to_quantized_custom_module_class", {})
+    swapped: dict[int, nn.Module] = {}
+    for path, child in _swappable(module, mapping, custom):
+        try:
+            new = swap_module(child, mapping, custom, use_precomputed_fake_quant)
+        except QlabError as error:
+            message = f"convert: {path!r} ({type(child).__name__}): {error}"
+            raise type(error)(message) from error
+        swapped[id(child)] = new
+    for path, child in list(module.named_modules(remove_duplicate=False)):
+        if id(child) in swapped and path:
+            module.set_submodule(path, swapped[id(child)])
+    if remove_qconfig:
+        _remove_qconfig(module)
+    return module
+
+
+def swap_module(
+    mod: nn.Module,
+    mapping: ModuleMapping,
+    custom_module_class_mapping: ModuleMapping | None = None,
+    use_precomputed_fake_quant: bool = False,
+) -> nn.Module:
+    """The quantized counterpart of a module that has a qconfig; else the module itself.
+
+    Args:
+        mod: A prepared module.
+        mapping: Float class → quantized class with ``from_float``.
+        custom_module_class_mapping: Observed class → quantized class with ``from_observed``.
+        use_precomputed_fake_quant: Use weight observers as they stand.
+
+    Returns:
+        With the module's own forward hooks and pre-hooks, which now see quantized tensors.
+    """
+    custom, kind = custom_module_class_mapping or {}, type_of(mod)
+    if getattr(mod, "qconfig", None) is None:
+        return mod
+    if kind in custom:
+        new = custom[kind].from_observed(mod)
+    elif kind in mapping:
+        options = {"use_precomputed_fake_quant": True} if use_precomputed_fake_quant else {}
+        new = mapping[kind].from_float(mod, **options)
+    else:
+        return mod
+    for hook in mod._forward_pre_hooks.values():
+        new.register_forward_pre_hook(hook)
+    for hook in mod._forward_hooks.values():
+        if hook is not observe_output:
+            new.register_forward_hook(hook)
+    return new
+
+
+def _swappable(
+    module: nn.Module, mapping: ModuleMapping, custom: ModuleMapping, path: str = ""
+) -> Iterator[tuple[str, nn.Module]]:
+    """The modules below one that have a counterpart; not what lies inside those."""
+    for name, child in module.named_children():
+        inner = f"{path}.{name}" if path else name
+        known = type_of(child) in custom or type_of(child) in mapping
+        if known and getattr(child, "qconfig", None) is not None:
+            yield inner, child
+        else:
+            yield from _swappable(child, mapping, custom, inner)
+
+
+def _is_prepared(module: nn.Module) -> bool:
+    observers: dict[str, nn.Module] = {}
+    get_observer_dict(module, observers)
+    return any(not isinstance(observer, nn.Identity) for observer in observers.values())
+
+
+def _remove_qconfig(module: nn.Module) -> None:
+    for part in list(module.modules()):
+        vars(part).pop("qconfig", None)
+        for identifier, hook in list(part._forward_hooks.items()):
+            if hook is observe_output:
+                del part._forward_hooks[identifier]
+                del part.activation_post_process

@@ -1,0 +1,207 @@
+"""`prepare`: qconfigs spread through the model, observers hang on what can be quantized."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils.parametrize import type_before_parametrizations as type_of
+
+from qlab import registry
+from qlab.errors import DTypeError
+from qlab.nn.intrinsic import FusedModule
+from qlab.nn.quantized import FloatFunctional
+from qlab.nn.stubs import DeQuantStub, QuantWrapper
+from qlab.observers import observer_for
+from qlab.registry import OutputKind
+from qlab.registry.asked import asked_by, output_spec
+
+
+def static_mappings() -> dict[type[nn.Module], type[nn.Module]]:
+    """Which quantized class takes the place of which float class, from the registry.
+
+    Modules that keep their input's scale are not in it: they run on quantized and on float
+    tensors as they are.
+    """
+    return {
+        module: row.static
+        for row in registry.ROWS
+        if row.static is not None and row.output.kind is not OutputKind.SHARED
+        for module in row.modules
+    }
+
+
+def propagate_qconfig_(
+    module: nn.Module,
+    qconfig_dict: Mapping[Any, Any] | None = None,
+    prepare_custom_config_dict: Mapping[str, Any] | None = None,
+) -> None:
+    """Gives every module a ``qconfig`` attribute, in place.
+
+    What a module has already stands; else the entry for its path, else that for its class, else
+    what its parent got. None means float.
+
+    Args:
+        module: The model.
+        qconfig_dict: Qconfigs by path or class; ``""`` is the model itself.
+        prepare_custom_config_dict: ``non_traceable_module_name`` and
+            ``non_traceable_module_class`` name children that get none.
+
+    Raises:
+        DTypeError: A ``qconfig`` attribute is no pair of observer factories.
+    """
+    custom = prepare_custom_config_dict or {}
+    names = set(custom.get("non_traceable_module_name", ()))
+    classes = set(custom.get("non_traceable_module_class", ()))
+    given = qconfig_dict or {}
+
+    def visit(current: nn.Module, path: str, inherited: Any) -> None:
+        found = given.get(path, given.get(type_of(current), inherited))
+        qconfig: Any = getattr(current, "qconfig", found)
+        if qconfig is not None and not (isinstance(qconfig, tuple) and len(qconfig) == 2):
+            raise DTypeError(
+                f"The qconfig of {path or 'the model'!r} ({type(current).__name__}) is not one",
+                expected="a QConfig(activation=..., weight=...) or None",
+                received=repr(qconfig),
+            )
+        vars(current)["qconfig"] = qconfig
+        for name, child in current.named_children():
+            if name not in names and type(child) not in classes:
+                visit(child, f"{path}.{name}" if path else name, qconfig)
+
+    visit(module, "", None)
+
+
+def prepare(
+    model: nn.Module,
+    inplace: bool = False,
+    allow_list: Iterable[type[nn.Module]] | None = None,
+    observer_non_leaf_module_list: Iterable[type[nn.Module]] | None = None,
+    prepare_custom_config_dict: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """A model whose quantizable modules observe their outputs, ready for calibration.
+
+    Args:
+        model: With ``qconfig`` attributes on it or on its modules.
+        inplace: Change the model itself instead of a copy.
+        allow_list: Classes to observe; what the registry can quantize if not given.
+        observer_non_leaf_module_list: Further classes to observe, which have children.
+        prepare_custom_config_dict: ``float_to_observed_custom_module_class`` maps classes to
+            those whose ``from_float`` makes the observed module.
+
+    Warns:
+        UserWarning: No module has a qconfig, so nothing is observed.
+
+    Raises:
+        DTypeError: A ``qconfig`` attribute is no pair of observer factories.
+    """
+    if not inplace:
+        model = copy.deepcopy(model)
+    propagate_qconfig_(model, None, prepare_custom_config_dict)
+    if not any(getattr(module, "qconfig", None) for module in model.modules()):
+        warnings.warn(
+            "prepare: no module has a qconfig, so nothing will be observed or quantized; "
+            "set model.qconfig, or the qconfig of its modules, first",
+            stacklevel=2,
+        )
+    classes = set(static_mappings() if allow_list is None else allow_list)
+    whole = {*(observer_non_leaf_module_list or ())}
+    custom = (prepare_custom_config_dict or {}).get("float_to_observed_custom_module_class", {})
+    add_observer_(model, classes, whole, custom_module_class_mapping=custom)
+    return model
+
+
+def add_observer_(
+    module: nn.Module,
+    qconfig_propagation_list: Iterable[type[nn.Module]] | None = None,
+    non_leaf_module_list: Iterable[type[nn.Module]] | None = None,
+    device: torch.device | None = None,
+    custom_module_class_mapping: Mapping[type[nn.Module], Any] | None = None,
+) -> None:
+    """Hangs an observer on every module of the given classes that has a qconfig, in place.
+
+    Args:
+        module: A model with propagated qconfigs.
+        qconfig_propagation_list: Classes to observe if they have no children.
+        non_leaf_module_list: Classes to observe even so.
+        device: Where observers are put; that of the model's first parameter if not given.
+        custom_module_class_mapping: Classes that are replaced by what ``from_float`` makes.
+    """
+    leaves = set(
+        static_mappings() if qconfig_propagation_list is None else qconfig_propagation_list
+    )
+    whole = {*(non_leaf_module_list or ())}
+    custom = custom_module_class_mapping or {}
+    if device is None:
+        device = next((parameter.device for parameter in module.parameters()), None)
+
+    def visit(current: nn.Module) -> None:
+        qconfig: Any = getattr(current, "qconfig", None)
+        kind = type_of(current)
+        single = isinstance(current, FusedModule | FloatFunctional)
+        childless = next(current.children(), None) is None
+        wanted = kind in whole or (kind in leaves and (single or childless))
+        if qconfig is not None and wanted and not isinstance(current, DeQuantStub):
+            _observe(current, qconfig, device)
+        if single:
+            return
+        for name, child in current.named_children():
+            if type_of(child) in custom and getattr(child, "qconfig", None) is not None:
+                current.set_submodule(name, custom[type_of(child)].from_float(child))
+            else:
+                visit(child)
+
+    visit(module)
+
+
+def _observe(module: nn.Module, qconfig: Any, device: torch.device | None) -> None:
+    """Hangs an observer on one module, unless it has one: modules may occur twice."""
+    present = getattr(module, "activation_post_process", None)
+    if present is not None and not isinstance(present, nn.Identity):
+        return
+    row = registry.row_for_module(type_of(module))
+    factory, asked = qconfig.activation, asked_by(qconfig.activation).spec
+    if row is not None and asked is not None and output_spec(row.output, asked) != asked:
+        factory = observer_for(output_spec(row.output, asked))
+    module.add_module("activation_post_process", factory().to(device))
+    if not isinstance(module, FloatFunctional):
+        module.register_forward_hook(observe_output, prepend=True)
+
+
+def observe_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    """Forward hook: what the module gives passes through its observer."""
+    observer: Any = module.activation_post_process
+    return observer(output)
+
+
+def get_observer_dict(mod: nn.Module, target_dict: dict[str, nn.Module], prefix: str = "") -> None:
+    """Collects the observers of a prepared model.
+
+    Args:
+        mod: The model.
+        target_dict: Gets ``"<path>.activation_post_process"`` → observer.
+        prefix: Written before every path.
+    """
+    start = f"{prefix}." if prefix else ""
+    for path, module in mod.named_modules():
+        observer = module._modules.get("activation_post_process")
+        if observer is not None:
+            key = f"{path}.activation_post_process" if path else "activation_post_process"
+            target_dict[start + key] = observer
+
+
+def add_quant_dequant(module: nn.Module) -> nn.Module:
+    """Puts stubs around every module that has a qconfig and no children, in place.
+
+    Returns:
+        The model; a `QuantWrapper` of it if it is such a module itself.
+    """
+    if next(module.children(), None) is None and getattr(module, "qconfig", None):
+        return QuantWrapper(module)
+    for name, child in list(module.named_children()):
+        module.set_submodule(name, add_quant_dequant(child))
+    return module

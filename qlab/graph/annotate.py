@@ -1,0 +1,310 @@
+"""Annotate: decides for every operator of a graph how it is quantized, and why.
+
+Nothing is changed. Each operator first gets a verdict from the registry and its qconfig alone.
+Then the tensors are gone through in graph order: what an operator on codes reads and gives is
+quantized, and operators that only pass values on do so in codes where these come, or where all
+that read them want codes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache
+
+import torch
+from torch import fx, nn
+
+from qlab import registry
+from qlab.errors import ShapeError
+from qlab.granularity import PerAxis, PerTensor
+from qlab.graph.lift import is_real, shape_nodes
+from qlab.graph.plan import Execution, Plan, Step, Value
+from qlab.graph.requests import Request, requests_for
+from qlab.nn.intrinsic.fold import core
+from qlab.qconfig import QConfigMapping
+from qlab.ranges import TensorSpec
+from qlab.registry import OutputKind, Row
+from qlab.registry.asked import output_spec
+
+
+def annotate(graph_module: fx.GraphModule, mapping: QConfigMapping) -> Plan:
+    """The plan of a graph under a mapping; a pure function of the two.
+
+    An operator that has an integer form and whose qconfig asks for it takes codes and gives codes.
+    A tensor is quantized once: as the step that produces it asks, or, coming from outside or from
+    a float operator, as the first step that wants its codes asks.
+
+    Args:
+        graph_module: A graph made by `trace` and `fuse`; it stays as it is.
+        mapping: Which qconfig each operator gets.
+
+    Returns:
+        One step per operator, and the tensors that are quantized.
+
+    Raises:
+        ArgumentError: The graph was not made by `trace`.
+        QlabError: A qconfig holds something that is no observer.
+    """
+    requests, unmatched = requests_for(graph_module, mapping)
+    return _Annotation(graph_module, requests).plan(unmatched)
+
+
+class _Role(Enum):
+    """What an operator does with quantized numbers."""
+
+    NONE = "no tensor of real numbers"
+    FLOAT = "computes in float"
+    WEIGHT = "computes in float with a quantized weight"
+    CODES = "takes codes and gives codes"
+    SHARED = "passes on what comes"
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    role: _Role
+    reason: str = ""
+
+
+class _Annotation:
+    """The decisions about one graph."""
+
+    def __init__(self, graph_module: fx.GraphModule, requests: dict[fx.Node, Request]) -> None:
+        self.graph_module = graph_module
+        self.requests = requests
+        self.shapes = shape_nodes(graph_module)
+        self.verdicts = {node: self._verdict(node) for node in requests}
+        self.asker_of = cache(self._asker_of)
+        self.values: dict[fx.Node, Value] = {}
+        self.in_codes: set[fx.Node] = set()  # made in codes by a step, not quantized on the way
+        for node in requests:
+            self._quantize_around(node)
+
+    def plan(self, unmatched: tuple[str, ...]) -> Plan:
+        """The decisions as a plan, in graph order."""
+        steps = tuple(self._step(node) for node in self.requests)
+        values = (self.values.get(node) for node in self.graph_module.graph.nodes)
+        return Plan(steps, tuple(value for value in values if value is not None), unmatched)
+
+    # Verdicts: what each operator could do, seen alone.
+
+    def _row(self, node: fx.Node) -> Row | None:
+        if node.op == "call_module":
+            return registry.row_for_module(type(self._module(node)))
+        if isinstance(node.target, str):
+            row = registry.row_for_method(node.target)
+        else:
+            row = registry.row_for_function(node.target)
+        return row if row is not None and row.static is None else None
+
+    def _module(self, node: fx.Node) -> nn.Module:
+        return self.graph_module.get_submodule(str(node.target))
+
+    def _verdict(self, node: fx.Node) -> _Verdict:
+        if node in self.shapes:
+            return _Verdict(_Role.NONE, "a size or another plain value, not a tensor")
+        if not is_real(node):
+            return _Verdict(_Role.NONE, "its result is not real numbers")
+        row, request = self._row(node), self.requests[node]
+        if row is None or (row.static is None and row.output.kind is not OutputKind.SHARED):
+            return _Verdict(_Role.FLOAT, node.meta.get("refused") or _no_form(node))
+        if request.qconfig is None:
+            return _Verdict(_Role.FLOAT, request.why_float)
+        obstacle = self._obstacle(node, row, request)
+        if obstacle is not None:
+            return _Verdict(_Role.FLOAT, obstacle)
+        if row.output.kind is OutputKind.SHARED:
+            return _Verdict(_Role.SHARED)
+        return _Verdict(_Role.CODES if request.activation is not None else _Role.WEIGHT)
+
+    def _obstacle(self, node: fx.Node, row: Row, request: Request) -> str | None:
+        """Why an operator stays in float although its qconfig asks for more, or None."""
+        if row.output.kind is OutputKind.FLOAT:
+            return "its output is never quantized"
+        if row.name == "chunk" and any(_calls(user) != "getitem" for user in node.users):
+            return "its pieces are read all at once"
+        if not all(is_real(operand) for operand in _operands(node)) and row.static is not None:
+            return "an operand is not a tensor of real numbers"
+        if request.dynamic:
+            return "a dynamic qconfig: its input's scale is not known before the call"
+        if request.activation is None:
+            moves = row.static is None
+            weighted = row.weight and request.weight is not None
+            if not (moves or weighted):
+                return "its qconfig leaves activations in float"
+        elif not isinstance(request.activation.granularity, PerTensor):
+            return "an activation has one scale for the whole tensor, its qconfig asks for more"
+        return self._weight_obstacle(node, request.weight) if row.weight else None
+
+    def _weight_obstacle(self, node: fx.Node, spec: TensorSpec | None) -> str | None:
+        if spec is None:
+            return None
+        weight = core(self._module(node)).weight
+        assert isinstance(weight, torch.Tensor)
+        try:
+            spec.granularity.scale_shape(weight.shape)
+        except ShapeError as error:
+            return f"the weight cannot be quantized so: {error}"
+        return None
+
+    # Values: which tensors are quantized, and how.
+
+    def _quantize_around(self, node: fx.Node) -> None:
+        """Decides about the tensors that an operator reads and gives."""
+        role, request = self.verdicts[node].role, self.requests[node]
+        if role is _Role.CODES and request.activation is not None:
+            for operand in _operands(node):
+                self._quantize_outside(operand, node)
+            row = self._row(node)
+            spec = output_spec(row.output, request.activation) if row else request.activation
+            self.values[node] = self._value(node, spec, node, node)
+            self.in_codes.add(node)
+        elif role is _Role.SHARED:
+            operand, asker = _operands(node)[0], self.asker_of(node)
+            if operand not in self.in_codes and asker is None:
+                return
+            if asker is not None:
+                self._quantize_outside(operand, asker)
+            self.values[node] = self._value(node, self.values[operand].spec, operand, node)
+            self.in_codes.add(node)
+
+    def _quantize_outside(self, operand: fx.Node, asker: fx.Node) -> None:
+        """Quantizes a tensor on its way into a step, unless it is quantized already."""
+        spec = self.requests[asker].activation
+        if operand not in self.values and spec is not None:
+            self.values[operand] = self._value(operand, spec, operand, asker)
+
+    def _value(
+        self, node: fx.Node, spec: TensorSpec, shares_with: fx.Node, asker: fx.Node
+    ) -> Value:
+        shared = self.values.get(shares_with)
+        return Value(
+            node=node.name,
+            name=node.meta["name"],
+            spec=spec,
+            source=shared.source if shared is not None else shares_with.name,
+            constant=node.op == "get_attr",
+            asked_by=shared.asked_by if shared is not None else asker.meta["name"],
+        )
+
+    def _asker_of(self, node: fx.Node) -> fx.Node | None:
+        """The first step on codes that a tensor reaches, if all that read it want codes."""
+        first = None
+        for user in node.users:
+            if user in self.shapes:
+                continue
+            verdict = self.verdicts.get(user, _Verdict(_Role.FLOAT))
+            found = user if verdict.role is _Role.CODES else None
+            if verdict.role is _Role.SHARED:
+                found = self.asker_of(user)
+            if found is None:
+                return None
+            first = first or found
+        return first
+
+    # Steps: the decisions in words.
+
+    def _step(self, node: fx.Node) -> Step:
+        verdict, request, row = self.verdicts[node], self.requests[node], self._row(node)
+        given = [self._arriving(node, operand) for operand in _operands(node)]
+        value = self.values.get(node)
+        output = value.spec if value is not None and node in self.in_codes else None
+        weighted = row is not None and row.weight
+        on_weight = verdict.role in (_Role.CODES, _Role.WEIGHT)
+        weight = request.weight if weighted and on_weight else None
+        execution, reason = self._execution(node, given, weight, output)
+        return Step(
+            node=node.name,
+            name=node.meta["name"],
+            type=_calls(node),
+            fused=node.meta.get("fused", ()),
+            row=row.name if row is not None else None,
+            requested=request.qconfig,
+            rule=request.rule,
+            inputs=tuple(given) if verdict.role is not _Role.NONE else (),
+            weight=weight,
+            output=output,
+            execution=execution,
+            reason=reason,
+        )
+
+    def _arriving(self, node: fx.Node, operand: fx.Node) -> TensorSpec | None:
+        """How a tensor arrives at an operator that reads it."""
+        takes_codes = node in self.in_codes
+        value = self.values.get(operand)
+        return value.spec if takes_codes and value is not None else None
+
+    def _execution(
+        self,
+        node: fx.Node,
+        inputs: list[TensorSpec | None],
+        weight: TensorSpec | None,
+        output: TensorSpec | None,
+    ) -> tuple[Execution, str]:
+        verdict, row = self.verdicts[node], self._row(node)
+        match verdict.role:
+            case _Role.NONE:
+                return "none", verdict.reason
+            case _Role.FLOAT:
+                return "float", verdict.reason
+            case _Role.WEIGHT:
+                return "simulated", "weight-only qconfig: float arithmetic, quantized weight"
+            case _Role.SHARED if output is not None:
+                return "shared", "keeps the scale and zero point of its input"
+            case _Role.SHARED:
+                moves = row is not None and row.static is None
+                reason = "its input is float and nothing behind it asks for codes"
+                return ("shared" if moves else "float"), reason
+        if row is not None and row.weight and weight is None:
+            return "simulated", "activation-only qconfig: float arithmetic, float weight"
+        sums = row is not None and (row.weight or row.name == "matmul")
+        simulated = _why_simulated(inputs, weight, output, sums)
+        words = " × ".join(_dtype(spec) for spec in (*inputs, weight) if spec is not None)
+        return ("simulated", simulated) if simulated else ("integer", f"{words} → {_dtype(output)}")
+
+
+def _operands(node: fx.Node) -> list[fx.Node]:
+    """The tensors that an operator reads, one entry per argument."""
+    if node.op == "call_module":
+        return [argument for argument in node.args if isinstance(argument, fx.Node)]
+    return node.all_input_nodes
+
+
+def _calls(node: fx.Node) -> str:
+    """What people call the class, function or method that a node calls."""
+    kind = node.meta["kind"]
+    return kind if isinstance(kind, str) else kind.__name__
+
+
+def _no_form(node: fx.Node) -> str:
+    return f"no integer form of {_calls(node)}"
+
+
+def _dtype(spec: TensorSpec | None) -> str:
+    return "float" if spec is None else spec.dtype.name.removeprefix("q")
+
+
+def _why_simulated(
+    inputs: list[TensorSpec | None],
+    weight: TensorSpec | None,
+    output: TensorSpec | None,
+    sums: bool,
+) -> str:
+    """Why integer arithmetic cannot do it, in words; empty if it can.
+
+    Args:
+        inputs: How the tensors arrive.
+        weight: How the weight is quantized.
+        output: How the output leaves.
+        sums: Whether products are summed, which integers of more than 8 bits would overflow.
+    """
+    given = [spec for spec in (*inputs, weight) if spec is not None]
+    for spec in (*given, *([output] if output is not None else [])):
+        if spec.dtype.is_float:
+            return f"{_dtype(spec)} codes are not integers"
+    for spec in given:
+        if sums and spec.dtype.bits > 8:
+            return f"sums of {_dtype(spec)} products do not fit an integer kernel"
+    if weight is None or weight.granularity in (PerTensor(), PerAxis(0)):
+        return ""
+    return f"the weight's scales ({weight.granularity}) lie along the axis that is summed"

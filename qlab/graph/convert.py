@@ -1,0 +1,245 @@
+"""Convert: executes a plan. Operators become integer modules, codes flow between them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from qlab import registry
+from qlab.errors import ArgumentError, QlabError, UnsupportedError
+from qlab.graph.lift import attribute, shape_nodes
+from qlab.graph.plan import Plan, Step, Value, uncalibrated
+from qlab.graph.prepare import device_of
+from qlab.nn.intrinsic.fold import core
+from qlab.nn.quantized import DeQuantize, Output, Quantize
+from qlab.nn.stubs import QuantStub
+from qlab.qparams import QParams, quantize
+from qlab.registry import Row
+from qlab.stats import TensorStats
+
+
+def convert(
+    graph_module: fx.GraphModule,
+    plan: Plan,
+    qparams: Mapping[str, QParams],
+    *,
+    weights: Mapping[str, QParams] | None = None,
+) -> fx.GraphModule:
+    """The quantized graph that a plan describes. Plain tensors of codes flow between its modules.
+
+    Floating point is turned into codes where it enters a step on codes, and back where codes enter
+    a float operator or leave the graph; parameters that are operands are stored as codes. A node
+    that stands for an operator keeps the name it has in the float graph and its ``meta["name"]``;
+    ``meta["source"]`` of every node names the float node whose value it carries, and
+    ``meta["qparams"]``, where its value is codes, how to read them.
+
+    Args:
+        graph_module: The float graph, made by `trace` and `fuse`; it stays as it is.
+        plan: What `annotate` decided for it.
+        qparams: Scale and zero point of the observed tensors, by node, as `Plan.qparams` gives.
+        weights: Scale and zero point of weights, by step, where they shall not be what the step's
+            spec gives for the weight.
+
+    Returns:
+        A graph in evaluation mode that takes and gives what the float graph does; its
+        ``meta["plan"]`` is the plan.
+
+    Raises:
+        ArgumentError: The plan was made for another graph.
+        UncalibratedError: An observed tensor has no scale; names it.
+    """
+    known = {node.name for node in graph_module.graph.nodes}
+    if foreign := sorted({step.node for step in plan.steps} - known):
+        raise ArgumentError(
+            "convert: the plan was made for another graph",
+            expected="a plan that annotate made for this graph",
+            received=f"steps at nodes it does not have: {', '.join(foreign[:5])}",
+        )
+    return _Conversion(graph_module, plan, qparams, weights or {}).run()
+
+
+class _Conversion:
+    """The graph being written, and for each float node the nodes that carry its value."""
+
+    def __init__(
+        self,
+        graph_module: fx.GraphModule,
+        plan: Plan,
+        qparams: Mapping[str, QParams],
+        weights: Mapping[str, QParams],
+    ) -> None:
+        self.source = graph_module
+        self.plan = plan
+        self.given = qparams
+        self.weights = weights
+        self.steps = {step.node: step for step in plan.steps}
+        self.shapes = shape_nodes(graph_module)
+        self.device = device_of(graph_module)
+        self.names = {node.name for node in graph_module.graph.nodes}
+        self.graph = fx.Graph()
+        self.targets: dict[str, nn.Module | Tensor] = {}
+        self.reals: dict[fx.Node, fx.Node] = {}
+        self.codes: dict[fx.Node, fx.Node] = {}
+        self.copies: dict[int, Any] = {}
+        self.resolved: dict[str, QParams] = {}
+        self.shared_weights: dict[Any, Any] = {}
+
+    def run(self) -> fx.GraphModule:
+        for node in self.source.graph.nodes:
+            if node.op in ("placeholder", "output"):
+                self.reals[node] = self._copy(node, self._real)
+            elif node.op != "get_attr":
+                self._write_step(node, self.steps[node.name])
+        self.graph.lint()
+        converted = fx.GraphModule(self.targets, self.graph, type(self.source).__name__)
+        converted.meta["plan"] = self.plan
+        return converted.eval()
+
+    def _write_step(self, node: fx.Node, step: Step) -> None:
+        if node in self.shapes:
+            self.reals[node] = self._copy(node, self._any_form)
+        elif step.weight is None and step.output is None:
+            self.reals[node] = self._copy(node, self._real)
+        elif self._row(step).static is None:
+            self._codes(node.all_input_nodes[0])
+            self.codes[node] = self._carries(self._copy(node, self._any_form), node)
+        elif step.weight is None and self._row(step).weight:
+            self.codes[node] = self._quantized(node, self._copy(node, self._real))
+        else:
+            self._write_module(node, step)
+
+    # Operators
+
+    def _row(self, step: Step) -> Row:
+        row = next((row for row in registry.ROWS if row.name == step.row), None)
+        assert row is not None, f"step {step.name!r} has no row {step.row!r}"
+        return row
+
+    def _write_module(self, node: fx.Node, step: Step) -> None:
+        """Puts the integer module of an operator into the graph."""
+        on_codes = step.output is not None
+        operands = [argument for argument in node.args if isinstance(argument, fx.Node)]
+        made = self._integer_module(node, step)
+        made.bind_inputs(*(self._qparams(o) if on_codes else None for o in operands))
+        self.targets[step.name] = made
+        read = self._codes if on_codes else self._real
+        args = fx.map_arg(node.args, read)
+        written = self.graph.create_node("call_module", step.name, args, {}, name=node.name)
+        written.meta = {**node.meta, "source": node.name}
+        if on_codes:
+            self.codes[node] = self._carries(written, node)
+        else:
+            self.reals[node] = written
+
+    def _integer_module(self, node: fx.Node, step: Step) -> Any:
+        static: Any = self._row(step).static
+        module = self.source.get_submodule(str(node.target))
+        own_output = step.output is not None and static.output_of is not Output.INPUT
+        output = self._qparams(node) if own_output else None
+        weight, twin = None, None
+        try:
+            if step.weight is not None:
+                weight = self.weights.get(step.name)
+                twin = None if weight else (id(core(module).weight), step.weight)
+                weight = weight or step.weight.qparams_of(static.weight_of(module))
+            made = static.from_qparams(module, weight=weight, output=output)
+        except QlabError as error:
+            raise UnsupportedError(
+                f"The layer {step.name!r} ({step.type}) cannot be converted: {error}"
+            ) from error
+        if twin in self.shared_weights:
+            made.set_weight_bias(self.shared_weights[twin].weight(), made.bias())
+        elif twin is not None:
+            self.shared_weights[twin] = made
+        return made
+
+    def _copy(self, node: fx.Node, read: Callable[[fx.Node], fx.Node]) -> fx.Node:
+        """Writes an operator as it stands in the float graph."""
+        if node.op == "call_module":
+            module = self.source.get_submodule(str(node.target))
+            self.targets[str(node.target)] = copy.deepcopy(module, self.copies)
+        written = self.graph.node_copy(node, read)
+        written.meta["source"] = node.name
+        return written
+
+    # Values
+
+    def _any_form(self, node: fx.Node) -> fx.Node:
+        return self.codes[node] if node in self.codes else self._real(node)
+
+    def _real(self, node: fx.Node) -> fx.Node:
+        """The node that carries a value as real numbers."""
+        if node not in self.reals:
+            if node.op == "get_attr":
+                self.reals[node] = self._attribute(node, str(node.target), self._value_of(node))
+            else:
+                module = DeQuantize().bind_inputs(self._qparams(node))
+                self.reals[node] = self._border(node, self.codes[node], "dequantize", module)
+        return self.reals[node]
+
+    def _codes(self, node: fx.Node) -> fx.Node:
+        """The node that carries a value as codes."""
+        if node not in self.codes:
+            if node.op == "get_attr":
+                codes = quantize(self._value_of(node), self._qparams(node))
+                path = self._free(f"{node.target}_codes", self.targets)
+                written = self._attribute(node, path, codes)
+                self.codes[node] = self._carries(written, node)
+            else:
+                self.codes[node] = self._quantized(node, self._real(node))
+        return self.codes[node]
+
+    def _quantized(self, node: fx.Node, real: fx.Node) -> fx.Node:
+        module = Quantize.from_qparams(QuantStub(), output=self._qparams(node)).bind_inputs()
+        return self._carries(self._border(node, real, "quantize", module), node)
+
+    def _border(self, node: fx.Node, given: fx.Node, what: str, module: nn.Module) -> fx.Node:
+        """Writes a node that turns a value into its other form."""
+        name = self._free(f"{node.name}_{what}", self.names)
+        self.names.add(name)
+        path = self._free(name, self.targets)
+        self.targets[path] = module.to(self.device)
+        written = self.graph.create_node("call_module", path, (given,), {}, name=name)
+        written.meta["source"] = node.name
+        return written
+
+    def _attribute(self, node: fx.Node, path: str, value: Tensor) -> fx.Node:
+        self.targets[path] = value
+        written = self.graph.create_node(
+            "get_attr", path, (), {}, name=self._free(path, self.names)
+        )
+        written.meta["source"] = node.name
+        return written
+
+    def _value_of(self, node: fx.Node) -> Tensor:
+        return copy.deepcopy(attribute(self.source, node), self.copies)
+
+    def _free(self, name: str, taken: Collection[str]) -> str:
+        while name in taken:
+            name += "_"
+        return name
+
+    def _carries(self, written: fx.Node, node: fx.Node) -> fx.Node:
+        written.meta["qparams"] = self._qparams(node)
+        return written
+
+    def _qparams(self, node: fx.Node) -> QParams:
+        """How the codes of a value are read."""
+        value = self.plan.by_node[node.name]
+        if value.source not in self.resolved:
+            self.resolved[value.source] = self._resolve(self.plan.by_node[value.source])
+        return self.resolved[value.source]
+
+    def _resolve(self, value: Value) -> QParams:
+        found = self.given.get(value.node)
+        if found is None and value.fixed:
+            found = value.spec.qparams(TensorStats())
+        elif found is None and value.constant:
+            node = next(n for n in self.source.graph.nodes if n.name == value.node)
+            found = value.spec.qparams_of(attribute(self.source, node))
+        if found is None:
+            raise uncalibrated(value)
+        return found.to(self.device)

@@ -1,0 +1,198 @@
+"""The plan: what is asked of every operator, what it gets, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import pandas as pd
+
+from qlab.errors import UncalibratedError, UnknownNameError
+from qlab.qconfig import QConfig
+from qlab.qparams import QParams
+from qlab.ranges import Fixed, TensorSpec
+from qlab.registry.asked import asked_by
+from qlab.stats import TensorStats
+
+Execution = Literal["integer", "simulated", "float", "shared", "none"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operator of the graph, with what was fused into it.
+
+    Attributes:
+        node: Name of its node in the fused graph.
+        name: Module path ``"features.3.dw"``, or the enclosing path and the function,
+            ``"block1.add"``; unique.
+        type: Class or function, such as ``"Conv2d"`` or ``"add"``.
+        fused: Names of the operators that it took in.
+        row: Name of its row in the registry; None where there is no integer form.
+        requested: The qconfig that the mapping gives it; None for float.
+        rule: The rule of the mapping that decided, in words.
+        inputs: One entry per tensor input: how it arrives, None for float.
+        weight: How the weight is quantized; None where there is none, or it stays float.
+        output: How the output leaves; None for float.
+        execution: ``integer``: codes in, codes out. ``simulated``: float arithmetic on quantized
+            numbers. ``shared``: moves elements as they come, codes or not. ``float``: as in the
+            float model. ``none``: a size or another plain value, no tensor of real numbers.
+        reason: Why, in words.
+    """
+
+    node: str
+    name: str
+    type: str
+    fused: tuple[str, ...]
+    row: str | None
+    requested: QConfig | None
+    rule: str
+    inputs: tuple[TensorSpec | None, ...]
+    weight: TensorSpec | None
+    output: TensorSpec | None
+    execution: Execution
+    reason: str
+
+    @property
+    def quantized(self) -> bool:
+        """Whether its output or its weight is quantized."""
+        return self.output is not None or self.weight is not None
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor of the graph that is quantized.
+
+    Attributes:
+        node: Name of the node that produces it.
+        name: What people call that node.
+        spec: How it is quantized.
+        source: Name of the node whose scale and zero point it has: its own, or the one it shares
+            them with.
+        constant: Whether it is a parameter or buffer, whose range needs no calibration.
+        asked_by: Name of the step whose qconfig decided.
+    """
+
+    node: str
+    name: str
+    spec: TensorSpec
+    source: str
+    constant: bool
+    asked_by: str
+
+    @property
+    def observed(self) -> bool:
+        """Whether its range comes from calibration."""
+        return self.node == self.source and not (self.constant or self.fixed)
+
+    @property
+    def fixed(self) -> bool:
+        """Whether scale and zero point are given, whatever the data."""
+        return isinstance(self.spec.policy, Fixed)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `annotate` decided for a graph; prepare and convert execute it.
+
+    Attributes:
+        steps: One per operator, in graph order.
+        values: The quantized tensors, in graph order: what crosses between steps in codes, and
+            what is quantized on its way into one.
+        unmatched: The rules of the mapping that matched nothing, in words.
+    """
+
+    steps: tuple[Step, ...]
+    values: tuple[Value, ...]
+    unmatched: tuple[str, ...] = ()
+
+    def step(self, name: str) -> Step:
+        """The step of a name.
+
+        Raises:
+            UnknownNameError: No step has this name; lists those that exist.
+        """
+        if name not in self._by_name:
+            raise UnknownNameError.of("step", name, self._by_name)
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[str, Step]:
+        return {step.name: step for step in self.steps}
+
+    @property
+    def quantized_steps(self) -> tuple[Step, ...]:
+        """The steps that compute on quantized numbers, in integers or simulated."""
+        return tuple(step for step in self.steps if step.execution in ("integer", "simulated"))
+
+    @cached_property
+    def by_node(self) -> Mapping[str, Value]:
+        """The quantized tensors by the name of their node."""
+        return {value.node: value for value in self.values}
+
+    def qparams(self, statistics: Mapping[str, TensorStats]) -> dict[str, QParams]:
+        """Scale and zero point of every observed tensor, by node, as `convert` takes them.
+
+        Args:
+            statistics: What each tensor looked like in float, by node; more than needed is fine.
+
+        Raises:
+            UncalibratedError: A tensor has no statistics, or saw no data; names it.
+        """
+        result = {}
+        for value in self.values:
+            if value.observed:
+                stats = statistics.get(value.node)
+                if stats is None or not stats.count:
+                    raise uncalibrated(value)
+                result[value.node] = value.spec.qparams(stats)
+        return result
+
+    def to_frame(self) -> pd.DataFrame:
+        """The truth table for people: one row per step, indexed by its name.
+
+        Columns: ``type``, ``fused``, ``requested``, ``rule``, ``inputs``, ``weight``, ``output``,
+        ``execution``, ``reason``; all of them text, ``"float"`` where nothing is quantized.
+        """
+        rows = [
+            {
+                "layer": step.name,
+                "type": step.type,
+                "fused": ", ".join(step.fused),
+                "requested": _requested(step),
+                "rule": step.rule,
+                "inputs": ", ".join(dict.fromkeys(_words(spec) for spec in step.inputs)),
+                "weight": _words(step.weight) if step.row else "",
+                "output": _words(step.output),
+                "execution": step.execution,
+                "reason": step.reason,
+            }
+            for step in self.steps
+        ]
+        columns = [
+            "layer", "type", "fused", "requested", "rule", "inputs", "weight", "output",
+            "execution", "reason",
+        ]  # fmt: skip
+        return pd.DataFrame(rows, columns=columns).set_index("layer")
+
+
+def uncalibrated(value: Value) -> UncalibratedError:
+    """The error for a tensor whose range is needed and not known."""
+    return UncalibratedError(
+        f"The output of {value.name!r} has no calibrated range",
+        expected=f"statistics of node {value.node!r}, quantized as {value.spec.describe()}",
+        fix="Run calibration data through the prepared model, or calibrate the Lab, before "
+        "converting.",
+    )
+
+
+def _words(spec: TensorSpec | None) -> str:
+    return "float" if spec is None else spec.describe()
+
+
+def _requested(step: Step) -> str:
+    if step.requested is None:
+        return "float"
+    activation, weight = (_words(asked_by(factory).spec) for factory in step.requested)
+    return f"activation {activation}; weight {weight}"

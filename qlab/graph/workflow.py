@@ -1,0 +1,224 @@
+"""`prepare_fx`, `convert_fx`, `fuse_fx`: the graph workflow by the reference's names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import fx, nn
+
+from qlab import presets
+from qlab.errors import ArgumentError, DTypeError, UncalibratedError, UnsupportedError
+from qlab.graph.annotate import annotate
+from qlab.graph.convert import convert
+from qlab.graph.fuse import fuse
+from qlab.graph.plan import Plan, uncalibrated
+from qlab.graph.prepare import prepare, without_observers
+from qlab.graph.trace import Inputs, trace
+from qlab.nn.intrinsic.fold import core
+from qlab.nn.quantized.observed import qparams_of
+from qlab.observers import registered_observers
+from qlab.qconfig import QConfigMapping
+from qlab.qparams import QParams
+
+
+def prepare_fx(
+    model: nn.Module,
+    qconfig_mapping: QConfigMapping | Mapping[str, Any] | str,
+    example_inputs: Inputs,
+    prepare_custom_config: Mapping[str, Any] | None = None,
+    _equalization_config: None = None,
+    backend_config: None = None,
+) -> fx.GraphModule:
+    """A model as a graph with observers in it, ready for calibration.
+
+    The model is copied, traced and fused in evaluation mode, and itself stays as it is. Run
+    calibration data through the result, then call `convert_fx`.
+
+    Args:
+        model: A float model that traces.
+        qconfig_mapping: A `QConfigMapping`, its dict form, or the name of a preset.
+        example_inputs: One tensor, or the arguments of one call (see `qlab.graph.trace`).
+        prepare_custom_config: Dict form of the reference; its keys
+            ``non_traceable_module_name``, ``non_traceable_module_class`` (modules kept whole) and
+            ``preserved_attributes`` (attributes of the model carried over) are known.
+        _equalization_config: Not supported; None.
+        backend_config: Not needed, qlab's registry says what has an integer form; None.
+
+    Returns:
+        A graph of the same outputs; ``meta["plan"]`` says what was decided.
+
+    Raises:
+        TraceError: The model cannot be turned into a graph; names module, file and line.
+        ArgumentError: The inputs do not fit the model.
+        UnknownNameError: No preset has this name.
+        DTypeError: Not a mapping.
+        UnsupportedError: A part of the customisation that is not known.
+
+    Example:
+        >>> import torch
+        >>> model, x = torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.ReLU()), torch.ones(1, 4)
+        >>> prepared = prepare_fx(model, "int8", x)
+        >>> prepared(x).shape
+        torch.Size([1, 2])
+        >>> convert_fx(prepared).get_submodule("0")
+        QuantizedLinearReLU(...)
+    """
+    _refuse("prepare_fx", _equalization_config=_equalization_config, backend_config=backend_config)
+    custom = dict(prepare_custom_config or {})
+    leaves = {
+        *custom.pop("non_traceable_module_name", ()),
+        *custom.pop("non_traceable_module_class", ()),
+    }
+    preserved = {name: getattr(model, name) for name in custom.pop("preserved_attributes", ())}
+    _refuse("prepare_fx", **custom)
+    traced = fuse(trace(model, example_inputs, leaves=leaves))
+    prepared = prepare(traced, annotate(traced, as_mapping(qconfig_mapping)))
+    return _with_attributes(prepared, preserved)
+
+
+def convert_fx(
+    graph_module: fx.GraphModule,
+    convert_custom_config: Mapping[str, Any] | None = None,
+    _remove_qconfig: bool = True,
+    qconfig_mapping: QConfigMapping | Mapping[str, Any] | str | None = None,
+    backend_config: None = None,
+    keep_original_weights: bool = False,
+) -> fx.GraphModule:
+    """The quantized model of a calibrated one that `prepare_fx` made.
+
+    Args:
+        graph_module: What `prepare_fx` returned, after calibration; it stays as it is.
+        convert_custom_config: Dict form of the reference; ``preserved_attributes`` is known.
+        _remove_qconfig: As in the reference; qconfigs are never left on the modules.
+        qconfig_mapping: A mapping to use instead of the one given to `prepare_fx`. It may leave
+            more in float, not less.
+        backend_config: None.
+        keep_original_weights: Not supported; False.
+
+    Returns:
+        A graph in evaluation mode, floating point in and out, plain integer tensors inside.
+
+    Raises:
+        ArgumentError: The model was not prepared.
+        UncalibratedError: An observer has seen no data; names the layer.
+        UnsupportedError: A part of the customisation that is not known.
+    """
+    plan = _plan_of(graph_module)
+    custom = dict(convert_custom_config or {})
+    preserved = custom.pop("preserved_attributes", ())
+    _refuse(
+        "convert_fx",
+        **custom,
+        backend_config=backend_config,
+        keep_original_weights=keep_original_weights,
+    )
+    floating, observers = without_observers(graph_module)
+    if qconfig_mapping is not None:
+        plan = annotate(floating, as_mapping(qconfig_mapping))
+    qparams = _observed_qparams(plan, observers)
+    converted = convert(floating, plan, qparams, weights=_own_weights(floating, plan))
+    return _with_attributes(converted, {name: getattr(graph_module, name) for name in preserved})
+
+
+def fuse_fx(
+    model: nn.Module,
+    fuse_custom_config: Mapping[str, Any] | None = None,
+    backend_config: None = None,
+) -> fx.GraphModule:
+    """A model as a graph in evaluation mode, its convolutions, norms and activations fused.
+
+    Args:
+        model: A float model that traces; it stays as it is.
+        fuse_custom_config: Dict form of the reference; ``preserved_attributes`` is known.
+        backend_config: None.
+
+    Raises:
+        TraceError: The model cannot be turned into a graph; names module, file and line.
+        UnsupportedError: A part of the customisation that is not known.
+    """
+    custom = dict(fuse_custom_config or {})
+    preserved = {name: getattr(model, name) for name in custom.pop("preserved_attributes", ())}
+    _refuse("fuse_fx", **custom, backend_config=backend_config)
+    return _with_attributes(fuse(trace(model)), preserved)
+
+
+def as_mapping(mapping: QConfigMapping | Mapping[str, Any] | str) -> QConfigMapping:
+    """A `QConfigMapping` from itself, its dict form or a preset's name.
+
+    Raises:
+        UnknownNameError: No preset has this name.
+        DTypeError: Something else.
+    """
+    match mapping:
+        case QConfigMapping():
+            return mapping
+        case str():
+            return presets.get(mapping).mapping()
+        case Mapping():
+            return QConfigMapping.from_dict(dict(mapping))
+    raise DTypeError(
+        "Not a qconfig mapping",
+        expected="a QConfigMapping, its dict form, or a preset's name",
+        received=type(mapping).__name__,
+    )
+
+
+def _plan_of(graph_module: fx.GraphModule) -> Plan:
+    plan = graph_module.meta.get("plan") if isinstance(graph_module, fx.GraphModule) else None
+    if not isinstance(plan, Plan):
+        raise ArgumentError(
+            "convert_fx: the model was not prepared",
+            expected="what prepare_fx returned",
+            received=type(graph_module).__name__,
+            fix="Call prepare_fx, run calibration data through its result, then convert_fx.",
+        )
+    return plan
+
+
+def _observed_qparams(plan: Plan, observers: Mapping[str, nn.Module]) -> dict[str, QParams]:
+    """What the observers of a prepared graph found, by the node they observe."""
+    found = {}
+    for value in plan.values:
+        if value.observed and value.node in observers:
+            try:
+                qparams = qparams_of(observers[value.node])
+            except UncalibratedError as error:
+                raise uncalibrated(value) from error
+            if qparams is not None:
+                found[value.node] = qparams
+    return found
+
+
+def _own_weights(graph_module: fx.GraphModule, plan: Plan) -> dict[str, QParams]:
+    """What weight observers that qlab does not know find, by step.
+
+    For its own observers the step's spec says the same.
+    """
+    known = set(registered_observers().values())
+    found = {}
+    for step in plan.steps:
+        if step.weight is None or step.requested is None or step.requested.weight is None:
+            continue
+        observer = step.requested.weight()
+        if type(observer) not in known:
+            observer(core(graph_module.get_submodule(step.name)).weight)
+            found[step.name] = qparams_of(observer)
+    return {name: qparams for name, qparams in found.items() if qparams is not None}
+
+
+def _refuse(function: str, **given: object) -> None:
+    """Raises for customisations that are asked for and not known."""
+    for name, value in given.items():
+        if value:
+            raise UnsupportedError(
+                f"{function} does not know {name}",
+                received=repr(value),
+                fix="Leave it out.",
+            )
+
+
+def _with_attributes(graph_module: fx.GraphModule, given: Mapping[str, Any]) -> fx.GraphModule:
+    for name, value in given.items():
+        setattr(graph_module, name, value)
+    return graph_module
