@@ -120,8 +120,10 @@ class QParamsHolder(nn.Module):
             )
         for index in range(len(qparams), self._inputs or 0):
             self.set_qparams(f"input_{index}", None)
+        own = next(self.buffers(), None)
         for index, given in enumerate(qparams):
-            self.set_qparams(f"input_{index}", given)
+            here = given if given is None or own is None else given.to(own.device)
+            self.set_qparams(f"input_{index}", here)
         self._inputs = len(qparams)
         return self
 

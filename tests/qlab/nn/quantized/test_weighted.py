@@ -174,6 +174,7 @@ def test_a_module_follows_its_float_module(device: torch.device):
     module = nn.Conv2d(4, 6, 3).to(device)
     made = quantized(module)
     assert made.weight().device.type == device.type
+    made.bind_inputs(INPUT)
     assert {tensor.device.type for tensor in made.state_dict().values()} == {device.type}
 
 
