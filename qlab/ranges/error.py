@@ -142,7 +142,7 @@ def _clip_margin(qparams: QParams) -> float:
 
 
 class Grid:
-    """The real numbers that one or many sets of parameters can express, in units of the scale.
+    """The codes of one or many sets of parameters, on the axis ``x / scale + zero_point``.
 
     Args:
         qparams: Scale and zero point of shape S.
@@ -150,13 +150,16 @@ class Grid:
 
     def __init__(self, qparams: QParams) -> None:
         self.scale = qparams.scale.to(torch.float64)[..., None]
-        zero_point = qparams.zero_point.to(torch.float64)[..., None]
+        self.zero_point = qparams.zero_point.to(torch.float64)[..., None]
         self.levels = None
-        self.first = qparams.quant_min - zero_point
-        self.last = qparams.quant_max - zero_point
+        self.first, self.last = qparams.quant_min, qparams.quant_max
         self.margin = _clip_margin(qparams)
         if qparams.dtype.is_float:
             self.levels = _float_levels(qparams.dtype, qparams.quant_min, qparams.quant_max)
+
+    def codes(self, x: Tensor) -> Tensor:
+        """Where real numbers ``S + (K,)`` lie between the codes, before rounding."""
+        return x / self.scale + self.zero_point
 
     def nearest(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """The level that ``u`` rounds to, and that level's offset (see `_float_levels`)."""
@@ -173,7 +176,7 @@ class Grid:
         The values of a bin are taken to lie evenly around its mean, with its variance. Where all
         of them round to one level the result is exact: ``(mean - level)² + variance``.
         """
-        mean, half = bins.mean / self.scale, bins.half_width / self.scale
+        mean, half = self.codes(bins.mean), bins.half_width / self.scale
         low, high = mean - half, mean + half
         low_level, low_offset = self.nearest(low)
         high_level, high_offset = self.nearest(high)
@@ -184,7 +187,7 @@ class Grid:
 
     def clipped(self, bins: Bins) -> tuple[Tensor, Tensor]:
         """Each bin's share of values that saturate, and their part of `mean_square`."""
-        mean, half = bins.mean / self.scale, bins.half_width / self.scale
+        mean, half = self.codes(bins.mean), bins.half_width / self.scale
         above = _above(mean, half, self.last, self.margin)
         below = _above(-mean, half, -self.first, self.margin)
         return above[0] + below[0], above[1] + below[1]
@@ -194,7 +197,7 @@ class Grid:
         return (self.mean_square(bins) * bins.count).sum(-1) * self.scale[..., 0].square()
 
 
-def _above(mean: Tensor, half: Tensor, last: Tensor, margin: float) -> tuple[Tensor, Tensor]:
+def _above(mean: Tensor, half: Tensor, last: int, margin: float) -> tuple[Tensor, Tensor]:
     """Share of ``mean ± half`` beyond ``last + margin``, and the squared error it adds."""
     low, high = mean - half, mean + half
     limit = last + margin

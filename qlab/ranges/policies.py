@@ -21,7 +21,7 @@ from qlab.granularity import PerTensor
 from qlab.qparams import QParams
 from qlab.ranges.entropy import best_bound, magnitudes
 from qlab.ranges.error import Bins
-from qlab.ranges.policy import Range, RangePolicy, require_data
+from qlab.ranges.policy import Range, RangePolicy, require_data, require_zero_in_range
 from qlab.ranges.scheme import Scheme
 from qlab.ranges.search import best_range, best_row_ranges
 from qlab.stats import TensorStats
@@ -145,6 +145,9 @@ class MSE(RangePolicy):
 
     name: ClassVar[str] = "mse"
 
+    def check(self, scheme: Scheme) -> None:
+        require_zero_in_range(self, scheme)
+
     @property
     def label(self) -> str:
         return "least squared error"
@@ -183,6 +186,7 @@ class Entropy(RangePolicy):
         return "entropy"
 
     def check(self, scheme: Scheme) -> None:
+        require_zero_in_range(self, scheme)
         if scheme.dtype.is_float:
             raise UnsupportedError(
                 "Entropy compares evenly spaced codes",

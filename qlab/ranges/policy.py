@@ -104,3 +104,13 @@ def require_data(stats: TensorStats) -> None:
         "No range to choose from: no data was seen",
         fix="Run calibration data through the model (or the observer) first.",
     )
+
+
+def require_zero_in_range(policy: RangePolicy, scheme: Scheme) -> None:
+    """Raises where ranges need not contain 0, which policies that shrink a range towards it ask."""
+    if scheme.float_zero_point:
+        raise UnsupportedError(
+            f"{policy.label} searches among ranges that contain 0",
+            received="float_zero_point=True",
+            fix="Choose MinMax() or Percentile().",
+        )

@@ -30,6 +30,11 @@ class Scheme(Protocol):
         ...
 
     @property
+    def float_zero_point(self) -> bool:
+        """Whether the zero point is any real number, so that ranges need not contain 0."""
+        ...
+
+    @property
     def limits(self) -> tuple[int, int]:
         """Smallest and largest code in use."""
         ...

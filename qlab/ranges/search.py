@@ -166,7 +166,7 @@ def _row_errors(rows: Tensor, candidates: Tensor, scheme: Scheme) -> Tensor:
     errors = []
     for part in candidates.split(max(1, _BLOCK // rows.numel()), 1):
         grid = Grid(scheme.choose(part[..., 0], part[..., 1]))
-        error = rows[:, None] / grid.scale
+        error = grid.codes(rows[:, None])
         error -= grid.nearest(error)[0]
         errors.append(torch.linalg.vecdot(error, error) * grid.scale[..., 0].square())
     return torch.cat(errors, 1)

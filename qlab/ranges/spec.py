@@ -49,8 +49,8 @@ class TensorSpec:
     Raises:
         UnknownNameError: No data type has this name.
         DTypeError: A field has the wrong type, or ``reduce_range`` was asked of float8.
-        ArgumentError: The codes do not fit the data type, ``eps`` is not positive, or a fixed
-            zero point is no code.
+        ArgumentError: The codes do not fit the data type, ``eps`` is not positive, a fixed zero
+            point is no code, or a float zero point was asked of a symmetric or float8 type.
         UnsupportedError: The policy does not exist for the data type.
     """
 
@@ -75,6 +75,11 @@ class TensorSpec:
                 )
         if not self.eps > 0:
             raise ArgumentError("TensorSpec: eps must be positive", received=self.eps)
+        if self.float_zero_point and (self.symmetric or self.dtype.is_float):
+            raise ArgumentError(
+                "TensorSpec: a float zero point belongs to affine integers",
+                received=f"{self.dtype.name}, symmetric={self.symmetric}",
+            )
         check_quant_range(self.dtype, *self.limits)
         self.policy.check(self)
 

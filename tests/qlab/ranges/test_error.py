@@ -70,6 +70,16 @@ class TestExpected:
         measured = measured_error(x, qparams).total
         assert expected_error(stats, qparams).total == pytest.approx(measured, rel=0.01)
 
+    def test_is_within_1_percent_for_a_float_zero_point(self):
+        x = distribution("normal") * 0.2 + 7.3
+        spec = TensorSpec(integer(4, signed=False), float_zero_point=True)
+        stats = TensorStats.of(x)
+        qparams = spec.qparams(stats)
+        assert qparams.zero_point.is_floating_point()
+        measured = measured_error(x, qparams)
+        assert expected_error(stats, qparams).total == pytest.approx(measured.total, rel=0.01)
+        assert measured.rmse_over_scale == pytest.approx(12**-0.5, rel=0.05)
+
     def test_of_everything_clipped(self):
         x = torch.linspace(5, 6, 1000)
         qparams = QParams.per_tensor(0.01, 0, quint8)

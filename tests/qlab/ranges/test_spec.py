@@ -15,6 +15,7 @@ from qlab.errors import (
     NonFiniteError,
     ShapeError,
     UnknownNameError,
+    UnsupportedError,
 )
 from qlab.granularity import PerAxis, PerGroup, PerTensor
 from qlab.qparams import choose_qparams
@@ -90,6 +91,9 @@ class TestFields:
             ({"quant_min": 9, "quant_max": 9}, ArgumentError, "range of codes"),
             ({"quant_max": 300}, ArgumentError, "quant_max=300"),
             ({"eps": 0.0}, ArgumentError, "eps must be positive"),
+            ({"symmetric": True, "float_zero_point": True}, ArgumentError, "affine integers"),
+            ({"policy": MSE(), "float_zero_point": True}, UnsupportedError, r"contain 0.*MinMax"),
+            ({"policy": Entropy(), "float_zero_point": True}, UnsupportedError, "contain 0"),
             (
                 {"dtype": "float8_e5m2", "reduce_range": True},
                 DTypeError,
