@@ -289,9 +289,9 @@ def _expanded(qparams: QParams, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _to_codes(rounded: Tensor, zero_point: Tensor, qparams: QParams) -> Tensor:
-    codes = torch.where(rounded.isnan(), zero_point.to(rounded.dtype), rounded)
     if qparams.dtype.bits > 16:  # float32 cannot express 2**31 - 1
-        codes = codes.to(torch.float64)
+        rounded = rounded.to(torch.float64)
+    codes = torch.where(rounded.isnan(), zero_point.to(rounded.dtype), rounded)
     return codes.clamp(qparams.quant_min, qparams.quant_max)
 
 
