@@ -47,7 +47,7 @@ class Call(ABC):
     bias: Tensor | None
     y_qparams: QParams | None
     relu: bool
-    packed: PackedWeight[Any] | None
+    packed: PackedWeight | None
 
     @abstractmethod
     def contract(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ class ConvCall(Call):
 
     @property
     def depth(self) -> int:
-        return self.weight[0].numel() if self.weight.shape[0] else 0
+        return self.weight.numel() // max(self.weight.shape[0], 1)
 
     @property
     def output_axis(self) -> int | None:
@@ -134,19 +134,33 @@ class ConvCall(Call):
         return values.reshape(-1, *(1,) * len(self.stride))
 
 
-def _check_parameters(
-    op: str, weight: Tensor, w_qparams: QParams, bias: Tensor | None, x: Tensor
-) -> None:
+def _check_parameters(op: str, weight: Tensor, w_qparams: QParams, bias: Tensor | None) -> None:
     checks.codes(op, "weight", weight, w_qparams)
     w_qparams.granularity.check_values(w_qparams.scale, weight.shape, f"{op} weight's scale")
     if bias is not None:
         checks.vector(op, "bias", bias, (weight.shape[0],))
         checks.finite(op, "bias", bias)
-    if x.device != weight.device:
+
+
+def _check_call(op: str, call: Call) -> None:
+    """What every weighted call needs; what concerns its parameters alone, once per packed layer."""
+    weight, w_qparams, bias = call.weight, call.w_qparams, call.bias
+    if call.packed is None:
+        _check_parameters(op, weight, w_qparams, bias)
+    else:
+        call.packed.get(
+            "checked",
+            (weight, bias),
+            w_qparams,
+            lambda: _check_parameters(op, weight, w_qparams, bias),
+        )
+    if bias is not None and bias.requires_grad:
+        call.bias = bias.detach()
+    if call.x.device != weight.device:
         raise ArgumentError(
             f"{op}: input and weight are on different devices",
             expected=f"both on {weight.device}",
-            received=f"input on {x.device}",
+            received=f"input on {call.x.device}",
         )
 
 
@@ -159,7 +173,7 @@ def bind_linear(
     y_qparams: QParams | None,
     *,
     relu: bool = False,
-    packed: PackedWeight[Any] | None = None,
+    packed: PackedWeight | None = None,
 ) -> LinearCall:
     """Checks the arguments of `qlab.ops.linear`."""
     checks.codes("linear", "input", x, x_qparams)
@@ -170,9 +184,9 @@ def bind_linear(
             expected=f"{weight.shape[1]} features along the last axis",
             received=f"shape {tuple(x.shape)}",
         )
-    _check_parameters("linear", weight, w_qparams, bias, x)
-    bias = None if bias is None else bias.detach()
-    return LinearCall(x, x_qparams, weight, w_qparams, bias, y_qparams, relu, packed)
+    call = LinearCall(x, x_qparams, weight, w_qparams, bias, y_qparams, relu, packed)
+    _check_call("linear", call)
+    return call
 
 
 def bind_matmul(
@@ -280,7 +294,7 @@ def bind_conv(
     groups: int = 1,
     padding_mode: str = "zeros",
     relu: bool = False,
-    packed: PackedWeight[Any] | None = None,
+    packed: PackedWeight | None = None,
 ) -> ConvCall:
     """Checks the arguments of `qlab.ops.conv1d`, `conv2d` and `conv3d` and pads where needed.
 
@@ -297,18 +311,18 @@ def bind_conv(
     options = map(_hashable, (stride, padding, dilation, groups))
     layout = geometry(op, tuple(weight.shape[2:]), *options, padding_mode)
     _check_conv_shapes(op, x, weight, layout)
-    _check_parameters(op, weight, w_qparams, bias, x)
     if layout.symmetric_zeros:
         zeros = tuple(before for before, _ in layout.pads)
     else:
         checks.per_tensor(op, "input", x_qparams)
         x = pad_codes(x, layout.pads, layout.mode, x_qparams.zero_point_value, op)
         zeros = (0,) * n
-    bias = None if bias is None else bias.detach()
-    return ConvCall(
+    call = ConvCall(
         x, x_qparams, weight, w_qparams, bias, y_qparams, relu, packed,
         layout.stride, zeros, layout.dilation, layout.groups,
     )  # fmt: skip
+    _check_call(op, call)
+    return call
 
 
 def _check_conv_shapes(op: str, x: Tensor, weight: Tensor, layout: Geometry) -> None:

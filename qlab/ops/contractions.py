@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
 from torch import Tensor
 
-from qlab.ops import calls
+from qlab.ops import calls, onednn
 from qlab.ops.calls import Call, Ints
 from qlab.ops.exact import exact_obstacle, no_obstacle, run_exact, run_simulated
 from qlab.ops.kernels import Kernel, Operator
 from qlab.ops.packed import PackedWeight
 from qlab.qparams import QParams
 
+_ONEDNN: Kernel[Call] = Kernel("onednn", onednn.obstacle, onednn.run)
 _REFERENCE: Kernel[Call] = Kernel("reference", exact_obstacle, run_exact)
 _SIMULATED: Kernel[Call] = Kernel("simulated", no_obstacle, run_simulated)
 
-_linear: Operator[Call] = Operator("linear", calls.bind_linear, (_REFERENCE, _SIMULATED))
+_WEIGHTED = (_ONEDNN, _REFERENCE, _SIMULATED)
+
+_linear: Operator[Call] = Operator("linear", calls.bind_linear, _WEIGHTED)
 _matmul: Operator[Call] = Operator("matmul", calls.bind_matmul, (_REFERENCE, _SIMULATED))
 _conv: dict[int, Operator[Call]] = {
-    n: Operator(f"conv{n}d", partial(calls.bind_conv, f"conv{n}d", n), (_REFERENCE, _SIMULATED))
-    for n in (1, 2, 3)
+    n: Operator(f"conv{n}d", partial(calls.bind_conv, f"conv{n}d", n), _WEIGHTED) for n in (1, 2, 3)
 }
 
 
@@ -34,7 +36,7 @@ def linear(
     y_qparams: QParams | None,
     *,
     relu: bool = False,
-    packed: PackedWeight[Any] | None = None,
+    packed: PackedWeight | None = None,
 ) -> Tensor:
     """``y = x Wᵀ + b`` on codes.
 
@@ -89,7 +91,7 @@ class ConvOptions(TypedDict, total=False):
     groups: int
     padding_mode: str
     relu: bool
-    packed: PackedWeight[Any] | None
+    packed: PackedWeight | None
 
 
 def conv1d(

@@ -2,7 +2,8 @@
 
 The exact kernel sums products of ``x - z_x`` and ``w - z_w`` in a floating-point type that holds
 every partial sum exactly, so the result equals 64-bit integer arithmetic whatever the order of
-summation: float32 below 2**24, float64 below 2**53.
+summation: float32 below 2**24, float64 below 2**53. Everything after the sum is float32, each
+operation rounded once, so that every device and oneDNN's kernels give the same codes.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import platform
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from qlab.granularity import PerAxis, PerTensor
 from qlab.ops.calls import Call, ConvCall, MatmulCall
@@ -64,6 +64,7 @@ def _accumulator(call: Call, weight: Tensor) -> torch.dtype:
         return torch.float32
     if isinstance(call, MatmulCall):
         return torch.float64
+    # float32 rounds this sum only where it is above the limit anyway.
     heaviest = weight.flatten(1).abs().sum(1).max().item()
     return torch.float32 if largest * heaviest < _FLOAT32_EXACT else torch.float64
 
@@ -81,8 +82,6 @@ def _shifted(codes: Tensor, qparams: QParams, dtype: torch.dtype) -> Tensor:
 
 def run_exact(call: Call) -> Tensor:
     """``clamp(rint(f32(f32((f32(acc)·(s_x·s_w)) + b)·(1/s_y)) + z_y))``, acc exact."""
-    # A row of 8-bit weights sums to less than 2**24 up to 65,793 elements; beyond that the bound
-    # is only an estimate, but then it is also far above the limit.
     weight = _shifted(call.weight, call.w_qparams, torch.float32)
     dtype = _accumulator(call, weight)
     total = call.contract(_shifted(call.x, call.x_qparams, dtype), weight.to(dtype))
@@ -106,7 +105,7 @@ def finish(total: Tensor, call: Call) -> Tensor:
 
 def _output(real: Tensor, call: Call) -> Tensor:
     if call.relu:
-        real = F.relu(real)
+        real.relu_()
     return real if call.y_qparams is None else requantize(real, call.y_qparams)
 
 

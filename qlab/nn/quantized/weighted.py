@@ -48,7 +48,7 @@ class WeightedModule(QuantizedModule):
                 f"{type(self).__name__}: sizes must be positive whole numbers",
                 received=f"a weight of shape {weight_shape}",
             )
-        self._packed: ops.PackedWeight[Any] = ops.PackedWeight()
+        self._packed: ops.PackedWeight = ops.PackedWeight()
         self.register_buffer("weight_codes", torch.zeros(weight_shape, dtype=qint8.storage))
         self.set_qparams(WEIGHT, qparams_of_numbers(1.0, 0, qint8))
         self.register_buffer("bias_float", torch.zeros(weight_shape[0]) if bias else None)
