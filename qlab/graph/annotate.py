@@ -23,7 +23,7 @@ from qlab.graph.plan import Execution, Plan, Step, Value
 from qlab.graph.requests import Request, requests_for
 from qlab.nn.intrinsic.fold import core
 from qlab.qconfig import QConfigMapping
-from qlab.ranges import TensorSpec
+from qlab.ranges import Fixed, TensorSpec
 from qlab.registry import OutputKind, Row
 from qlab.registry.asked import output_spec
 
@@ -33,7 +33,8 @@ def annotate(graph_module: fx.GraphModule, mapping: QConfigMapping) -> Plan:
 
     An operator that has an integer form and whose qconfig asks for it takes codes and gives codes.
     A tensor is quantized once: as the step that produces it asks, or, coming from outside or from
-    a float operator, as the first step that wants its codes asks.
+    a float operator, as the first step that wants its codes asks. A step whose output only a clamp
+    reads (ReLU, ReLU6, Hardtanh) takes the range of the clamp.
 
     Args:
         graph_module: A graph made by `trace` and `fuse`; it stays as it is.
@@ -157,7 +158,7 @@ class _Annotation:
                 self._quantize_outside(operand, node)
             row = self._row(node)
             spec = output_spec(row.output, request.activation) if row else request.activation
-            self.values[node] = self._value(node, spec, node, node)
+            self.values[node] = self._value(node, spec, self._clamp_of(node, spec), node)
             self.in_codes.add(node)
         elif role is _Role.SHARED:
             operand, asker = _operands(node)[0], self.asker_of(node)
@@ -167,6 +168,17 @@ class _Annotation:
                 self._quantize_outside(operand, asker)
             self.values[node] = self._value(node, self.values[operand].spec, operand, node)
             self.in_codes.add(node)
+
+    def _clamp_of(self, node: fx.Node, spec: TensorSpec) -> fx.Node:
+        """The node whose range a step's output takes: that of the clamp behind it, or its own.
+
+        Where a ReLU, ReLU6 or Hardtanh is all that reads a tensor, codes beyond its bounds would
+        be wasted; without them the requantization clamps.
+        """
+        reader = next(iter(node.users), node)
+        row = self._row(reader) if len(node.users) == 1 and reader in self.requests else None
+        clamps = row is not None and row.clamps and self.verdicts[reader].role is _Role.SHARED
+        return reader if clamps and not isinstance(spec.policy, Fixed) else node
 
     def _quantize_outside(self, operand: fx.Node, asker: fx.Node) -> None:
         """Quantizes a tensor on its way into a step, unless it is quantized already."""
