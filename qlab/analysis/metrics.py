@@ -109,9 +109,9 @@ class ErrorSums:
         ratio = self.product / (math.sqrt(self.signal) * math.sqrt(self.quantized))
         return max(-1.0, min(1.0, ratio))
 
-    def as_dict(self, suffix: str = "") -> dict[str, float]:
-        """Every metric by name, each name followed by ``suffix``."""
-        return {f"{name}{suffix}": float(getattr(self, name)) for name in METRICS}
+    def as_dict(self) -> dict[str, float]:
+        """Every metric of `METRICS` by name, in that order."""
+        return {name: float(getattr(self, name)) for name in METRICS}
 
 
 def _non_finite_counts(x: Tensor, y: Tensor) -> str:

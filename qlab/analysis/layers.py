@@ -1,0 +1,65 @@
+"""The layers of a traced model, as people see them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+
+from qlab.graph.plan import Plan
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One operator of the traced and fused model.
+
+    Attributes:
+        name: Module path, or the enclosing path and the function's name.
+        type: Class or function, such as ``"Conv2d"`` or ``"add"``.
+        input_shape: Shape of its first tensor input for the example inputs; None where unknown.
+        output_shape: Shape of its output; None for tuples and other values.
+        parameters: Number of float parameters.
+        fused: Paths of the modules folded into it.
+        quantizable: Whether the default preset gives it an integer or simulated form.
+        reason: How it would be quantized, or why not.
+    """
+
+    name: str
+    type: str
+    input_shape: tuple[int, ...] | None
+    output_shape: tuple[int, ...] | None
+    parameters: int
+    fused: tuple[str, ...]
+    quantizable: bool
+    reason: str
+
+
+def describe_layers(graph_module: fx.GraphModule, plan: Plan) -> tuple[Layer, ...]:
+    """One `Layer` per step of a plan, in graph order."""
+    nodes = {node.name: node for node in graph_module.graph.nodes}
+    layers = []
+    for step in plan.steps:
+        if step.execution == "none":
+            continue
+        node = nodes[step.node]
+        shapes = [_shape(source.meta.get("shape")) for source in node.all_input_nodes]
+        layers.append(
+            Layer(
+                name=step.name,
+                type=step.type,
+                input_shape=next((shape for shape in shapes if shape is not None), None),
+                output_shape=_shape(node.meta.get("shape")),
+                parameters=int(node.meta.get("parameters", 0)),
+                fused=step.fused,
+                quantizable=step.execution in ("integer", "simulated"),
+                reason=step.reason,
+            )
+        )
+    return tuple(layers)
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    if isinstance(value, tuple) and all(type(length) is int for length in value):
+        return value
+    return None

@@ -1,0 +1,116 @@
+"""What a comparison found: one row per layer, the network's output, sizes and coverage."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+from torch import fx, nn
+
+from qlab.dtypes import QDType
+from qlab.graph.plan import Plan
+from qlab.nn.quantized.weighted import WeightedModule
+
+
+@dataclass(frozen=True)
+class Size:
+    """Bytes that the parameters take: codes at their own bit width, everything else as stored."""
+
+    float_bytes: int
+    quantized_bytes: int
+
+    @property
+    def ratio(self) -> float:
+        """Float size over quantized size; 1 where there are no parameters."""
+        return self.float_bytes / self.quantized_bytes if self.quantized_bytes else 1.0
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How many operators run on integers, of those that compute (views do not count)."""
+
+    integer: int
+    simulated: int
+    float_: int
+
+    @property
+    def total(self) -> int:
+        """All operators that compute."""
+        return self.integer + self.simulated + self.float_
+
+    @property
+    def integer_share(self) -> float:
+        """Share that is truly integer, 0 to 1; 0 where nothing computes."""
+        return self.integer / self.total if self.total else 0.0
+
+
+@dataclass(frozen=True)
+class Report:
+    """A float network beside its quantized self.
+
+    Attributes:
+        layers: One row per quantized layer in graph order, indexed by name. Columns ``type``,
+            ``execution``, ``<metric>_local`` and ``<metric>_accumulated`` for each metric of
+            `qlab.analysis.metrics`, ``sqnr_ideal`` (the bound that an ideal quantizer of the
+            output's bit width reaches on the layer's float output [dB]), ``weight_bytes``.
+        output: The metrics for the network's output, ``top1_agreement`` [%] for a classifier's
+            logits and, where labels exist, ``accuracy`` and ``float_accuracy`` [%].
+        size: Bytes before and after.
+        coverage: Operators by how they run.
+        plan: The truth table that was executed.
+        samples: How many samples the errors were measured on.
+        complete: False where the comparison was stopped early.
+    """
+
+    layers: pd.DataFrame
+    output: dict[str, float]
+    size: Size
+    coverage: Coverage
+    plan: Plan
+    samples: int
+    complete: bool = True
+
+    @property
+    def integer_share(self) -> float:
+        """Share of operators that are truly integer, 0 to 1."""
+        return self.coverage.integer_share
+
+    def worst(self, count: int = 5, by: str = "sqnr_local") -> pd.DataFrame:
+        """The ``count`` layers with the lowest value of column ``by``, worst first."""
+        return self.layers.sort_values(by, kind="stable").head(count)
+
+
+def coverage_of(plan: Plan) -> Coverage:
+    """Counts the operators of a plan by how they run."""
+    counts = {"integer": 0, "simulated": 0, "float": 0}
+    for step in plan.steps:
+        if step.execution in counts:
+            counts[step.execution] += 1
+    return Coverage(counts["integer"], counts["simulated"], counts["float"])
+
+
+def code_buffers(module: nn.Module) -> dict[str, QDType]:
+    """The buffers of a module that hold a weight's codes, with their type."""
+    if isinstance(module, WeightedModule):
+        return {"weight_codes": module.weight_qparams.dtype}
+    return {}
+
+
+def module_bytes(module: nn.Module) -> int:
+    """Bytes of a module's own state; codes of a quantized module at their own bit width."""
+    codes, bits = code_buffers(module), 0
+    for name, tensor in module.state_dict().items():
+        width = codes[name].bits if name in codes else 8 * tensor.element_size()
+        bits += tensor.numel() * width
+    return math.ceil(bits / 8)
+
+
+def graph_bytes(graph_module: fx.GraphModule) -> int:
+    """Bytes of everything that a graph holds, shared modules counted once."""
+    called = {str(n.target) for n in graph_module.graph.nodes if n.op == "call_module"}
+    modules = {id(m): m for m in (graph_module.get_submodule(path) for path in called)}
+    attributes = {str(n.target) for n in graph_module.graph.nodes if n.op == "get_attr"}
+    state = graph_module.state_dict()
+    loose = sum(state[a].numel() * state[a].element_size() for a in attributes if a in state)
+    return sum(module_bytes(m) for m in modules.values()) + loose

@@ -1,0 +1,143 @@
+"""One layer quantized in another way, and why it is bad as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from qlab.analysis.causes import Cause, Quantized, find_causes, weight_channel_ranges
+from qlab.analysis.metrics import ErrorSums
+from qlab.analysis.study import Study
+from qlab.errors import ArgumentError, DTypeError, UnsupportedError
+from qlab.graph import Plan
+from qlab.qparams import QParams
+from qlab.ranges import (
+    MSE,
+    Entropy,
+    MinMax,
+    MovingAverage,
+    Percentile,
+    QuantizationError,
+    TensorSpec,
+    expected_error,
+    measured_error,
+)
+
+_POLICIES = (MinMax(), MovingAverage(), Percentile(), MSE(), Entropy())
+
+
+@dataclass(frozen=True)
+class WhatIf:
+    """What quantizing one layer in one way costs, every other layer left in float.
+
+    Attributes:
+        name: The layer.
+        weight: How its weight is quantized, or None if it has none or keeps it in float.
+        activation: How its output is quantized, or None if it stays in float.
+        weight_qparams: Scale and zero point of the weight.
+        activation_qparams: Scale and zero point of the output.
+        weight_error: Error of the weight, measured on the weight itself.
+        activation_error: Error of the output tensor, computed from calibration statistics.
+        output_sqnr: SQNR of the layer's output [dB], higher is better: the layer computed as it
+            would be deployed, on float inputs, over a small fixed sample.
+        samples: How many calibration samples ``output_sqnr`` was measured on.
+        execution: ``"integer"`` or ``"simulated"``.
+    """
+
+    name: str
+    weight: TensorSpec | None
+    activation: TensorSpec | None
+    weight_qparams: QParams | None
+    activation_qparams: QParams | None
+    weight_error: QuantizationError | None
+    activation_error: QuantizationError | None
+    output_sqnr: float
+    samples: int
+    execution: str
+
+
+def what_if(
+    study: Study, plan: Plan, name: str, weight: TensorSpec | None, activation: TensorSpec | None
+) -> WhatIf:
+    """Answers for one layer; specs not given are those of the plan. See ``Lab.what_if``."""
+    probe, step = study.probe(name), plan.step(name)
+    if weight is not None and not probe.has_weight:
+        raise ArgumentError(
+            f"The layer {name!r} has no weight to quantize",
+            expected="weight=None",
+            received=weight.describe(),
+        )
+    weight, activation = weight or step.weight, activation or step.output
+    weight_qparams = None if weight is None else weight.qparams_of(probe.weight())
+    output = None if activation is None else study.output_qparams(plan, probe.node, activation)
+    inputs = (
+        study.input_qparams(plan, probe) if output is not None else [None for _ in probe.inputs]
+    )
+    values, samples = study.sample()
+    quantized = probe.quantized(weight_qparams, inputs, output)
+    sums = ErrorSums()
+    sums.update(values[probe.node], quantized.run(probe.arguments(values)))
+    return WhatIf(
+        name=name,
+        weight=weight,
+        activation=activation,
+        weight_qparams=weight_qparams,
+        activation_qparams=output,
+        weight_error=weight_qparams and measured_error(probe.weight(), weight_qparams),
+        activation_error=output and expected_error(study.stats(probe.node), output),
+        output_sqnr=sums.sqnr,
+        samples=samples,
+        execution=quantized.execution,
+    )
+
+
+def causes_of(study: Study, plan: Plan, name: str) -> tuple[Cause, ...]:
+    """Every cause of a layer's error under a plan, largest measured gain first."""
+    step = plan.step(name)
+    if not step.quantized or step.execution not in ("integer", "simulated"):
+        return ()
+    now = what_if(study, plan, name, None, None)
+    found = [
+        _with_gain(study, plan, now, cause)
+        for tensor in _quantized_tensors(study, now)
+        for cause in find_causes(tensor)
+    ]
+    return tuple(sorted(found, key=lambda c: -(c.gain_db if c.gain_db is not None else 0.0)))
+
+
+def _quantized_tensors(study: Study, now: WhatIf) -> Iterator[Quantized]:
+    probe = study.probe(now.name)
+    if now.weight is not None and now.weight_error is not None:
+        ranges = weight_channel_ranges(probe.weight())
+        yield Quantized("weight", now.weight, probe.weight_stats(), now.weight_error, ranges)
+    if now.activation is not None and now.activation_error is not None:
+        stats = study.stats(probe.node)
+        yield Quantized("activation", now.activation, stats, now.activation_error)
+
+
+def _with_gain(study: Study, plan: Plan, now: WhatIf, cause: Cause) -> Cause:
+    if cause.remedy is None:
+        return cause
+    weight = cause.remedy if cause.tensor == "weight" else None
+    activation = cause.remedy if cause.tensor == "activation" else None
+    then = what_if(study, plan, now.name, weight, activation)
+    return replace(cause, gain_db=then.output_sqnr - now.output_sqnr)
+
+
+def compare_policies(
+    study: Study, name: str, spec: TensorSpec, kind: str
+) -> dict[str, QuantizationError]:
+    """Every range policy on one tensor, by the policy's label; see ``Lab.policies``."""
+    probe, results = study.probe(name), {}
+    for policy in _POLICIES:
+        try:
+            chosen = replace(spec, policy=policy)
+            if kind == "weight":
+                weight = probe.weight()
+                results[policy.label] = measured_error(weight, chosen.qparams_of(weight))
+            else:
+                scales = study.activation_qparams(probe.node, chosen)
+                results[policy.label] = expected_error(study.stats(probe.node), scales)
+        except (ArgumentError, DTypeError, UnsupportedError):
+            continue
+    return results

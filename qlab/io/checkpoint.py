@@ -1,0 +1,143 @@
+"""A quantized model in one safetensors file: codes, scales, and the graph as JSON.
+
+The tensors are the converted graph's state dict, with codes narrower than a byte packed densely.
+The file's metadata holds the graph (`qlab.io.program`). Reading one executes nothing that the file
+says: functions, methods and classes are looked up in the registry by name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, fx
+
+from qlab.analysis.report import code_buffers
+from qlab.dtypes import QDType, as_qdtype
+from qlab.errors import ArgumentError, FormatError, QlabError
+from qlab.io import program
+from qlab.io.files import write_atomically
+from qlab.io.packing import is_packed, pack, unpack
+
+FORMAT = "qlab-quantized"
+VERSION = 1
+_LARGEST_HEADER = 100 * 2**20
+
+
+def checkpoint_bytes(graph_module: fx.GraphModule) -> bytes:
+    """A converted graph as the bytes of a safetensors file.
+
+    Args:
+        graph_module: What `convert_fx` or `Lab.convert` returned.
+
+    Returns:
+        Bytes that `load_quantized` takes, on any machine and device.
+
+    Raises:
+        UnsupportedError: The graph holds something that a checkpoint may not name.
+    """
+    described = program.describe(graph_module)
+    packed_types = _packed_types(graph_module)
+    tensors: dict[str, Tensor] = {}
+    packed: dict[str, Any] = {}
+    for key, tensor in graph_module.state_dict().items():
+        tensors[key] = tensor.detach().cpu().contiguous().clone()
+        if key in packed_types:
+            dtype = packed_types[key]
+            packed[key] = {"dtype": dtype.name, "shape": list(tensor.shape)}
+            tensors[key] = pack(tensor, dtype)
+    header = {"version": VERSION, "packed": packed, **described}
+    return save(tensors, {"format": FORMAT, "qlab": json.dumps(header, separators=(",", ":"))})
+
+
+def _packed_types(graph_module: fx.GraphModule) -> dict[str, QDType]:
+    found = {}
+    for path, module in graph_module.named_modules():
+        for name, dtype in code_buffers(module).items():
+            if is_packed(dtype):
+                found[f"{path}.{name}"] = dtype
+    return found
+
+
+def save_quantized(graph_module: fx.GraphModule, path: str | os.PathLike[str]) -> Path:
+    """Writes a converted graph to ``path``, whole or not at all.
+
+    Raises:
+        ArgumentError: The path does not end in ``.safetensors``.
+        UnsupportedError: As `checkpoint_bytes`.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ArgumentError(
+            "A quantized checkpoint is a safetensors file",
+            expected="a path that ends in .safetensors",
+            received=str(path),
+        )
+    write_atomically(path, checkpoint_bytes(graph_module))
+    return path
+
+
+def load_quantized(
+    source: str | os.PathLike[str] | bytes, device: torch.device | str = "cpu"
+) -> fx.GraphModule:
+    """Reads a checkpoint that `save_quantized` or ``Lab.export`` wrote.
+
+    Args:
+        source: A path, or the file's bytes.
+        device: Where the tensors are put.
+
+    Returns:
+        The converted graph, in eval mode; float inputs in, float outputs out.
+
+    Raises:
+        FormatError: Not such a file, truncated, or naming something qlab does not run.
+    """
+    content = source if isinstance(source, bytes) else Path(source).read_bytes()
+    header = _header(content)
+    try:
+        tensors = load(content)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise FormatError(f"The checkpoint's tensors are not readable: {error}") from error
+    try:
+        for key, entry in header["packed"].items():
+            shape = tuple(int(n) for n in entry["shape"])
+            tensors[key] = unpack(tensors[key], as_qdtype(entry["dtype"]), shape)
+        graph_module = program.build(header, tensors)
+        graph_module.load_state_dict(tensors, strict=True)
+    except QlabError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise FormatError(f"The checkpoint does not describe a model: {error}") from error
+    return graph_module.eval().to(device)
+
+
+def _header(content: bytes) -> dict[str, Any]:
+    size = int.from_bytes(content[:8], "little") if len(content) >= 8 else 0
+    if not 2 <= size <= min(len(content) - 8, _LARGEST_HEADER):
+        raise FormatError(
+            "Not a safetensors file, or a truncated one",
+            expected="a checkpoint written by qlab",
+            received=f"{len(content)} bytes",
+        )
+    try:
+        metadata = json.loads(content[8 : 8 + size])["__metadata__"]
+        header = json.loads(metadata["qlab"])
+        version = header["version"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise FormatError(
+            "A safetensors file, but not a quantized model of qlab",
+            fix="Weights of a float model are loaded into their architecture instead.",
+        ) from error
+    if metadata.get("format") != FORMAT or version != VERSION:
+        raise FormatError(
+            "The checkpoint has another version",
+            expected=f"version {VERSION}",
+            received=f"version {version!r}",
+            fix="Load it with the qlab that wrote it, or export it again.",
+        )
+    return header

@@ -1,0 +1,121 @@
+"""Modules as JSON: a class by name and its constructor's arguments, tensors apart."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+
+from qlab import registry
+from qlab.errors import FormatError, QlabError, UnsupportedError
+from qlab.nn.intrinsic import FusedModule
+from qlab.nn.quantized.base import QuantizedModule
+
+_EXTRA_FLOAT = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Flatten)
+_SKIPPED_ARGUMENTS = ("device", "dtype", "self")
+
+
+def _qualified(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _quantized_classes() -> dict[str, type[QuantizedModule]]:
+    def below(cls: type[QuantizedModule]) -> list[type[QuantizedModule]]:
+        return [cls, *(s for child in cls.__subclasses__() for s in below(child))]
+
+    return {_qualified(c): c for c in below(QuantizedModule) if c.__module__.startswith("qlab.")}
+
+
+def _float_classes() -> dict[str, type[nn.Module]]:
+    rows = [cls for row in registry.ROWS for cls in row.modules]
+    return {_qualified(c): c for c in (*rows, *_EXTRA_FLOAT) if not issubclass(c, FusedModule)}
+
+
+def _fused_classes() -> dict[str, type[FusedModule]]:
+    rows = [cls for row in registry.ROWS for cls in row.modules]
+    return {_qualified(c): c for c in rows if issubclass(c, FusedModule)}
+
+
+def _float_arguments(module: nn.Module) -> dict[str, Any]:
+    """Constructor arguments of a `torch.nn` module, read off the attributes of the same name."""
+    arguments: dict[str, Any] = {}
+    for name in inspect.signature(type(module).__init__).parameters:
+        if name in _SKIPPED_ARGUMENTS:
+            continue
+        value = getattr(module, name, None)
+        if isinstance(value, torch.Tensor) or (name == "bias" and not isinstance(value, bool)):
+            value = value is not None
+        arguments[name] = value
+    return arguments
+
+
+def describe(module: nn.Module, path: str) -> dict[str, Any]:
+    """A module as JSON-ready data.
+
+    Args:
+        module: A quantized module, or a float leaf that stayed in float.
+        path: Where it sits, for the error's message.
+
+    Raises:
+        UnsupportedError: A class that checkpoints do not hold, or one that does not rebuild.
+    """
+    if isinstance(module, QuantizedModule):
+        return {"class": _qualified(type(module)), "config": module.config()}
+    name = _qualified(type(module))
+    if isinstance(module, FusedModule) and name in _fused_classes():
+        return {"class": name, "parts": [describe(part, path) for part in module]}
+    if name not in _float_classes():
+        raise UnsupportedError(
+            f"The layer {path!r} cannot be saved in a checkpoint",
+            expected="a quantized module or one of torch.nn that the registry knows",
+            received=name,
+            fix="Quantize the layer, or replace it by one of torch.nn.",
+        )
+    arguments = _listed(_float_arguments(module))
+    data = {"class": name, "arguments": arguments}
+    rebuilt = build(data, path)
+    same_state = {k: v.shape for k, v in rebuilt.state_dict().items()} == {
+        k: v.shape for k, v in module.state_dict().items()
+    }
+    if repr(rebuilt) != repr(module) or not same_state:
+        raise UnsupportedError(
+            f"The layer {path!r} does not rebuild from its attributes",
+            expected=repr(module),
+            received=repr(rebuilt),
+        )
+    return data
+
+
+def _listed(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {k: list(v) if isinstance(v, tuple | torch.Size) else v for k, v in arguments.items()}
+
+
+def build(data: dict[str, Any], path: str) -> nn.Module:
+    """Inverse of `describe`; the module's tensors are still to be loaded.
+
+    Raises:
+        FormatError: An unknown class, or arguments that it does not take.
+    """
+    name = data.get("class")
+    quantized, floats, fused = _quantized_classes(), _float_classes(), _fused_classes()
+    try:
+        if name in quantized:
+            return quantized[name].from_config(data["config"])
+        if name in floats:
+            arguments = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in data["arguments"].items()
+            }
+            return floats[name](**arguments).eval()
+        if name in fused:
+            return fused[name](*(build(part, path) for part in data["parts"])).eval()
+    except (QlabError, TypeError, ValueError, KeyError, RuntimeError) as error:
+        raise FormatError(
+            f"The layer {path!r} cannot be rebuilt from the checkpoint: {error}"
+        ) from error
+    raise FormatError(
+        f"The checkpoint names a class that qlab does not load, for layer {path!r}",
+        expected="a quantized module of qlab or a registered class of torch.nn",
+        received=repr(name)[:200],
+    )

@@ -1,0 +1,164 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save
+
+import qlab
+import sample_models
+from qlab.errors import ArgumentError, FormatError
+from qlab.io.checkpoint import checkpoint_bytes, load_quantized, save_quantized
+
+TRAINED = sample_models.names(trained=True)
+
+
+def _converted(name, mapping=None):
+    sample = sample_models.load(name)
+    lab = qlab.Lab(sample.model, sample.example_inputs, sample.calibration(64))
+    return lab.convert(mapping), torch.cat([x for x, _ in sample.evaluation()])
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("preset", ["int8", "int4-weights", "float8"])
+def test_a_checkpoint_gives_bit_equal_outputs(name, preset):
+    model, images = _converted(name, preset)
+    assert torch.equal(load_quantized(checkpoint_bytes(model))(images), model(images))
+
+
+def test_layers_kept_in_float_travel_too():
+    sample = sample_models.load("conv_bn_relu")
+    lab = qlab.Lab(sample.model, sample.example_inputs, sample.calibration(64))
+    mapping = qlab.presets.get("int8").mapping().set_module_name(lab.layers[0].name, None)
+    model, images = lab.convert(mapping), torch.cat([x for x, _ in sample.evaluation()])
+    assert torch.equal(load_quantized(checkpoint_bytes(model))(images), model(images))
+
+
+def test_four_bit_weights_take_half_a_byte(tmp_path):
+    eight, four = _converted("mlp", "int8")[0], _converted("mlp", "int4-weights")[0]
+    sizes = [len(checkpoint_bytes(m)) for m in (eight, four)]
+    weights = sum(
+        layer.weight.numel()
+        for layer in sample_models.load("mlp").model.modules()
+        if isinstance(layer, torch.nn.Linear)
+    )
+    assert sizes[0] - sizes[1] == pytest.approx(weights / 2, rel=0.1)
+
+
+def test_the_file_reloads_in_a_fresh_process(tmp_path):
+    model, images = _converted("residual")
+    path = save_quantized(model, tmp_path / "model.safetensors")
+    torch.save(images, tmp_path / "images.pt")
+    program = (
+        "import sys, torch, qlab\n"
+        "model = qlab.load_quantized(sys.argv[1])\n"
+        "torch.save(model(torch.load(sys.argv[2])), sys.argv[3])\n"
+    )
+    output = tmp_path / "output.pt"
+    arguments = [str(path), str(tmp_path / "images.pt"), str(output)]
+    root = Path(qlab.__file__).parents[1]
+    subprocess.run([sys.executable, "-c", program, *arguments], check=True, cwd=root)
+    assert torch.equal(torch.load(output), model(images))
+
+
+def test_a_failed_save_leaves_nothing_behind(tmp_path, monkeypatch):
+    model, _ = _converted("mlp")
+    with pytest.raises(ArgumentError, match=r"ends in \.safetensors.*model\.pt"):
+        save_quantized(model, tmp_path / "model.pt")
+
+    def fail(self, target):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_quantized(model, tmp_path / "model.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def _rewritten(change):
+    """The bytes of a checkpoint whose header was changed."""
+    content = checkpoint_bytes(_converted("mlp")[0])
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    program = json.loads(header["__metadata__"]["qlab"])
+    change(program)
+    header["__metadata__"]["qlab"] = json.dumps(program)
+    raw = json.dumps(header).encode()
+    return len(raw).to_bytes(8, "little") + raw + content[8 + size :]
+
+
+def _call(target, op="call_function"):
+    def change(program):
+        node = next(n for n in program["nodes"] if n["op"] == "call_module")
+        node["op"], node["target"] = op, target
+
+    return change
+
+
+def _rename(name):
+    def change(program):
+        program["nodes"][0]["name"] = name
+
+    return change
+
+
+def _reclass(name):
+    def change(program):
+        next(iter(program["modules"].values()))["class"] = name
+
+    return change
+
+
+def _attribute(program):
+    node = next(n for n in program["nodes"] if n["op"] == "call_module")
+    node["op"], node["target"] = "call_function", "builtins.getattr"
+    node["args"] = {"tuple": [node["args"]["tuple"][0], "__class__"]}
+
+
+HOSTILE = {
+    "a function outside the registry": _call("os.system"),
+    "torch.load": _call("torch.load"),
+    "a method outside the registry": _call("share_memory_", "call_method"),
+    "a method with code in its name": _call("add(); import os; x.add", "call_method"),
+    "an unknown op": _call("x", "exec"),
+    "code in a node's name": _rename("x; import os"),
+    "a class outside the registry": _reclass("subprocess.Popen"),
+    "an attribute": _attribute,
+    "a missing node": lambda p: p["nodes"][-1].update(args={"tuple": [{"node": "nope"}]}),
+    "no nodes": lambda p: p.pop("nodes"),
+    "nodes of another type": lambda p: p.update(nodes=3),
+    "a module path with code": lambda p: p["modules"].update({"a;b": {"class": "x"}}),
+    "another version": lambda p: p.update(version=99),
+    "packed codes of a wrong shape": lambda p: p["packed"].update(
+        {"x": {"dtype": "qint4", "shape": [10**9]}}
+    ),
+}
+
+
+@pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_hostile_header_is_refused(change):
+    with pytest.raises(FormatError):
+        load_quantized(_rewritten(change))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"PK\x03\x04" + b"\0" * 100, b"\xff" * 64, (2**62).to_bytes(8, "little") + b"{}"],
+    ids=["empty", "a zip", "noise", "a header that claims exabytes"],
+)
+def test_what_is_not_a_safetensors_file_is_refused(content):
+    with pytest.raises(FormatError, match=r"Not a safetensors file"):
+        load_quantized(content)
+
+
+def test_a_truncated_checkpoint_is_refused():
+    content = checkpoint_bytes(_converted("mlp")[0])
+    with pytest.raises(FormatError, match="not readable"):
+        load_quantized(content[:-10])
+
+
+def test_plain_weights_are_not_a_quantized_model():
+    with pytest.raises(FormatError, match=r"not a quantized model of qlab"):
+        load_quantized(save({"x": torch.zeros(1)}))

@@ -1,0 +1,284 @@
+import copy
+import math
+import time
+
+import pytest
+import torch
+from torch import nn
+
+import qlab
+import sample_models
+from qlab import QConfigMapping, TensorSpec
+from qlab.dtypes import qint8, quint8
+from qlab.errors import (
+    ArgumentError,
+    DTypeError,
+    NonFiniteError,
+    QlabError,
+    TraceError,
+    UnknownNameError,
+)
+from qlab.qconfig import qconfig_of
+from qlab.ranges import MSE, MinMax
+
+TRAINED = sample_models.names(trained=True)
+_LABS: dict[str, qlab.Lab] = {}
+
+
+def lab_for(name: str) -> qlab.Lab:
+    """One calibrated lab per sample model for the whole module."""
+    if name not in _LABS:
+        sample = sample_models.load(name)
+        _LABS[name] = qlab.Lab(
+            sample.model, sample.example_inputs, sample.calibration(), sample.evaluation()
+        )
+        _LABS[name].calibrate()
+    return _LABS[name]
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_int8_with_per_channel_weights_keeps_every_sample_model(name):
+    report = lab_for(name).compare("int8")
+    output = report.output
+    assert output["float_accuracy"] - output["accuracy"] <= 1.0
+    assert output["top1_agreement"] >= 98.0
+    assert output["sqnr"] >= 20.0
+    assert report.size.ratio > 2.0
+    assert report.complete
+    assert report.samples == 500
+
+
+def test_the_depthwise_net_loses_with_one_scale_per_weight_tensor_and_the_cause_is_named():
+    lab = lab_for("depthwise")
+    report = lab.compare("int8-per-tensor")
+    assert report.output["float_accuracy"] - report.output["accuracy"] >= 5.0
+    causes = {
+        cause.kind: (name, cause)
+        for name in report.worst(5).index
+        for cause in lab.causes(name, "int8-per-tensor")
+    }
+    name, spread = causes["channel spread"]
+    assert spread.value >= spread.threshold
+    assert spread.gain_db is not None and spread.gain_db > 6.0
+    assert "share one scale" in spread.sentence
+    fixed = lab.compare("int8").layers.loc[name, "sqnr_local"]
+    assert fixed - report.layers.loc[name, "sqnr_local"] > 6.0
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_what_is_compared_is_what_is_converted(name):
+    lab = lab_for(name)
+    report, converted = lab.compare(), lab.convert()
+    batches = sample_models.load(name).evaluation()
+    top = torch.cat([converted(x).argmax(-1) for x, _ in batches])
+    labels = torch.cat([y for _, y in batches])
+    accuracy = 100.0 * (top == labels).double().mean().item()
+    assert accuracy == pytest.approx(report.output["accuracy"])
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_what_if_agrees_with_compare_within_one_decibel(name):
+    lab = lab_for(name)
+    layers = (
+        qlab.Lab(
+            sample_models.load(name).model,
+            sample_models.load(name).example_inputs,
+            sample_models.load(name).calibration(),
+        )
+        .compare()
+        .layers
+    )
+    for layer, row in layers.iterrows():
+        answer = lab.what_if(layer)
+        assert answer.samples == 32
+        if math.isfinite(row.sqnr_local):
+            assert answer.output_sqnr == pytest.approx(row.sqnr_local, abs=1.0), layer
+
+
+def test_what_if_answers_from_cached_statistics_without_a_pass():
+    lab = lab_for("residual")
+    layer = lab.compare().worst(1).index[0]
+    lab.what_if(layer)
+    calls = []
+    handles = [m.register_forward_hook(lambda *_: calls.append(1)) for m in lab.graph.modules()]
+    start = time.perf_counter()
+    answer = lab.what_if(layer, activation=TensorSpec(quint8, policy=MSE()).with_bits(4))
+    elapsed = time.perf_counter() - start
+    for handle in handles:
+        handle.remove()
+    assert not calls
+    assert answer.activation_qparams.dtype.bits == 4
+    assert answer.output_sqnr < lab.what_if(layer).output_sqnr
+    assert elapsed < 1.0
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7, 8, 16])
+def test_fewer_bits_cost_more_in_the_app_s_own_numbers(bits):
+    lab = lab_for("conv_bn_relu")
+    name = next(layer.name for layer in lab.layers if layer.type.startswith("Conv"))
+    weight = TensorSpec.int8_weight().with_bits(bits)
+    answer = lab.what_if(name, weight=weight)
+    assert answer.weight_error.sqnr_db == pytest.approx(6.02 * bits, abs=9.0)
+    assert answer.execution == ("integer" if bits <= 8 else "simulated")
+
+
+def test_layers_name_type_shapes_and_parameters():
+    lab = lab_for("conv_bn_relu")
+    layer = lab.layers[0]
+    assert layer.type.startswith("Conv")
+    assert layer.input_shape == (1, 1, 8, 8)
+    assert layer.output_shape is not None and layer.output_shape[1] > 1
+    assert layer.parameters > 0
+    assert layer.fused
+    assert lab.layer(layer.name) is layer
+
+
+def test_a_layer_in_four_bits_is_worse_and_smaller_and_the_others_stay():
+    lab = lab_for("residual")
+    name = next(layer.name for layer in lab.layers if layer.type.startswith("Conv"))
+    base = lab.plan().step(name)
+    mapping = qlab.presets.get("int8").mapping()
+    mapping.set_module_name(name, qconfig_of(base.output, base.weight.with_bits(4)))
+    before, after = lab.compare(), lab.compare(mapping)
+    assert after.layers.loc[name, "sqnr_local"] < before.layers.loc[name, "sqnr_local"] - 6
+    assert after.layers.loc[name, "weight_bytes"] < before.layers.loc[name, "weight_bytes"]
+    others = before.layers.index.drop(name)
+    assert after.layers.loc[others, "type"].tolist() == before.layers.loc[others, "type"].tolist()
+    assert after.size.quantized_bytes < before.size.quantized_bytes
+
+
+def test_a_layer_kept_in_float_has_no_row():
+    lab = lab_for("mlp")
+    name = lab.compare().layers.index[0]
+    mapping = qlab.presets.get("int8").mapping().set_module_name(name, None)
+    report = lab.compare(mapping)
+    assert name not in report.layers.index
+    assert report.coverage.float_ >= 1
+    assert report.integer_share < 1.0
+    assert "module name" in report.plan.step(name).rule
+
+
+def test_nothing_quantized_is_the_float_network():
+    report = lab_for("mlp").compare(QConfigMapping())
+    assert report.layers.empty
+    assert report.output["sqnr"] == math.inf
+    assert report.integer_share == 0.0
+
+
+def test_ideal_bound_is_above_what_eight_bits_reach_locally_for_most_layers():
+    layers = lab_for("conv_bn_relu").compare().layers
+    assert (layers["sqnr_ideal"] > layers["sqnr_local"] - 1.0).all()
+
+
+def test_the_float_model_is_never_changed():
+    sample = sample_models.load("mlp")
+    before = copy.deepcopy(sample.model.state_dict())
+    lab = qlab.Lab(sample.model, sample.example_inputs, sample.calibration(64))
+    lab.compare()
+    assert sample.model.state_dict().keys() == before.keys()
+    assert all(torch.equal(v, before[k]) for k, v in sample.model.state_dict().items())
+
+
+def test_calibration_reports_progress_stops_and_keeps_what_it_had():
+    sample = sample_models.load("mlp")
+    lab = qlab.Lab(sample.model, sample.example_inputs, sample.calibration(128, 32))
+    seen = []
+    result = lab.calibrate(lambda *p: seen.append(p), lambda: len(seen) == 2)
+    assert [p[:2] for p in seen] == [(1, 4), (2, 4)]
+    assert (result.batches, result.samples, result.complete) == (2, 64, False)
+    assert lab.compare().samples == 128
+    assert lab.calibrate().complete
+
+
+def test_comparison_stops_early_and_says_so():
+    sample = sample_models.load("mlp")
+    lab = qlab.Lab(sample.model, sample.example_inputs, sample.calibration(128, 32))
+    report = lab.compare(should_stop=lambda: True)
+    assert (report.complete, report.samples) == (False, 32)
+
+
+def test_statistics_of_weight_input_and_output():
+    lab = lab_for("mlp")
+    name = lab.compare().layers.index[0]
+    assert lab.statistics(name, "weight").count == lab.weight(name).numel()
+    assert lab.statistics(name, "input").count == 256 * 64
+    assert lab.statistics(name).count % 256 == 0
+
+
+def test_every_policy_is_shown_side_by_side():
+    lab = lab_for("mlp")
+    name = lab.compare().layers.index[0]
+    errors = lab.policies(name, TensorSpec())
+    assert len(errors) == 5
+    best = max(errors.values(), key=lambda e: e.sqnr_db)
+    assert errors[MSE().label].sqnr_db == pytest.approx(best.sqnr_db, abs=0.01)
+    weights = lab.policies(name, TensorSpec.int8_weight(), kind="weight")
+    assert MinMax().label in weights
+
+
+def _branches(x):
+    return x if x.sum() > 0 else -x
+
+
+class _DataDependent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+
+    def forward(self, x):
+        return _branches(self.layer(x))
+
+
+def test_bad_input_says_what_was_expected():
+    sample = sample_models.load("mlp")
+    lab = lab_for("mlp")
+    name = lab.layers[0].name
+    with pytest.raises(DTypeError, match=r"Lab needs a model.*int"):
+        qlab.Lab(3, sample.example_inputs, [])
+    with pytest.raises(TraceError, match=r"test_lab.py"):
+        qlab.Lab(_DataDependent(), torch.zeros(1, 2), [torch.zeros(1, 2)])
+    with pytest.raises(QlabError, match=r"example inputs"):
+        qlab.Lab(sample.model, torch.zeros(1, 3), [torch.zeros(1, 3)])
+    with pytest.raises(ArgumentError, match=r"calibration data is empty"):
+        qlab.Lab(sample.model, sample.example_inputs, []).calibrate()
+    with pytest.raises(UnknownNameError, match=r"Unknown layer 'nope'"):
+        lab.what_if("nope")
+    with pytest.raises(UnknownNameError, match=r"Unknown layer 'nope'"):
+        lab.layer("nope")
+    with pytest.raises(UnknownNameError, match=r"kind of tensor 'gradient'"):
+        lab.statistics(name, "gradient")
+    with pytest.raises(UnknownNameError, match=r"int7-magic"):
+        lab.compare("int7-magic")
+    with pytest.raises(DTypeError, match=r"Not a configuration.*dict"):
+        lab.compare({})
+    with pytest.raises(ArgumentError, match=r"\.safetensors or \.json.*model\.pickle"):
+        lab.export("model.pickle")
+
+
+def test_a_weight_spec_for_a_layer_without_weight_is_refused():
+    lab = lab_for("residual")
+    name = next(layer.name for layer in lab.layers if layer.type.lower().startswith("add"))
+    with pytest.raises(ArgumentError, match=r"no weight to quantize"):
+        lab.what_if(name, weight=TensorSpec.int8_weight())
+    with pytest.raises(UnknownNameError, match=r"has no weight"):
+        lab.weight(name)
+
+
+def test_nan_in_the_float_model_names_the_first_layer():
+    sample = sample_models.load("mlp")
+    linear = [m for m in sample.model.modules() if isinstance(m, nn.Linear)][1]
+    with torch.no_grad():
+        linear.weight[0, 0] = math.nan
+    path = next(p for p, m in sample.model.named_modules() if m is linear)
+    lab = qlab.Lab(sample.model, sample.example_inputs, sample.calibration(32))
+    with pytest.raises(NonFiniteError, match=rf"first layer that produces it is '{path}'"):
+        lab.calibrate()
+
+
+def test_one_scale_per_weight_tensor_is_never_better_than_one_per_channel():
+    lab = lab_for("depthwise")
+    for layer in lab.layers:
+        if layer.quantizable and lab.plan().step(layer.name).weight:
+            channel = lab.what_if(layer.name)
+            tensor = lab.what_if(layer.name, weight=TensorSpec(qint8, symmetric=True))
+            assert tensor.weight_error.total >= channel.weight_error.total
