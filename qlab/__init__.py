@@ -1,5 +1,6 @@
 """qlab: quantization for PyTorch models, on any device."""
 
+from qlab import ops, presets
 from qlab.dtypes import QDType, float8_e4m3fn, float8_e5m2, qint8, qint32, quint8
 from qlab.errors import QlabError
 from qlab.granularity import (
@@ -13,13 +14,16 @@ from qlab.granularity import (
     per_tensor_affine,
     per_tensor_symmetric,
 )
-from qlab.qconfig import QConfig, QConfigMapping
+from qlab.io.checkpoint import load_quantized
+from qlab.lab import Lab
+from qlab.qconfig import QConfig, QConfigMapping, qconfig_of
 from qlab.qparams import QParams
 from qlab.qtensor import QTensor, dequantize, quantize_per_channel, quantize_per_tensor
 from qlab.ranges import TensorSpec
 
 __all__ = [
     "Granularity",
+    "Lab",
     "PerAxis",
     "PerGroup",
     "PerTensor",
@@ -33,11 +37,15 @@ __all__ = [
     "dequantize",
     "float8_e4m3fn",
     "float8_e5m2",
+    "load_quantized",
+    "ops",
     "per_channel_affine",
     "per_channel_affine_float_qparams",
     "per_channel_symmetric",
     "per_tensor_affine",
     "per_tensor_symmetric",
+    "presets",
+    "qconfig_of",
     "qint8",
     "qint32",
     "quantize_per_channel",
