@@ -8,6 +8,7 @@ that read them want codes.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
@@ -158,7 +159,8 @@ class _Annotation:
                 self._quantize_outside(operand, node)
             row = self._row(node)
             spec = output_spec(row.output, request.activation) if row else request.activation
-            self.values[node] = self._value(node, spec, self._clamp_of(node, spec), node)
+            clamps = [] if isinstance(spec.policy, Fixed) else self._clamps_behind(node)
+            self.values[node] = self._value(node, spec, clamps[-1] if clamps else node, node)
             self.in_codes.add(node)
         elif role is _Role.SHARED:
             operand, asker = _operands(node)[0], self.asker_of(node)
@@ -168,17 +170,6 @@ class _Annotation:
                 self._quantize_outside(operand, asker)
             self.values[node] = self._value(node, self.values[operand].spec, operand, node)
             self.in_codes.add(node)
-
-    def _clamp_of(self, node: fx.Node, spec: TensorSpec) -> fx.Node:
-        """The node whose range a step's output takes: that of the clamp behind it, or its own.
-
-        Where a ReLU, ReLU6 or Hardtanh is all that reads a tensor, codes beyond its bounds would
-        be wasted; without them the requantization clamps.
-        """
-        reader = next(iter(node.users), node)
-        row = self._row(reader) if len(node.users) == 1 and reader in self.requests else None
-        clamps = row is not None and row.clamps and self.verdicts[reader].role is _Role.SHARED
-        return reader if clamps and not isinstance(spec.policy, Fixed) else node
 
     def _quantize_outside(self, operand: fx.Node, asker: fx.Node) -> None:
         """Quantizes a tensor on its way into a step, unless it is quantized already."""
@@ -198,6 +189,28 @@ class _Annotation:
             constant=node.op == "get_attr",
             asked_by=shared.asked_by if shared is not None else asker.meta["name"],
         )
+
+    def _clamps_behind(self, node: fx.Node) -> list[fx.Node]:
+        """The clamps that one after the other are all that reads a tensor.
+
+        Codes beyond their bounds would be wasted, so the tensor takes the clamped one's range.
+        """
+        chain: list[fx.Node] = []
+        while True:
+            readers = [user for user in (chain or [node])[-1].users if user not in self.shapes]
+            if len(readers) != 1 or readers[0].op != "call_module":
+                return chain
+            row, verdict = self._row(readers[0]), self.verdicts[readers[0]]
+            if row is None or not row.clamps or verdict.role is not _Role.SHARED:
+                return chain
+            chain.append(readers[0])
+
+    def _bounds(self, node: fx.Node) -> tuple[float, float] | None:
+        """Between what the clamps behind a tensor leave it; None without any."""
+        bounds = [_bounds_of(self._module(clamp)) for clamp in self._clamps_behind(node)]
+        if not bounds:
+            return None
+        return max(low for low, _ in bounds), min(high for _, high in bounds)
 
     def _asker_of(self, node: fx.Node) -> fx.Node | None:
         """The first step on codes that a tensor reaches, if all that read it want codes."""
@@ -238,6 +251,7 @@ class _Annotation:
             output=output,
             execution=execution,
             reason=reason,
+            bounds=self._bounds(node) if verdict.role is _Role.CODES else None,
         )
 
     def _arriving(self, node: fx.Node, operand: fx.Node) -> TensorSpec | None:
@@ -273,6 +287,14 @@ class _Annotation:
         simulated = _why_simulated(inputs, weight, output, sums)
         words = " × ".join(_dtype(spec) for spec in (*inputs, weight) if spec is not None)
         return ("simulated", simulated) if simulated else ("integer", f"{words} → {_dtype(output)}")
+
+
+def _bounds_of(clamp: nn.Module) -> tuple[float, float]:
+    """Between what a module of a row that `clamps` leaves its input."""
+    match clamp:
+        case nn.Hardtanh():  # and ReLU6, which is one
+            return clamp.min_val, clamp.max_val
+    return 0.0, math.inf
 
 
 def _operands(node: fx.Node) -> list[fx.Node]:

@@ -13,10 +13,13 @@ from qlab.errors import UncalibratedError, UnknownNameError
 from qlab.qconfig import QConfig
 from qlab.qparams import QParams
 from qlab.ranges import Fixed, TensorSpec
+from qlab.registry import ROWS
 from qlab.registry.asked import asked_by
 from qlab.stats import TensorStats
 
 Execution = Literal["integer", "simulated", "float", "shared", "none"]
+
+_WITH_WEIGHT = frozenset(row.name for row in ROWS if row.weight)
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Step:
             numbers. ``shared``: moves elements as they come, codes or not. ``float``: as in the
             float model. ``none``: a size or another plain value, no tensor of real numbers.
         reason: Why, in words.
+        bounds: What the operators behind it clamp its output to, where they alone read it; what
+            lies outside is not represented, and no error. None where all of it counts.
     """
 
     node: str
@@ -53,6 +58,7 @@ class Step:
     output: TensorSpec | None
     execution: Execution
     reason: str
+    bounds: tuple[float, float] | None = None
 
     @property
     def quantized(self) -> bool:
@@ -68,8 +74,8 @@ class Value:
         node: Name of the node that produces it.
         name: What people call that node.
         spec: How it is quantized.
-        source: Name of the node whose scale and zero point it has: its own, or the one it shares
-            them with.
+        source: Name of the node whose range gives its scale and zero point: its own, that of the
+            tensor it shares them with, or that of the clamped tensor where only a clamp reads it.
         constant: Whether it is a parameter or buffer, whose range needs no calibration.
         asked_by: Name of the step whose qconfig decided.
     """
@@ -153,7 +159,8 @@ class Plan:
         """The truth table for people: one row per step, indexed by its name.
 
         Columns: ``type``, ``fused``, ``requested``, ``rule``, ``inputs``, ``weight``, ``output``,
-        ``execution``, ``reason``; all of them text, ``"float"`` where nothing is quantized.
+        ``execution``, ``reason``; all of them text. What is not quantized is ``"float"``, and
+        empty where an operator has no weight or gives no tensor.
         """
         rows = [
             {
@@ -163,8 +170,8 @@ class Plan:
                 "requested": _requested(step),
                 "rule": step.rule,
                 "inputs": ", ".join(dict.fromkeys(_words(spec) for spec in step.inputs)),
-                "weight": _words(step.weight) if step.row else "",
-                "output": _words(step.output),
+                "weight": _words(step.weight) if step.row in _WITH_WEIGHT else "",
+                "output": "" if step.execution == "none" else _words(step.output),
                 "execution": step.execution,
                 "reason": step.reason,
             }
