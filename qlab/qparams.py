@@ -324,9 +324,13 @@ def quantize(x: Tensor, qparams: QParams) -> Tensor:
     x = x.to(torch.float32)
     if qparams.dtype.is_float:
         return _float8_values(x, scale, qparams)
-    inverse = (1.0 / scale).to(torch.float64)
-    affine = (x.to(torch.float64) * inverse + zero_point).to(torch.float32)
-    return _to_codes(torch.round(affine), zero_point, qparams).to(qparams.dtype.storage)
+    inverse = 1.0 / scale
+    if qparams.symmetric_around_zero:  # adding 0 rounds nothing: the float32 product is the result
+        affine = x.detach() * inverse
+    else:
+        wide = x.detach().to(torch.float64, copy=True)
+        affine = wide.mul_(inverse).add_(zero_point).to(torch.float32)
+    return _to_codes(affine.round_(), zero_point, qparams).to(qparams.dtype.storage)
 
 
 def quantize_round_first(x: Tensor, qparams: QParams) -> Tensor:

@@ -63,18 +63,10 @@ class ErrorSums:
             )
         if x.numel() == 0:
             return
-        wide_x, wide_y = x.detach().double().flatten(), y.detach().double().flatten()
-        difference = wide_x - wide_y
-        sums = torch.stack(
-            [
-                wide_x @ wide_x,
-                wide_y @ wide_y,
-                difference @ difference,
-                wide_x @ wide_y,
-                difference.abs().max(),
-            ]
-        ).tolist()
-        if not all(math.isfinite(value) for value in sums):
+        sums = _sums(x.detach().float(), y.detach().float())
+        if not all(map(math.isfinite, sums)):  # squares beyond float32, or NaN or infinity
+            sums = _sums(x.detach().double(), y.detach().double())
+        if not all(map(math.isfinite, sums)):
             raise NonFiniteError(
                 "An error cannot be measured on NaN or infinity",
                 received=_non_finite_counts(x, y),
@@ -112,6 +104,17 @@ class ErrorSums:
     def as_dict(self) -> dict[str, float]:
         """Every metric of `METRICS` by name, in that order."""
         return {name: float(getattr(self, name)) for name in METRICS}
+
+
+def _sums(x: Tensor, y: Tensor) -> list[float]:
+    """Sums over all elements, in float64: x², y², (x − y)², xy; and the largest |x − y|.
+
+    Element-wise products and reductions, so that tensors of different memory layouts need no copy.
+    """
+    difference = x - y
+    products = ((x, x), (y, y), (difference, difference), (x, y))
+    sums = [(a * b).sum(dtype=torch.float64) for a, b in products]
+    return torch.stack([*sums, difference.abs().max().double()]).tolist()
 
 
 def _non_finite_counts(x: Tensor, y: Tensor) -> str:

@@ -26,12 +26,13 @@ from qlab.graph import Plan, annotate, convert
 from qlab.graph.lift import attribute
 from qlab.qconfig import QConfigMapping
 from qlab.qparams import QParams
-from qlab.ranges import MSE, TensorSpec, expected_error
+from qlab.ranges import MSE, QuantizationError, TensorSpec, expected_error, measured_error
 from qlab.stats import TensorStats
 
 _KEPT_GRAPHS = 4
 _KEPT_PLANS = 32
 _KEPT_QPARAMS = 10_000
+_KEPT_WEIGHTS = 1_000
 _SAMPLE_BYTES = 64 * 2**20
 _LARGEST_SAMPLE = 32
 
@@ -55,6 +56,7 @@ class Study:
         self._plans: LastResults[Plan] = LastResults(_KEPT_PLANS)
         self._converted: LastResults[fx.GraphModule] = LastResults(_KEPT_GRAPHS)
         self._qparams: LastResults[QParams] = LastResults(_KEPT_QPARAMS)
+        self._weights: LastResults[tuple[QParams, QuantizationError]] = LastResults(_KEPT_WEIGHTS)
 
     def calibrate(
         self, on_progress: Progress | None = None, should_stop: Stop | None = None
@@ -131,6 +133,16 @@ class Study:
         tensors = [*self.graph.parameters(), *self.graph.buffers()]
         inputs = [x for x in self.example_inputs if isinstance(x, Tensor)]
         return (tensors or inputs)[0].device
+
+    def weight_qparams(self, name: str, spec: TensorSpec) -> tuple[QParams, QuantizationError]:
+        """Scale and zero point that a spec gives a layer's weight, and the error they cost."""
+
+        def measure() -> tuple[QParams, QuantizationError]:
+            weight = self.probe(name).weight()
+            scales = spec.qparams_of(weight)
+            return scales, measured_error(weight, scales)
+
+        return self._weights.get((name, spec), measure)
 
     def input_qparams(self, plan: Plan, probe: LayerProbe) -> list[QParams | None]:
         """How a layer's tensor inputs arrive under a plan; None for those that stay float."""

@@ -20,7 +20,6 @@ from qlab.ranges import (
     QuantizationError,
     TensorSpec,
     expected_error,
-    measured_error,
 )
 
 _POLICIES = (MinMax(), MovingAverage(), Percentile(), MSE(), Entropy())
@@ -68,7 +67,7 @@ def what_if(
             received=weight.describe(),
         )
     weight, activation = weight or step.weight, activation or step.output
-    weight_qparams = None if weight is None else weight.qparams_of(probe.weight())
+    weight_qparams, weight_error = study.weight_qparams(name, weight) if weight else (None, None)
     output = None if activation is None else study.output_qparams(plan, probe.node, activation)
     inputs = (
         study.input_qparams(plan, probe) if output is not None else [None for _ in probe.inputs]
@@ -83,7 +82,7 @@ def what_if(
         activation=activation,
         weight_qparams=weight_qparams,
         activation_qparams=output,
-        weight_error=weight_qparams and measured_error(probe.weight(), weight_qparams),
+        weight_error=weight_error,
         activation_error=output and expected_error(study.stats(probe.node), output),
         output_sqnr=sums.sqnr,
         samples=samples,
@@ -133,8 +132,7 @@ def compare_policies(
         try:
             chosen = replace(spec, policy=policy)
             if kind == "weight":
-                weight = probe.weight()
-                results[policy.label] = measured_error(weight, chosen.qparams_of(weight))
+                results[policy.label] = study.weight_qparams(name, chosen)[1]
             else:
                 scales = study.activation_qparams(probe.node, chosen)
                 results[policy.label] = expected_error(study.stats(probe.node), scales)
