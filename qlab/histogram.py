@@ -63,7 +63,9 @@ def _count_block(block: Tensor) -> tuple[Tensor, Tensor]:
     buffers = [torch.empty(size, dtype=dtype, device=device) for dtype in kinds]
     counts, squares = torch.zeros(2, KEYS, dtype=torch.int64, device=device)
     for part in block.split(size):
-        key, low, index, packed, square = (buffer[: part.numel()] for buffer in buffers)
+        if part.numel() < size:
+            buffers = [buffer[: part.numel()] for buffer in buffers]
+        key, low, index, packed, square = buffers
         bits = part.view(torch.int32)
         torch.bitwise_right_shift(bits, 16, out=key)
         index.copy_(key.bitwise_and_(_LOW))

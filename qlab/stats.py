@@ -36,6 +36,10 @@ class TensorStats:
     NaN and infinities are counted and otherwise left out. float64 values beyond float32's range
     count as infinities; float16 and bfloat16 are converted exactly. An empty tensor adds nothing.
 
+    >>> one, other = TensorStats.of(torch.tensor([0.0, 1.0])), TensorStats.of(torch.tensor([5.0]))
+    >>> one.merge(other)
+    TensorStats(count=3, min=0, max=5, mean=2, std=2.16, batches=1)
+
     Args:
         channel_axis: Axis whose indices get extrema of their own; None for none.
         histogram: Whether to keep the histogram, which moments and quantiles need and minimum
@@ -132,7 +136,7 @@ class TensorStats:
     def _extrema(self, x: Tensor) -> tuple[float, float]:
         """Smallest and largest finite value; counts elements and notes channel extrema."""
         axis = self._check_channels(x)
-        low, high = self._reduced(x, x, axis)
+        low, high = self._reduced(x, axis)
         ends = torch.stack([low.amin(), high.amax()]).tolist()
         self.count += x.numel()
         if not all(map(math.isfinite, ends)):
@@ -141,19 +145,19 @@ class TensorStats:
             self.inf_count += infinite
             self.count -= nan + infinite
             finite = x.isfinite()
-            lows, highs = x.where(finite, torch.inf), x.where(finite, -torch.inf)
-            low, high = self._reduced(lows, highs, axis)
+            low = self._reduced(x.where(finite, torch.inf), axis)[0]
+            high = self._reduced(x.where(finite, -torch.inf), axis)[1]
             ends = torch.stack([low.amin(), high.amax()]).tolist()
         if self.channel_axis is not None:
             self._add_channels(low.cpu(), high.cpu())
         return ends[0], ends[1]
 
-    def _reduced(self, lows: Tensor, highs: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-        """Minimum of one tensor and maximum of another, over all or all but the channels."""
+    def _reduced(self, x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+        """Minimum and maximum over all dimensions, or all but that of the channels."""
         if self.channel_axis is None:
-            return lows.amin(), highs.amax()
-        others = [d for d in range(lows.dim()) if d != axis]
-        return (lows.amin(others), highs.amax(others)) if others else (lows, highs)
+            return x.aminmax()
+        others = [d for d in range(x.dim()) if d != axis]
+        return (x.amin(others), x.amax(others)) if others else (x, x)
 
     def _add_channels(self, low: Tensor, high: Tensor) -> None:
         if self._channel_min.numel():

@@ -22,7 +22,7 @@ _EACH = torch.eye(2, dtype=torch.float64)
 def best_range(bins: Bins, low: float, high: float, scheme: Scheme) -> tuple[float, float]:
     """Coarse-to-fine search for the clipping bounds with the least expected squared error.
 
-    Both bounds shrink together over 16 octaves, then each alone, on bins joined to a sixteenth of
+    Both bounds shrink together over 16 octaves, then each alone, on bins joined to an eighth of
     an octave; then each moves in finer and finer steps, on bins joined below a quarter of the
     scale. Symmetric schemes, float8 and one-sided data have one bound.
 
@@ -66,8 +66,8 @@ def tied(scheme: Scheme) -> bool:
 
 
 def _joined_by_octave(bins: Bins) -> Bins:
-    sixteenths = torch.floor(16 * bins.mean.abs().clamp(min=1e-45).log2()) + 2**12
-    return _joined(bins, torch.copysign(sixteenths, bins.mean))
+    eighths = torch.floor(8 * bins.mean.abs().clamp(min=1e-45).log2()) + 2**12
+    return _joined(bins, torch.copysign(eighths, bins.mean))
 
 
 def _joined(bins: Bins, label: Tensor) -> Bins:

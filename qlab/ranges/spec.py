@@ -34,6 +34,12 @@ from qlab.stats import TensorStats
 class TensorSpec:
     """How to quantize one tensor; hashable, with a JSON form.
 
+    >>> spec = TensorSpec.int8_weight()
+    >>> spec.with_bits(4).describe()
+    'int4 symmetric per channel, min-max'
+    >>> spec.qparams_of(torch.tensor([[0.0, 1.0], [-4.0, 2.0]])).scale * 127.5
+    tensor([1., 4.])
+
     Attributes:
         dtype: Type of the codes; a name such as ``"qint8"`` is read as the type.
         symmetric: Fix the zero point at the middle code; float8 is always symmetric.
