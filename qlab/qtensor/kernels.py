@@ -90,7 +90,10 @@ def _copy_codes(q: QTensor, source: QTensor) -> QTensor:
 
 
 def _resize(func: OpOverload, args: Args, kwargs: Kwargs) -> QTensor:
-    """In place; elements beyond the old ones hold any code, as in the reference."""
+    """Shape or strides in place; elements beyond the old ones hold any code, as in the reference.
+
+    Pooling a channels-last tensor to one pixel ends in ``as_strided_``.
+    """
     q = per_tensor(func, args[0])
     func(q.codes, *args[1:], **kwargs)
     q.data = QTensor(q.codes, q.qparams)
@@ -181,7 +184,7 @@ _FAMILIES: dict[Kernel, tuple[Any, ...]] = {
     ),
     _equal: (aten.equal,),
     _write: (aten.copy_, aten.fill_, aten.zero_),
-    _resize: (aten.resize_,),
+    _resize: (aten.resize_, aten.as_strided_),
     _swappable: (aten._has_compatible_shallow_copy_type,),
     _index_put: (aten.index_put_,),
     _pad: (aten.constant_pad_nd,),

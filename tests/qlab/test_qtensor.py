@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import qlab
+from qlab import ops
 from qlab.dtypes import float8_e4m3fn, integer, qint8, qint32, quint8
 from qlab.errors import ArgumentError, DTypeError, ShapeError, UnsupportedError
 from qlab.granularity import PerAxis, PerGroup, PerTensor
@@ -467,3 +468,12 @@ def test_the_operator_table_can_be_read():
     assert names == tuple(sorted(names))
     assert {"aten.view", "aten.cat", "aten.topk"} <= set(names)
     assert "aten.add" not in names
+
+
+def test_pooling_a_channels_last_tensor_to_one_pixel():
+    codes = torch.randint(0, 255, (2, 3, 4, 4), dtype=torch.uint8)
+    qparams = QParams.per_tensor(0.1, 7, quint8)
+    pooled = F.adaptive_avg_pool2d(
+        QTensor(codes.contiguous(memory_format=torch.channels_last), qparams), 1
+    )
+    assert torch.equal(pooled.codes, ops.adaptive_avg_pool2d(codes, qparams, 1))
