@@ -1,6 +1,9 @@
 """Face of `torch.ao.quantization`: its names, from where qlab has them. Nothing is defined here."""
 
 from qlab.quantization.fake_quantize import *  # noqa: F403
+from qlab.quantization.fuse_modules import *  # noqa: F403
 from qlab.quantization.observer import *  # noqa: F403
 from qlab.quantization.qconfig import *  # noqa: F403
 from qlab.quantization.qconfig_mapping import *  # noqa: F403
+from qlab.quantization.quantize import *  # noqa: F403
+from qlab.quantization.stubs import *  # noqa: F403

@@ -37,6 +37,12 @@ NAMES = {
     "qconfig_mapping": """
         QConfigMapping get_default_qconfig_mapping get_default_qat_qconfig_mapping
     """,
+    "quantize": """
+        quantize prepare convert propagate_qconfig_ swap_module add_quant_dequant add_observer_
+        get_observer_dict default_eval_fn
+    """,
+    "fuse_modules": "fuse_modules fuse_known_modules",
+    "stubs": "QuantStub DeQuantStub QuantWrapper",
 }
 
 
@@ -66,3 +72,20 @@ def test_top_level_names():
     assert {"QConfig", "QTensor", "quantize_per_tensor", "quint8"} <= set(qlab.__all__)
     for name in qlab.__all__:
         assert getattr(qlab, name) is not None
+
+
+def test_graph_names_are_in_their_submodule_only():
+    face = importlib.import_module("qlab.quantization.quantize_fx")
+    assert set(face.__all__) == {"prepare_fx", "convert_fx", "fuse_fx"}
+    assert all(callable(getattr(face, name)) for name in face.__all__)
+
+
+@pytest.mark.parametrize("first", ["quantize", "fuse_modules", "quantize_fx"])
+def test_names_of_submodules_that_are_functions_too_are_functions(first):
+    code = (
+        f"import qlab.quantization.{first}; import qlab.quantization as q; "
+        "from qlab.quantization.quantize import prepare; "
+        "assert type(q.quantize).__name__ == type(q.fuse_modules).__name__ == 'function'; "
+        "assert q.prepare is prepare"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

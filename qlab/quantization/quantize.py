@@ -1,0 +1,25 @@
+"""Face of `torch.ao.quantization.quantize`: see `qlab.eager`."""
+
+from qlab.eager import (
+    add_observer_,
+    add_quant_dequant,
+    convert,
+    default_eval_fn,
+    get_observer_dict,
+    prepare,
+    propagate_qconfig_,
+    quantize,
+    swap_module,
+)
+
+__all__ = [
+    "add_observer_",
+    "add_quant_dequant",
+    "convert",
+    "default_eval_fn",
+    "get_observer_dict",
+    "prepare",
+    "propagate_qconfig_",
+    "quantize",
+    "swap_module",
+]

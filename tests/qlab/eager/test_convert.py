@@ -1,0 +1,134 @@
+"""convert: what is swapped, what stays, and errors that name the module and change nothing."""
+
+import pytest
+import torch
+from torch import nn
+
+from qlab.eager import convert, default_eval_fn, prepare, quantize, static_mappings, swap_module
+from qlab.errors import ArgumentError, UncalibratedError
+from qlab.nn import quantized as nnq
+from qlab.nn.stubs import DeQuantStub, QuantStub
+from qlab.observers import MinMaxObserver
+from qlab.qconfig import QConfig, get_default_qconfig
+from qlab.registry import ROWS, OutputKind
+from tests.qlab.eager.nets import batches, conv_net
+
+QCONFIG = QConfig(MinMaxObserver, MinMaxObserver.with_args(dtype="qint8"))
+
+
+def prepared_net(data=()):
+    model = conv_net()
+    model.qconfig = get_default_qconfig()
+    prepared = prepare(model)
+    for batch in data:
+        prepared(batch)
+    return prepared
+
+
+def test_the_mappings_are_the_registrys():
+    table = static_mappings()
+    assert table[nn.Conv2d] is nnq.Conv2d
+    assert table[QuantStub] is nnq.Quantize and table[DeQuantStub] is nnq.DeQuantize
+    for row in ROWS:
+        for module in row.modules:
+            swapped = row.static is not None and row.output.kind is not OutputKind.SHARED
+            assert (module in table) == swapped
+
+
+def test_an_unprepared_model_is_refused():
+    model = conv_net()
+    model.qconfig = get_default_qconfig()
+    with pytest.raises(ArgumentError, match=r"the model was not prepared.*call prepare"):
+        convert(model)
+
+
+def test_an_observer_without_data_names_its_module_and_nothing_is_changed():
+    prepared = prepared_net()
+    kinds = [type(module) for module in prepared.modules()]
+    with pytest.raises(UncalibratedError, match=r"'quant' \(QuantStub\).*calibration data"):
+        convert(prepared, inplace=True)
+    assert [type(module) for module in prepared.modules()] == kinds
+    prepared(batches()[0])
+    convert(prepared, inplace=True)
+    assert isinstance(prepared.fc, nnq.Linear)
+
+
+def test_no_trace_of_preparing_is_left():
+    converted = convert(prepared_net(batches()))
+    for module in converted.modules():
+        assert "qconfig" not in vars(module)
+        assert not module._forward_hooks
+        assert "activation_post_process" not in module._modules or isinstance(
+            module, nnq.QFunctional
+        )
+    kept = convert(prepared_net(batches()), remove_qconfig=False)
+    assert kept.qconfig == get_default_qconfig()
+
+
+def test_is_reference_is_refused():
+    with pytest.raises(ArgumentError, match="is_reference"):
+        convert(prepared_net(batches()), is_reference=True)
+
+
+def test_a_module_in_two_places_stays_one():
+    linear = nn.Linear(2, 2)
+    model = nn.Sequential(QuantStub(), nn.Sequential(linear), nn.Sequential(linear), DeQuantStub())
+    model.qconfig = QCONFIG
+    prepared = prepare(model)
+    prepared(torch.randn(4, 2))
+    converted = convert(prepared)
+    assert isinstance(converted[1][0], nnq.Linear)
+    assert converted[1][0] is converted[2][0]
+    converted(torch.randn(4, 2))
+
+
+def test_own_hooks_stay():
+    seen = []
+    model = conv_net()
+    model.fc.register_forward_hook(lambda module, args, output: seen.append(type(output).__name__))
+    model.fc.register_forward_pre_hook(lambda module, args: seen.append("before"))
+    model.qconfig = get_default_qconfig()
+    prepared = prepare(model)
+    prepared(batches()[0])
+    seen.clear()
+    convert(prepared)(batches()[0])
+    assert seen == ["before", "QTensor"]
+
+
+def test_own_mapping_and_own_classes():
+    class Halved(nn.Module):
+        def forward(self, x):
+            return x / 2
+
+    class QuantizedHalved(Halved):
+        @classmethod
+        def from_observed(cls, mod):
+            return cls()
+
+    class OwnLinear(nn.Linear):
+        @classmethod
+        def from_float(cls, mod):
+            return cls(mod.in_features, mod.out_features)
+
+    model = nn.Sequential(nn.Linear(2, 2), Halved())
+    model.qconfig = QCONFIG
+    prepared = prepare(model)
+    prepared(torch.randn(3, 2))
+    custom = {"observed_to_quantized_custom_module_class": {Halved: QuantizedHalved}}
+    converted = convert(prepared, {nn.Linear: OwnLinear}, convert_custom_config_dict=custom)
+    assert type(converted[0]) is OwnLinear and type(converted[1]) is QuantizedHalved
+
+
+def test_swap_module_leaves_what_has_no_qconfig_or_no_counterpart():
+    linear, relu = nn.Linear(2, 2), nn.ReLU()
+    relu.qconfig = QCONFIG
+    assert swap_module(linear, static_mappings()) is linear
+    assert swap_module(relu, static_mappings()) is relu
+
+
+def test_default_eval_fn_feeds_the_data():
+    model = conv_net()
+    model.qconfig = get_default_qconfig()
+    pairs = [(batch, torch.zeros(4)) for batch in batches()]
+    converted = quantize(model, default_eval_fn, [pairs])
+    assert isinstance(converted.fc, nnq.Linear)

@@ -1,0 +1,147 @@
+"""prepare: where qconfigs go, where observers hang, and with which range."""
+
+import pytest
+import torch
+from torch import nn
+
+from qlab.eager import (
+    add_observer_,
+    add_quant_dequant,
+    get_observer_dict,
+    prepare,
+    propagate_qconfig_,
+)
+from qlab.errors import DTypeError
+from qlab.nn.stubs import QuantStub, QuantWrapper
+from qlab.observers import FixedQParamsObserver, HistogramObserver, MinMaxObserver
+from qlab.qconfig import QConfig, default_qconfig, get_default_qconfig
+from tests.qlab.eager.nets import conv_net
+
+OTHER = QConfig(MinMaxObserver, MinMaxObserver.with_args(dtype="qint8"))
+
+
+def test_qconfigs_spread_to_children():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
+    model.qconfig = default_qconfig
+    model[1].qconfig = None
+    propagate_qconfig_(model)
+    assert model[0].qconfig is default_qconfig
+    assert model[1][0].qconfig is None and model[1][1].qconfig is None
+
+
+def test_a_dict_gives_qconfigs_by_path_and_class():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.ReLU())
+    propagate_qconfig_(model, {"": default_qconfig, "1": OTHER, nn.ReLU: None})
+    assert [part.qconfig for part in model] == [default_qconfig, OTHER, None]
+
+
+def test_children_named_as_not_traceable_get_none():
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    model.qconfig = default_qconfig
+    custom = {"non_traceable_module_name": ["0"], "non_traceable_module_class": [nn.ReLU]}
+    propagate_qconfig_(model, None, custom)
+    assert not hasattr(model[0], "qconfig") and not hasattr(model[1], "qconfig")
+
+
+def test_a_qconfig_that_is_none_names_the_module():
+    model = nn.Sequential(nn.Linear(2, 2))
+    model[0].qconfig = "int8"
+    with pytest.raises(DTypeError, match=r"qconfig of '0' \(Linear\).*Received 'int8'"):
+        prepare(model)
+
+
+def test_observers_hang_on_what_can_be_quantized():
+    model = conv_net()
+    model.qconfig = get_default_qconfig()
+    prepared = prepare(model)
+    found = {}
+    get_observer_dict(prepared, found)
+    assert set(found) == {
+        f"{path}.activation_post_process"
+        for path in ("quant", "conv1", "bn1", "conv2", "bn2", "skip", "fc")
+    }
+    assert all(isinstance(observer, HistogramObserver) for observer in found.values())
+    prefixed = {}
+    get_observer_dict(prepared.fc, prefixed, "net.fc")
+    assert list(prefixed) == ["net.fc.activation_post_process"]
+
+
+def test_observers_see_outputs_and_change_nothing():
+    model, x = conv_net(), torch.randn(2, 3, 8, 8)
+    model.qconfig = OTHER
+    prepared = prepare(model)
+    assert torch.equal(prepared(x), model(x))
+    assert float(prepared.quant.activation_post_process.max_val) == float(x.max())
+
+
+def test_a_module_that_occurs_twice_is_observed_once():
+    linear = nn.Linear(2, 2)
+    model = nn.Sequential(nn.Sequential(linear), nn.Sequential(linear))
+    model.qconfig = OTHER
+    prepared = prepare(model)
+    assert prepared[0][0] is prepared[1][0]
+    assert len(prepared[0][0]._forward_hooks) == 1
+
+
+def test_a_known_output_range_takes_a_fixed_observer():
+    model = nn.Sequential(QuantStub(), nn.Sigmoid())
+    model.qconfig = OTHER
+    observer = prepare(model)[1].activation_post_process
+    assert isinstance(observer, FixedQParamsObserver)
+    assert float(observer.scale) == 1 / 256
+
+
+def test_without_any_qconfig_prepare_warns():
+    with pytest.warns(UserWarning, match="no module has a qconfig"):
+        prepare(conv_net())
+
+
+def test_lists_say_what_is_observed():
+    model = conv_net()
+    model.qconfig = OTHER
+    prepared = prepare(model, allow_list={nn.Linear}, observer_non_leaf_module_list={type(model)})
+    found = {}
+    get_observer_dict(prepared, found)
+    observers = {path for path, module in found.items() if not isinstance(module, nn.Identity)}
+    assert observers == {"activation_post_process", "fc.activation_post_process"}
+
+
+class Doubled(nn.Module):
+    """A module of one's own."""
+
+    def forward(self, x):
+        return x * 2
+
+
+class ObservedDoubled(Doubled):
+    @classmethod
+    def from_float(cls, mod):
+        assert type(mod) is Doubled
+        return cls()
+
+
+def test_own_modules_are_replaced_by_their_observed_form():
+    model = nn.Sequential(Doubled(), nn.Linear(2, 2))
+    model.qconfig = OTHER
+    custom = {"float_to_observed_custom_module_class": {Doubled: ObservedDoubled}}
+    prepared = prepare(model, prepare_custom_config_dict=custom)
+    assert type(prepared[0]) is ObservedDoubled
+    assert type(model[0]) is Doubled
+
+
+def test_add_observer_works_in_place():
+    model = nn.Sequential(nn.Linear(2, 2))
+    propagate_qconfig_(model, {"": OTHER})
+    add_observer_(model)
+    assert isinstance(model[0].activation_post_process, MinMaxObserver)
+
+
+def test_add_quant_dequant_wraps_what_has_a_qconfig():
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    model[0].qconfig = OTHER
+    wrapped = add_quant_dequant(model)
+    assert wrapped is model
+    assert isinstance(model[0], QuantWrapper) and type(model[1]) is nn.ReLU
+    single = nn.Linear(2, 2)
+    single.qconfig = OTHER
+    assert isinstance(add_quant_dequant(single), QuantWrapper)
