@@ -30,6 +30,11 @@ def _digits(value: float) -> str:
     return f"{sign}{mantissa} × 10{str(power).translate(_SUPERSCRIPT)}"
 
 
+def short(value: float) -> str:
+    """Up to four significant digits without trailing zeros, as in a worked formula: `1.365`."""
+    return f"{float(value):.4g}".replace("-", "−")
+
+
 def percent(share: float) -> str:
     """A share from 0 to 1 as a percentage: `18.0 %`; `100 %` and `0 %` only where exact."""
     value = 100 * float(share)
@@ -50,7 +55,7 @@ def size(count: float) -> str:
 
 def count(value: float) -> str:
     """A whole number with thousands separated: `11,689,512`."""
-    return f"{int(value):,}"
+    return f"{int(value):,}".replace("-", "−")
 
 
 def shape(sizes: tuple[int, ...] | None) -> str:

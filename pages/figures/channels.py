@@ -7,6 +7,9 @@ from pages.common.format import number
 from pages.common.theme import Palette, faint
 from pages.figures.layout import figure
 
+#: More bars than this are thinned: the screen has no room for them.
+MOST_BARS = 400
+
 
 def channel_ranges(
     low: np.ndarray,
@@ -25,10 +28,15 @@ def channel_ranges(
             (channels,) or (); drawn behind: a band where they are shared, steps where not.
     """
     order = np.argsort(low - high, kind="stable")
+    shown = f"{len(order):,}"
+    if len(order) > MOST_BARS:
+        order = order[np.linspace(0, len(order) - 1, MOST_BARS).astype(int)]
+        shown = f"{MOST_BARS} of {len(low):,}"
     positions = np.arange(len(order))
     chart = figure(palette, 200, showlegend=False, bargap=0.3)
     if clip is not None:
-        _add_clip(chart, clip, order, palette)
+        bottom, top = (np.broadcast_to(bound, low.shape)[order] for bound in clip)
+        _add_clip(chart, bottom, top, palette)
     chart.add_bar(
         x=positions,
         y=(high - low)[order],
@@ -43,7 +51,7 @@ def channel_ranges(
     )
     chart.update_yaxes(title="range", fixedrange=True)
     chart.update_xaxes(
-        title="channels, widest first",
+        title=f"{shown} channels, widest first",
         range=[-0.7, len(order) - 0.3],
         showticklabels=False,
         ticks="",
@@ -52,14 +60,8 @@ def channel_ranges(
     return chart
 
 
-def _add_clip(
-    chart: go.Figure,
-    clip: tuple[np.ndarray, np.ndarray],
-    order: np.ndarray,
-    palette: Palette,
-) -> None:
-    bottom, top = (np.broadcast_to(bound, order.shape)[order] for bound in clip)
-    edges = np.arange(len(order) + 1) - 0.5
+def _add_clip(chart: go.Figure, bottom: np.ndarray, top: np.ndarray, palette: Palette) -> None:
+    edges = np.arange(len(bottom) + 1) - 0.5
     for bound, fill in ((bottom, None), (top, "tonexty")):
         chart.add_scatter(
             x=edges,

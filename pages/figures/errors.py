@@ -25,14 +25,15 @@ def by_layer(
 
     Args:
         layers: Indexed by layer name in graph order, with `sqnr_local`, `sqnr_accumulated` and
-            `sqnr_ideal` in dB; `+inf` (no error at all) is drawn at the top and says so.
+            `sqnr_ideal` in dB; `+inf` (no error at all) is drawn at the top, `-inf` at 0; the
+            hover says so.
         palette: Colours.
-        worst_first: Order by accumulated SQNR, lowest first, instead of graph order.
+        worst_first: Order by local SQNR, lowest first, instead of graph order.
         selected: The layer whose bars get an outline.
         stale: Grey out everything: the numbers belong to an older configuration.
     """
     if worst_first:
-        layers = layers.sort_values("sqnr_accumulated", kind="stable")
+        layers = layers.sort_values("sqnr_local", kind="stable")
     names = [str(name) for name in layers.index]
     top = _top(layers)
     chart = figure(palette, 360, barmode="group", bargroupgap=0.06, clickmode="event+select")
@@ -42,7 +43,7 @@ def by_layer(
         values = layers[f"sqnr_{series}"].to_numpy(float)
         chart.add_bar(
             x=list(range(len(names))),
-            y=np.where(np.isposinf(values), top, values),
+            y=np.nan_to_num(values, posinf=top, neginf=0.0),
             name=title,
             customdata=names,
             marker={

@@ -24,11 +24,14 @@ class Grid:
 
     Attributes:
         levels: float64, every real number that has a code.
-        clipped_share: Share of the values outside `levels`, 0 to 1.
+        clipped_share: Share of the values outside their range, 0 to 1.
+        shared: Whether every value is quantized by these levels; otherwise they are one channel's,
+            and what lies outside them is not clipped by them.
     """
 
     levels: np.ndarray
     clipped_share: float
+    shared: bool = True
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -68,6 +71,7 @@ def histogram(
         type="log" if log else "linear",
         range=[np.log10(floor), np.log10(tallest) + 0.3] if log else [0.0, tallest * 1.15],
         exponentformat="power",
+        dtick=1 if log else None,
         nticks=5,
         fixedrange=True,
         domain=[0.1, 1.0],
@@ -115,7 +119,7 @@ def _add_clipped(
     """Shades what lies outside the bounds; a bin that a bound cuts is shaded up to the bound."""
     low, high = grid.bounds
     for start, stop in ((edges[0], min(low, edges[-1])), (max(high, edges[0]), edges[-1])):
-        if grid.clipped_share == 0 or start >= stop:
+        if grid.clipped_share == 0 or not grid.shared or start >= stop:
             continue
         cut = np.concatenate([[start], edges[(edges > start) & (edges < stop)], [stop]])
         bins = np.clip(np.searchsorted(edges, cut[:-1], side="right") - 1, 0, len(heights) - 1)
@@ -150,7 +154,8 @@ def _add_levels(
 
 
 def _add_bounds(chart: go.Figure, grid: Grid, palette: Palette) -> None:
-    for value, side in zip(grid.bounds, ("left", "right"), strict=True):
+    # Each label stands inside its bound, clear of the axis.
+    for value, side in zip(grid.bounds, ("right", "left"), strict=True):
         chart.add_vline(
             x=value,
             line={"color": palette.clipped, "width": 1.5, "dash": "dash"},
@@ -164,11 +169,11 @@ def _add_bounds(chart: go.Figure, grid: Grid, palette: Palette) -> None:
     if grid.clipped_share > 0:
         chart.add_annotation(
             text=f"clipped {percent(grid.clipped_share)}",
-            x=1,
-            y=0.92,
+            x=0.5,
+            y=1,
             xref="paper",
             yref="paper",
-            xanchor="right",
+            yanchor="bottom",
             showarrow=False,
             font={"color": palette.clipped, "size": 13},
         )

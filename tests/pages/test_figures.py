@@ -50,7 +50,7 @@ class TestByLayer:
 
     def test_worst_first(self):
         (local,) = named(by_layer(LAYERS, LIGHT, worst_first=True), "local")
-        assert list(local.customdata) == ["fc", "features.<b>2</b>", "conv1"]
+        assert list(local.customdata) == ["fc", "conv1", "features.<b>2</b>"]
 
     def test_the_selection_is_outlined_and_named(self):
         chart = by_layer(LAYERS, LIGHT, selected="fc")

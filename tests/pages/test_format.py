@@ -63,6 +63,14 @@ def test_shapes_and_counts():
     assert fmt.shape(()) == "scalar"
     assert fmt.shape(None) == "n/a"
     assert fmt.count(11689512) == "11,689,512"
+    assert fmt.count(-8) == "−8"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1.365, "1.365"), (0.021, "0.021"), (-0.5, "−0.5"), (128.0, "128")]
+)
+def test_numbers_of_a_worked_formula(value: float, text: str):
+    assert fmt.short(value) == text
 
 
 def test_names_are_shown_as_they_are():

@@ -1,0 +1,67 @@
+"""The integer model as files, read back and run before anyone downloads it."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pages.common.engine import wait_for
+from pages.common.jobs import Progress
+from pages.common.loaded import Loaded
+from pages.common.workspace import Choice, Workspace
+
+if TYPE_CHECKING:
+    from qlab.qconfig import QConfigMapping
+
+STEPS = 3
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """An exported integer model and the proof that it loads.
+
+    Attributes:
+        checkpoint: The safetensors file.
+        recipe: The configuration as JSON.
+        code: The integer model's forward, as Python.
+        identical: Whether the file, read back, gave the very same outputs.
+        images: On how many images that was tried.
+    """
+
+    checkpoint: bytes
+    recipe: str
+    code: str
+    identical: bool
+    images: int
+
+
+def file_name(choice: Choice, changes: int) -> str:
+    """Name of the files, without suffix: model, preset, and whether it was changed by hand."""
+    return f"{choice.model}-{choice.preset}{'-changed' if changes else ''}"
+
+
+def convert(loaded: Loaded, mapping: QConfigMapping, workspace: Workspace) -> Conversion:
+    """Makes and checks the files; ends the page's run while that takes."""
+
+    def work(progress: Progress) -> Conversion:
+        import torch
+
+        import qlab
+
+        progress.report(0, STEPS, "converting")
+        converted = loaded.lab.convert(mapping)
+        progress.report(1, STEPS, "writing")
+        with tempfile.TemporaryDirectory() as folder:
+            path = loaded.lab.export(Path(folder) / "model.safetensors", mapping)
+            recipe = loaded.lab.export(Path(folder) / "recipe.json", mapping)
+            checkpoint, text = path.read_bytes(), recipe.read_text(encoding="utf-8")
+        progress.report(2, STEPS, "reading it back")
+        images = loaded.images()
+        with torch.no_grad():
+            identical = torch.equal(converted(images), qlab.load_quantized(checkpoint)(images))
+        return Conversion(checkpoint, text, converted.code, identical, len(images))
+
+    key = ("conversion", loaded.sample.name, loaded.samples, mapping)
+    return wait_for(key, "Making the integer model", work, workspace)

@@ -1,0 +1,63 @@
+"""What each word and number means: one sentence, unit, direction, formula. Shown on hover."""
+
+#: Markdown, by term; code spans hold formulas.
+TERMS: dict[str, str] = {
+    "accuracy": "Share of evaluation images whose largest logit is the right digit [%], higher is "
+    "better. Left the float model, right the quantized one.",
+    "top1 agreement": "Share of evaluation images on which float and quantized model choose the "
+    "same class [%], higher is better. It needs no labels.",
+    "sqnr": "Signal-to-quantization-noise ratio [dB], higher is better: "
+    "`10·log10(Σx² / Σ(x − y)²)` with x the float and y the quantized value, over all samples. "
+    "6 dB are one bit; 20 dB mean an error of a tenth of the signal.",
+    "nmse": "Normalised mean squared error, lower is better: `Σ(x − y)² / Σx²`.",
+    "cosine": "Cosine between float and quantized tensor, 1 is best: `Σxy / √(Σx² · Σy²)`.",
+    "max abs": "Largest absolute error, in the tensor's own unit, lower is better: `max |x − y|`.",
+    "local": "Error of a layer on its own: it is fed the float network's values, only the layer "
+    "itself is quantized.",
+    "accumulated": "Error of a layer inside the quantized network: it also carries what all "
+    "earlier layers did to its input.",
+    "ideal": "The bound: what an ideal quantizer of that bit width reaches on the layer's float "
+    "output. The part of the gap below it is avoidable.",
+    "size": "Bytes of all parameters: float32 left; right, codes at their own bit width plus "
+    "scales, zero points, and whatever stays in float.",
+    "integer": "Operators that compute on integers from input to output, of all operators that "
+    "compute. The others run in float: simulated (quantized values, float arithmetic) or kept.",
+    "scale": "Real units per code: neighbouring codes stand for numbers that lie one scale apart.",
+    "zero point": "The code that stands for 0.0 exactly. 0 for symmetric signed codes.",
+    "bits": "Width of one code. n bits give 2ⁿ codes; each bit less costs about 6 dB.",
+    "scheme": "Symmetric: the range is centred on 0 and the zero point is fixed. Affine: the zero "
+    "point moves, so that a one-sided range uses all codes.",
+    "signs": "Signed codes run from −2ⁿ⁻¹ to 2ⁿ⁻¹ − 1, unsigned ones from 0 to 2ⁿ − 1.",
+    "granularity": "Which elements share one scale: the whole tensor, or each channel its own.",
+    "one scale": "Integer kernels read an activation with one scale for the whole tensor.",
+    "observer": "The rule that turns what calibration saw into a range: min-max takes all of it, "
+    "percentile cuts the tails, MSE and entropy weigh clipping against rounding.",
+    "percentile": "How much of the values the range keeps [%]: the rest is clipped, half on "
+    "each side.",
+    "rounding share": "Part of the squared error that values inside the range cause, which move to "
+    "the nearest level: at most half a scale each.",
+    "clipping share": "Part of the squared error that values outside the range cause, which move "
+    "to its end. Rounding and clipping together are 100 %.",
+    "rounding of one": "`x̂ − x` of a value inside the range of codes: at most half a scale.",
+    "clipping of one": "`x̂ − x` of a value outside the range of codes: it moves to the end.",
+    "clipped share": "Share of the values that lie outside the range [%], lower is better.",
+    "rmse over scale": "Root of the mean squared error, in units of the scale: "
+    "`√(Σ(x − y)² / n) / s`. An ideal uniform quantizer gives `1/√12 ≈ 0.289`.",
+    "codes used": "Codes that at least one value takes, of all there are.",
+    "output sqnr": "SQNR of this layer's output when the layer alone is quantized this way, "
+    "measured on a small fixed sample of the calibration data [dB], higher is better.",
+    "configured sqnr": "The same number as the configuration has it, before the knobs were moved.",
+    "worst": "The five layers with the lowest local SQNR, each with the cause that the engine "
+    "found and, where one helps, a remedy with the gain in output SQNR that it measured.",
+    "quantize": "`q = clamp(round(x / s) + z, q_min, q_max)`",
+    "dequantize": "`x̂ = (q − z) · s`",
+}
+
+
+def define(term: str) -> str:
+    """The definition of a term, for a widget's `help`.
+
+    Raises:
+        KeyError: the term is not in the glossary, which is a mistake in the page.
+    """
+    return TERMS[term]

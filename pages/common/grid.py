@@ -1,0 +1,117 @@
+"""What a quantizer can express and what a tensor holds, as arrays for charts. All by the engine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from qlab.qparams import QParams
+    from qlab.stats import TensorStats
+
+#: Bins of a histogram: as many as the number of values fills, at most 256.
+BINS = ((4096, 256), (512, 64), (0, 32))
+
+
+def codes_and_levels(qparams: QParams) -> tuple[np.ndarray, np.ndarray]:
+    """Every code and the real number it stands for, ascending.
+
+    Args:
+        qparams: One scale for the whole tensor.
+
+    Returns:
+        Codes (int64; for float8 the format's own values, float64) and levels (float64).
+    """
+    import torch
+
+    from qlab.qparams import dequantize
+
+    dtype = qparams.dtype
+    if not dtype.is_float:
+        codes = torch.arange(qparams.quant_min, qparams.quant_max + 1)
+        levels = dequantize(codes.to(dtype.storage), qparams)
+        return codes.numpy(), levels.numpy().astype(float)
+    values = torch.arange(256, dtype=torch.uint8).view(dtype.storage).float()
+    values = values[values.isfinite()].unique()
+    levels = dequantize(values.to(dtype.storage), qparams)
+    return values.numpy().astype(float), levels.numpy().astype(float)
+
+
+def one_scale(qparams: QParams, index: int) -> QParams:
+    """The parameters that a single channel or group uses.
+
+    Args:
+        qparams: Of any granularity.
+        index: Position among its scales, flattened.
+    """
+    from dataclasses import replace
+
+    from qlab.granularity import PerTensor
+
+    return replace(
+        qparams,
+        scale=qparams.scale.flatten()[index],
+        zero_point=qparams.zero_point.flatten()[index],
+        granularity=PerTensor(),
+    )
+
+
+def bounds(qparams: QParams) -> tuple[np.ndarray, np.ndarray]:
+    """The smallest and the largest number that each scale can express, shape (scales,) or ()."""
+    from dataclasses import replace
+
+    import torch
+
+    from qlab.granularity import PerAxis
+    from qlab.qparams import dequantize
+
+    shape = qparams.scale.shape
+    flat = replace(
+        qparams,
+        scale=qparams.scale.reshape(-1),
+        zero_point=qparams.zero_point.reshape(-1),
+        granularity=PerAxis(0),
+    )
+    ends = torch.tensor([[qparams.quant_min, qparams.quant_max]]).expand(flat.scale.numel(), 2)
+    low, high = dequantize(ends.to(qparams.dtype.storage), flat).numpy().astype(float).T
+    return (low.reshape(-1), high.reshape(-1)) if shape else (low[0], high[0])
+
+
+def extrema(tensor: Tensor, qparams: QParams) -> tuple[np.ndarray, np.ndarray]:
+    """The smallest and the largest value of each channel of a weight, or of each of its groups.
+
+    Args:
+        tensor: The weight, output channels first.
+        qparams: Where they have one scale for all, channels are told apart all the same.
+    """
+    from qlab.granularity import PerAxis
+
+    shared = qparams.per_tensor_granularity
+    rows = (PerAxis(0) if shared else qparams.granularity).rows(tensor)
+    return rows.amin(1).numpy().astype(float), rows.amax(1).numpy().astype(float)
+
+
+def histogram_of(stats: TensorStats) -> tuple[np.ndarray, np.ndarray]:
+    """Edges and counts of evenly spaced bins over all values."""
+    bins = next(bins for least, bins in BINS if stats.count >= least)
+    edges, counts = stats.display_histogram(bins)
+    return np.asarray(edges), np.asarray(counts)
+
+
+def codes_used(stats: TensorStats, levels: np.ndarray) -> int:
+    """How many levels have at least one value nearest to them, from statistics.
+
+    Args:
+        stats: Of the float tensor.
+        levels: Evenly spaced, ascending.
+    """
+    half = (levels[1] - levels[0]) / 2
+    _, counts = stats.display_histogram(
+        len(levels), low=float(levels[0] - half), high=float(levels[-1] + half)
+    )
+    ends = int(stats.min_val < levels[0]) * int(counts[0] == 0)
+    ends += int(stats.max_val > levels[-1]) * int(counts[-1] == 0)
+    return int((counts > 0).sum()) + ends

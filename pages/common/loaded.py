@@ -1,0 +1,172 @@
+"""A sample model in the lab, and what comparing it with its quantized self found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from pages.common.engine import Key, wait_for
+from pages.common.format import number, percent
+from pages.common.jobs import CancelledError, Progress
+from pages.common.workspace import Choice, Draft, Workspace
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from qlab import Lab
+    from qlab.analysis.causes import Cause
+    from qlab.analysis.report import Report
+    from qlab.analysis.what_if import WhatIf
+    from qlab.graph.plan import Step
+    from qlab.qconfig import QConfigMapping
+    from qlab.ranges import QuantizationError, TensorSpec
+    from sample_models import SampleModel
+
+WORST = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A sample model with its calibrated lab; read-only, shared by all sessions."""
+
+    sample: SampleModel
+    samples: int
+    lab: Lab
+    _policies: dict[tuple[str, TensorSpec, str], dict[str, QuantizationError]] = field(
+        default_factory=dict, repr=False
+    )
+
+    def has_weight(self, name: str) -> bool:
+        """Whether a layer has a weight that can be quantized."""
+        from qlab.errors import UnknownNameError
+
+        try:
+            self.lab.weight(name)
+        except UnknownNameError:
+            return False
+        return True
+
+    def configured(self, step: Step) -> Draft:
+        """A layer's knobs as its configuration has them; the usual ones where it stays in float."""
+        from qlab.ranges import TensorSpec
+
+        weight = None
+        if self.has_weight(step.name):
+            weight = step.weight or TensorSpec.int8_weight()
+        activation = step.output or TensorSpec.uint8_activation()
+        return Draft(weight, activation, in_float=not step.quantized)
+
+    def what_if(self, name: str, draft: Draft, mapping: QConfigMapping) -> WhatIf:
+        """What a layer loses as the knobs stand, its inputs as the configuration has them."""
+        return self.lab.what_if(
+            name, weight=draft.weight, activation=draft.activation, mapping=mapping
+        )
+
+    def images(self) -> Tensor:
+        """One batch to try a model on: test images where there are any."""
+        evaluation = self.sample.evaluation()
+        return evaluation[0][0] if evaluation else self.sample.calibration(self.samples)[0]
+
+    def policies(self, name: str, spec: TensorSpec, kind: str) -> dict[str, QuantizationError]:
+        """What every observer would cost on one tensor, whichever the spec names itself."""
+        from qlab.ranges import MinMax
+
+        key = (name, replace(spec, policy=MinMax()), kind)
+        if key not in self._policies:
+            self._policies[key] = self.lab.policies(name, spec, kind)
+        return self._policies[key]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One of the worst layers, and why it is bad.
+
+    Attributes:
+        name: The layer.
+        sqnr: Its local SQNR [dB].
+        reason: One sentence.
+        causes: What the engine found, the most rewarding remedy first.
+    """
+
+    name: str
+    sqnr: float
+    reason: str
+    causes: tuple[Cause, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A comparison and what it says about the worst layers."""
+
+    report: Report
+    worst: tuple[Finding, ...]
+
+
+def load(choice: Choice, workspace: Workspace) -> Loaded:
+    """The calibrated lab of the chosen model; ends the page's run while it is being made."""
+
+    def work(progress: Progress) -> Loaded:
+        import sample_models
+        from qlab import Lab
+
+        progress.report(0, 0, "reading the model")
+        sample = sample_models.load(choice.model)
+        lab = Lab(
+            sample.model,
+            sample.example_inputs,
+            sample.calibration(choice.samples),
+            sample.evaluation() or None,
+        )
+        lab.calibrate(progress.report, progress.should_stop)
+        if progress.should_stop():
+            raise CancelledError
+        return Loaded(sample, choice.samples, lab)
+
+    key = ("loaded", choice.model, choice.samples)
+    return wait_for(key, "Collecting the model's ranges", work, workspace)
+
+
+def outcome_key(loaded: Loaded, mapping: QConfigMapping) -> Key:
+    """Names the comparison under a configuration on the board."""
+    return ("outcome", loaded.sample.name, loaded.samples, mapping)
+
+
+def compare(loaded: Loaded, mapping: QConfigMapping, workspace: Workspace) -> Outcome:
+    """The comparison under a configuration; ends the page's run while it is being made."""
+
+    def work(progress: Progress) -> Outcome:
+        report = loaded.lab.compare(
+            mapping, on_progress=progress.report, should_stop=progress.should_stop
+        )
+        rows, worst = report.worst(WORST), []
+        columns = ("sqnr_local", "sqnr_ideal")
+        numbers = zip(*(rows[column].to_numpy(float) for column in columns), strict=True)
+        for name, (sqnr, bound) in zip(rows.index, numbers, strict=True):
+            if progress.should_stop():
+                raise CancelledError
+            progress.report(len(worst), WORST, "looking for causes")
+            worst.append(_finding(loaded, str(name), (float(sqnr), float(bound)), mapping))
+        return Outcome(report, tuple(worst))
+
+    title = "Comparing the quantized network with the float one"
+    return wait_for(outcome_key(loaded, mapping), title, work, workspace)
+
+
+def _finding(
+    loaded: Loaded, name: str, measured: tuple[float, float], mapping: QConfigMapping
+) -> Finding:
+    """Why a layer of that local and ideal SQNR [dB] is bad."""
+    sqnr, bound = measured
+    causes = loaded.lab.causes(name, mapping)
+    if causes:
+        return Finding(name, sqnr, causes[0].sentence, causes)
+    what = loaded.lab.what_if(name, mapping=mapping)
+    error = what.activation_error or what.weight_error
+    if error is None or not error.total:
+        return Finding(name, sqnr, "Neither its weight nor its output loses anything.", causes)
+    tensor = "output" if what.activation_error else "weight"
+    reason = (
+        f"No single cause: {number(bound - sqnr, 'dB')} below the ideal, and "
+        f"{percent(error.rounding / error.total)} of the error of its {tensor} is rounding."
+    )
+    return Finding(name, sqnr, reason, causes)

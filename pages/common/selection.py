@@ -1,0 +1,101 @@
+"""Which layer is selected, everywhere the same."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from pages.common import navigation, sidebar
+from pages.common.frame import View
+from pages.common.loaded import Loaded
+
+if TYPE_CHECKING:
+    from qlab import Lab
+
+KEY = "layer"
+
+
+def current(view: View, lab: Lab) -> str:
+    """The selected layer; the first that can be quantized until one was selected."""
+    names = [layer.name for layer in lab.layers]
+    address = st.query_params.get(KEY)
+    remembered = view.workspace.selected.get(view.choice.model)
+    for chosen in (st.session_state.get(KEY), address, remembered):
+        if chosen in names:
+            return str(chosen)
+    return next((layer.name for layer in lab.layers if layer.quantizable), names[0])
+
+
+def select(view: View, name: str) -> None:
+    """Makes a layer the selected one; to be called before its widget is drawn."""
+    view.workspace.selected[view.choice.model] = name
+    st.session_state[KEY] = name
+
+
+def link(view: View, loaded: Loaded, name: str) -> None:
+    """A link to the *Layer* page of one layer; it carries all that the address must say."""
+    choice = view.choice
+    st.page_link(
+        navigation.page("layer"),
+        label="Open",
+        icon=":material/arrow_forward:",
+        help="Open this layer: histograms, grid, knobs.",
+        query_params={
+            "model": sidebar.label(choice.model, loaded.sample.trained),
+            "preset": choice.preset,
+            "samples": str(choice.samples),
+            KEY: name,
+        },
+    )
+
+
+def from_chart(view: View, key: str) -> None:
+    """Selects the layer whose bar was clicked; an empty selection keeps the last one.
+
+    To be called before the chart is drawn, which outlines the selected layer.
+    """
+    for point in _clicked(key, "points"):
+        name = point["customdata"]
+        select(view, name[0] if isinstance(name, list | tuple) else name)
+
+
+def from_table(view: View, key: str, names: list[str]) -> None:
+    """Selects the layer whose row was clicked; an empty selection keeps the last one."""
+    for row in _clicked(key, "rows"):
+        select(view, names[row])
+
+
+def _clicked(key: str, what: str) -> list[Any]:
+    event = st.session_state.get(key)
+    return event["selection"][what] if event else []
+
+
+def pick(view: View, lab: Lab) -> str:
+    """Draws the picker with its neighbours' buttons and returns the selected layer."""
+    names = [layer.name for layer in lab.layers]
+    if st.session_state.get(KEY) not in (None, *names):
+        select(view, current(view, lab))
+    position = names.index(current(view, lab))
+    before, picker, after = st.columns([1, 6, 1], vertical_alignment="bottom")
+    before.button(
+        "‹ previous",
+        key="previous",
+        disabled=position == 0,
+        on_click=select,
+        args=(view, names[position - 1]),
+        width="stretch",
+    )
+    after.button(
+        "next ›",
+        key="next",
+        disabled=position == len(names) - 1,
+        on_click=select,
+        args=(view, names[(position + 1) % len(names)]),
+        width="stretch",
+    )
+    name = picker.selectbox(
+        "Layer", names, index=position, key=KEY, bind="query-params", persist_state="session"
+    )
+    view.workspace.selected[view.choice.model] = str(name)
+    return str(name)

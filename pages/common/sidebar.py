@@ -1,0 +1,80 @@
+"""The sidebar, drawn by every page: which model, which preset, how much calibration data."""
+
+import streamlit as st
+
+from pages.common.format import escape
+from pages.common.workspace import Choice, Workspace
+
+DEFAULT_MODEL = "depthwise"
+DEFAULT_PRESET = "int8"
+#: Calibration images to choose from; the large untrained networks take seconds per image.
+SIZES = {True: (8, 16, 32, 64, 128, 256), False: (2, 4, 8, 16)}
+DEFAULT_SIZE = {True: 256, False: 4}
+
+
+def draw(workspace: Workspace) -> Choice:
+    """Draws the sidebar and returns what it says; the address carries the same."""
+    from qlab.presets import PRESETS
+    from sample_models.catalog import MODELS
+
+    with st.sidebar:
+        model = st.selectbox(
+            "Model",
+            list(MODELS),
+            index=_keep_valid("model", tuple(MODELS), DEFAULT_MODEL),
+            format_func=lambda name: label(name, MODELS[name].recipe is not None),
+            key="model",
+            bind="query-params",
+            help="Sample models with their data. The trained ones read 8×8 digits.",
+        )
+        trained = MODELS[model].recipe is not None
+        st.caption(f"{escape(MODELS[model].title)}. {escape(MODELS[model].teaches)}")
+        preset = st.selectbox(
+            "Preset",
+            list(PRESETS),
+            index=_keep_valid("preset", tuple(PRESETS), DEFAULT_PRESET),
+            key="preset",
+            bind="query-params",
+            help="A named configuration: how weights and activations are quantized everywhere.",
+        )
+        st.caption(escape(PRESETS[preset].description))
+        samples = st.selectbox(
+            "Calibration images",
+            SIZES[trained],
+            index=_keep_valid("samples", SIZES[trained], DEFAULT_SIZE[trained]),
+            key="samples",
+            bind="query-params",
+            help="How many images the float model sees, once, to learn the range of every tensor.",
+        )
+        choice = Choice(model, preset, samples)
+        _changes(workspace, choice)
+    return choice
+
+
+def label(name: str, trained: bool) -> str:
+    """A model's name wherever it is shown: random weights are called what they are."""
+    return name if trained else f"{name} (untrained)"
+
+
+def _keep_valid(key: str, options: tuple, default: object) -> int:
+    """Drops a choice that this model does not offer.
+
+    Returns:
+        The widget's `index`: that of the default, or 0 where the state has just been set, since
+        Streamlit takes exception to both at once.
+    """
+    if st.session_state.get(key, default) in options:
+        return options.index(default)
+    st.session_state[key] = default
+    return 0
+
+
+def _changes(workspace: Workspace, choice: Choice) -> None:
+    count = workspace.changes(choice)
+    if not count:
+        return
+    changes = "1 change" if count == 1 else f"{count} changes"
+    st.caption(f"Preset with {changes} of yours")
+    undo, reset = st.columns(2)
+    undo.button("Undo", key="undo", on_click=workspace.undo, args=(choice,), width="stretch")
+    reset.button("Reset", key="reset", on_click=workspace.reset, args=(choice,), width="stretch")

@@ -1,0 +1,176 @@
+"""One tensor on the *Layer* page: its histogram with the grid, its numbers, its channels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from pages.common import grid
+from pages.common.format import count, number, percent
+from pages.common.glossary import define
+from pages.common.theme import Palette
+from pages.figures.channels import channel_ranges
+from pages.figures.histogram import Grid, histogram
+from pages.figures.layout import CONFIG
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from qlab.qparams import QParams
+    from qlab.ranges import QuantizationError
+    from qlab.stats import TensorStats
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A tensor and what quantizing it costs.
+
+    Attributes:
+        kind: `"weight"` or `"activation"`.
+        stats: What it looks like in float.
+        qparams: Its scales and zero points; None where it stays in float.
+        error: What they cost; None where it stays in float.
+        weight: The tensor itself, where it is a weight.
+        observers: What every observer would cost here, by label.
+        observer: The label of the one in use.
+    """
+
+    kind: str
+    stats: TensorStats
+    qparams: QParams | None = None
+    error: QuantizationError | None = None
+    weight: Tensor | None = None
+    observers: dict[str, QuantizationError] = field(default_factory=dict)
+    observer: str = ""
+
+
+def draw(shown: Shown, palette: Palette) -> None:
+    """Draws histogram, numbers, channels and observers of one tensor."""
+    switch, channel = st.columns(2, vertical_alignment="bottom")
+    log = switch.toggle(
+        "Log counts",
+        value=True,
+        key=f"{shown.kind}_log",
+        persist_state="session",
+        help="Logarithmic counts show the tails, linear ones the bulk.",
+    )
+    own = drawn = None
+    if shown.qparams is not None and shown.error is not None:
+        with channel:
+            own = _scale_in_use(shown, shown.qparams)
+        share = shown.error.clipped_share
+        levels = grid.codes_and_levels(own)[1]
+        drawn = Grid(levels, share, shared=shown.qparams.per_tensor_granularity)
+    chart = histogram(
+        *grid.histogram_of(shown.stats), palette, grid=drawn, log=log, title=f"{shown.kind} value"
+    )
+    st.plotly_chart(chart, key=f"{shown.kind}_histogram", theme=None, config=CONFIG)
+    if own is not None and shown.error is not None:
+        _numbers(shown, shown.error, own)
+    _channels(shown, palette)
+    if shown.observers:
+        with st.container(key=f"{shown.kind}_observers"):
+            _observers(shown)
+
+
+def _scale_in_use(shown: Shown, qparams: QParams) -> QParams:
+    """The one scale, or that of the channel that the person picks; the widest to begin with."""
+    if qparams.per_tensor_granularity:
+        return qparams
+    scales = qparams.scale.flatten()
+    widest = int(scales.argmax())
+    picked = st.number_input(
+        f"Grid of channel ({widest} is the widest)",
+        0,
+        scales.numel() - 1,
+        widest,
+        key=f"{shown.kind}_channel_of_{scales.numel()}",
+        help="Every channel has a grid of its own; the histogram is of all of them.",
+    )
+    return grid.one_scale(qparams, picked)
+
+
+def _numbers(shown: Shown, error: QuantizationError, own: QParams) -> None:
+    total = error.total or 1.0
+    first = st.columns(3)
+    first[0].metric("Scale", number(own.scale_value), help=define("scale"))
+    first[1].metric("Zero point", own.zero_point_value, help=define("zero point"))
+    first[2].metric("Tensor SQNR ↑", number(error.sqnr_db, "dB"), help=define("sqnr"))
+    second = st.columns(3)
+    second[0].metric("Rounding", percent(error.rounding / total), help=define("rounding share"))
+    second[1].metric("Clipping", percent(error.clipping / total), help=define("clipping share"))
+    second[2].metric("Clipped values", percent(error.clipped_share), help=define("clipped share"))
+    st.caption(_in_words(shown, error, own))
+
+
+def _in_words(shown: Shown, error: QuantizationError, own: QParams) -> str:
+    sentences = [f"{count(error.count)} values from {_range(shown.stats)}."]
+    if error.clipping > 0:
+        sentences.append(
+            f"{percent(error.clipped_share)} of the values lie outside the range and carry "
+            f"{percent(error.clipping / error.total)} of the squared error."
+        )
+    if not own.dtype.is_float and shown.weight is None:
+        levels = grid.codes_and_levels(own)[1]
+        used = grid.codes_used(shown.stats, levels)
+        sentences.append(f"Codes used: {count(used)} of {count(len(levels))}.")
+    sentences.append(f"RMSE/scale {number(error.rmse_over_scale)} (ideal 0.289).")
+    return " ".join(sentences)
+
+
+def _range(stats: TensorStats) -> str:
+    return f"{number(float(stats.min_val))} to {number(float(stats.max_val))}"
+
+
+def _channels(shown: Shown, palette: Palette) -> None:
+    if shown.weight is not None and shown.qparams is not None:
+        low, high = grid.extrema(shown.weight, shown.qparams)
+    elif shown.stats.channel_axis is not None:
+        low, high = (t.numpy() for t in (shown.stats.channel_min, shown.stats.channel_max))
+    else:
+        return
+    if len(low) < 2:
+        return
+    clip = None if shown.qparams is None else grid.bounds(shown.qparams)
+    chart = channel_ranges(np.asarray(low), np.asarray(high), palette, clip=clip)
+    st.plotly_chart(chart, key=f"{shown.kind}_channels", theme=None, config=CONFIG)
+
+
+def _observers(shown: Shown) -> None:
+    """All observers side by side on this tensor, the best first."""
+    rows = [
+        {
+            "observer": f"▸ {label}" if label == shown.observer else label,
+            "SQNR": error.sqnr_db,
+            "clipping": 100 * error.clipping / (error.total or 1.0),
+            "clipped": 100 * error.clipped_share,
+        }
+        for label, error in shown.observers.items()
+    ]
+    frame = pd.DataFrame(rows).sort_values("SQNR", ascending=False, kind="stable")
+    best = max((e.sqnr_db for e in shown.observers.values() if math.isfinite(e.sqnr_db)), default=1)
+    st.dataframe(
+        frame,
+        hide_index=True,
+        column_config={
+            "observer": st.column_config.TextColumn("Observer", help=define("observer"), width=138),
+            "SQNR": st.column_config.ProgressColumn(
+                "SQNR [dB] ↑",
+                format="%.1f",
+                min_value=0,
+                max_value=max(best, 1),
+                help=define("sqnr"),
+            ),
+            "clipping": st.column_config.NumberColumn(
+                "clipping", format="%.2g %%", help=define("clipping share"), width=70
+            ),
+            "clipped": st.column_config.NumberColumn(
+                "clipped", format="%.2g %%", help=define("clipped share"), width=84
+            ),
+        },
+    )
