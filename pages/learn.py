@@ -1,0 +1,148 @@
+"""Learn: the affine map on a number line, with the worked numbers beside it."""
+
+import streamlit as st
+
+from pages.common import lesson, messages
+from pages.common.format import count, number
+from pages.common.frame import View, page
+from pages.common.glossary import define
+from pages.common.grid import one_scale
+from pages.common.lesson import Worked
+from pages.common.theme import Palette
+from pages.figures.layout import CONFIG
+from pages.figures.number_line import error_curve, number_line
+
+ABOUT = """
+Quantization stores a real number as an integer code. Two numbers define the map: the **scale** s,
+how far neighbouring codes lie apart, and the **zero point** z, the code that stands for 0.
+
+Move the value and watch its code, what comes back, and the error. Inside the range of codes the
+error is *rounding*, at most half a scale. Outside it the value is *clipped* to the end of the
+range, and the error grows with the distance.
+"""
+
+
+def draw(view: View) -> None:
+    source = st.container()
+    _playground(view.palette)
+    with source:
+        _layers(view)
+
+
+@st.fragment
+def _playground(palette: Palette) -> None:
+    with messages.shown("playground"):
+        limits = lesson.prepare(st.session_state)
+        knobs, line = st.columns([1, 3], gap="large")
+        with knobs:
+            _knobs(limits)
+        with line:
+            _line(lesson.work(st.session_state), palette)
+
+
+def _knobs(limits: lesson.Limits) -> None:
+    st.slider(
+        "Value x",
+        *limits.value[:2],
+        step=limits.value[2],
+        format="%.3g",
+        key="learn_value",
+        help="The real number that is quantized.",
+        persist_state="session",
+    )
+    st.select_slider(
+        "Bits", lesson.BITS, key="learn_bits", help=define("bits"), persist_state="session"
+    )
+    st.segmented_control(
+        "Scheme",
+        lesson.SCHEMES,
+        key="learn_scheme",
+        required=True,
+        help=define("scheme"),
+        persist_state="session",
+    )
+    st.slider(
+        "Scale s",
+        *limits.scale[:2],
+        step=limits.scale[2],
+        format="%.3g",
+        key="learn_scale",
+        help=define("scale"),
+        persist_state="session",
+    )
+    st.slider(
+        "Zero point z",
+        *limits.zero_point,
+        key="learn_zero_point",
+        disabled=st.session_state.learn_scheme == "symmetric",
+        help=define("zero point"),
+        persist_state="session",
+    )
+    st.segmented_control(
+        "Codes",
+        lesson.SIGNS,
+        key="learn_sign",
+        required=True,
+        help=define("signs"),
+        persist_state="session",
+    )
+
+
+def _line(worked: Worked, palette: Palette) -> None:
+    st.html(lesson.formula(worked))
+    line = number_line(
+        worked.levels,
+        worked.codes,
+        palette,
+        value=worked.value,
+        code=worked.code,
+        reconstruction=worked.reconstruction,
+        span=worked.span,
+    )
+    st.plotly_chart(line, key="number_line", theme=None, config=CONFIG)
+    numbers = st.columns(4)
+    numbers[0].metric("Code q", count(worked.code), help=define("quantize"))
+    numbers[1].metric("Comes back as", number(worked.reconstruction), help=define("dequantize"))
+    for column, kind in zip(numbers[2:], ("rounding", "clipping"), strict=True):
+        error = number(worked.error if worked.clipped == (kind == "clipping") else 0.0)
+        column.metric(f"{kind.capitalize()} error", error, help=define(f"{kind} of one"))
+    marked = (worked.value, worked.error)
+    curve = error_curve(*worked.curve, palette, bounds=worked.bounds, marked=marked)
+    st.plotly_chart(curve, key="error_curve", theme=None, config=CONFIG)
+
+
+def _layers(view: View) -> None:
+    """Takes scale and zero point from a tensor of the loaded model."""
+    loaded = view.loaded()
+    plan = loaded.lab.plan(view.mapping)
+    names = [step.name for step in plan.quantized_steps]
+    if not names:
+        st.caption("This configuration quantizes no layer to take scale and zero point from.")
+        return
+    layer, tensor, channel, take = st.columns([4, 2, 2, 2], vertical_alignment="bottom")
+    name = layer.selectbox("Scale and zero point of a layer", names, key="learn_layer")
+    what = loaded.lab.what_if(name, mapping=view.mapping)
+    tensors = {
+        kind: (qparams, spec.symmetric)
+        for kind, spec, qparams in (
+            ("output", what.activation, what.activation_qparams),
+            ("weight", what.weight, what.weight_qparams),
+        )
+        if spec and qparams and lesson.fits(spec)
+    }
+    if not tensors:
+        st.caption("Its codes are not integers of 2 to 8 bits, which this page draws.")
+        return
+    qparams, symmetric = tensors[tensor.selectbox("Tensor", list(tensors), key="learn_tensor")]
+    most = qparams.scale.numel() - 1
+    picked = channel.number_input("Channel", 0, most, key="learn_channel", disabled=most == 0)
+    take.button(
+        "Take them",
+        key="take",
+        on_click=lesson.take,
+        args=(st.session_state, one_scale(qparams, picked), symmetric),
+        width="stretch",
+    )
+
+
+page("The affine map", ABOUT, draw)

@@ -1,0 +1,122 @@
+"""Overview: what quantization cost this network, and which layers are to blame."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import streamlit as st
+
+from pages.common import headline, selection, sidebar
+from pages.common.format import escape, layer_name, number
+from pages.common.frame import View, page
+from pages.common.glossary import define
+from pages.common.loaded import Finding, Loaded, Outcome, compare
+from pages.figures.errors import by_layer
+from pages.figures.layout import CONFIG
+
+ABOUT = """
+The float network and its quantized self, side by side on the same images.
+
+Each layer has two bars. *Local* is its own error: it is fed the float network's values. \\
+*Accumulated* is its error inside the quantized network, with everything that earlier layers did to
+its input. The dashed line is what an ideal quantizer of that bit width would reach: only the gap
+below it can be avoided.
+
+Click a bar to select its layer, then open it.
+"""
+ORDERS = ("graph order", "worst first")
+
+
+def draw(view: View) -> None:
+    loaded = view.loaded()
+    _subtitle(view, loaded)
+    shown = view.workspace.shown.setdefault(view.choice, view.mapping)
+    stale = shown != view.mapping
+    if stale:
+        headline.refresh(view, "refresh")
+    outcome = compare(loaded, shown, view.workspace)
+    headline.draw(outcome.report, trained=loaded.sample.trained, stale=stale)
+    _chart(view, loaded, outcome, stale)
+    _worst(view, loaded, outcome)
+
+
+def _subtitle(view: View, loaded: Loaded) -> None:
+    name = sidebar.label(view.choice.model, loaded.sample.trained)
+    st.markdown(f"**{escape(name)}** · {escape(view.choice.preset)} · {escape(loaded.sample.data)}")
+    if not loaded.sample.trained:
+        st.warning("Untrained: its weights are random, so its accuracy would mean nothing.")
+
+
+def _chart(view: View, loaded: Loaded, outcome: Outcome, stale: bool) -> None:
+    title, order = st.columns([3, 1], vertical_alignment="bottom")
+    title.subheader("Error by layer", anchor=False, help=f"{define('local')} {define('ideal')}")
+    by = order.segmented_control(
+        "Order",
+        ORDERS,
+        default=ORDERS[0],
+        required=True,
+        key="order",
+        label_visibility="collapsed",
+        persist_state="session",
+    )
+    selection.from_chart(view, "by_layer")
+    selected = selection.current(view, loaded.lab)
+    layers = outcome.report.layers
+    chart = by_layer(
+        layers, view.palette, worst_first=by == ORDERS[1], selected=selected, stale=stale
+    )
+    st.plotly_chart(
+        chart,
+        key="by_layer",
+        theme=None,
+        config=CONFIG,
+        on_select="rerun",
+        selection_mode="points",
+    )
+    with st.container(border=True, horizontal=True, vertical_alignment="center", key="selected"):
+        st.html(f"selected&nbsp; {layer_name(selected)}")
+        if selected in layers.index:
+            row = layers.loc[selected]
+            for column, term in (("sqnr_local", "local"), ("sqnr_accumulated", "accumulated")):
+                st.metric(f"{term} ↑", number(float(row[column]), "dB"), help=define(term))
+            st.metric("ideal ↑", number(float(row["sqnr_ideal"]), "dB"), help=define("ideal"))
+        else:
+            st.caption("runs in float")
+        selection.link(view, loaded, selected)
+
+
+def _worst(view: View, loaded: Loaded, outcome: Outcome) -> None:
+    st.subheader("Worst layers", anchor=False, help=define("worst"))
+    for position, finding in enumerate(outcome.worst):
+        with st.container(border=True, key=f"worst_{position}"):
+            name, sqnr, reason, remedy, link = st.columns(
+                [2, 1.1, 3.3, 2.9, 1], vertical_alignment="center"
+            )
+            name.html(layer_name(finding.name))
+            sqnr.markdown(f"**{number(finding.sqnr, 'dB')}**", help=define("local"))
+            reason.markdown(escape(finding.reason))
+            with remedy:
+                _remedy(view, loaded, finding, position)
+            with link:
+                selection.link(view, loaded, finding.name)
+
+
+def _remedy(view: View, loaded: Loaded, finding: Finding, position: int) -> None:
+    """The first remedy as a button that keeps it in the configuration."""
+    cause = next((c for c in finding.causes if c.remedy is not None and c.gain_db), None)
+    if cause is None or cause.gain_db is None or cause.gain_db <= 0:
+        return
+    now = loaded.configured(loaded.lab.plan(view.mapping).step(finding.name))
+    then = replace(now, **{cause.tensor: cause.remedy})
+    st.button(
+        "Applied" if then == now else f"{cause.remedy_label}: +{number(cause.gain_db, 'dB')}",
+        key=f"remedy_{position}",
+        on_click=view.workspace.apply,
+        args=(view.choice, finding.name, then),
+        disabled=then == now,
+        wrap=True,
+        width="stretch",
+    )
+
+
+page("Overview", ABOUT, draw)
