@@ -62,7 +62,7 @@ def by_layer(
             unselected={"marker": {"opacity": 1}},
         )
     _add_ideal(chart, layers["sqnr_ideal"].to_numpy(float), palette)
-    chart.update_yaxes(title="SQNR [dB] ↑")
+    chart.update_yaxes(title="SQNR [dB] ↑", fixedrange=True)
     shown = names if len(names) <= MOST_NAMES else []
     chart.update_xaxes(
         tickvals=list(range(len(shown))),

@@ -1,0 +1,63 @@
+"""Takes a picture of every page, light and dark: `python -m docs.screenshots` from the root.
+
+Writes `docs/images/<page>-<theme>.png`, and `docs/images/overview.png` for the README.
+"""
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from playwright.sync_api import Page, sync_playwright
+
+from tests.browser import harness
+from tests.browser.harness import ROOT, settled
+
+IMAGES = ROOT / "docs" / "images"
+WIDTH = 1280
+#: Page, its address, and what is there once it is complete.
+PAGES = (
+    ("overview", "/", ".st-key-by_layer .point"),
+    ("overview-per-tensor", "/?preset=int8-per-tensor", ".st-key-by_layer .point"),
+    ("layer", "/layer", ".st-key-activation_observers"),
+    ("convert", "/convert", ".st-key-plan"),
+    ("learn", "/learn", ".st-key-error_curve"),
+)
+
+
+def take(page: Page, path: Path) -> None:
+    """One picture of the whole page, however long."""
+    content = "document.querySelector('[data-testid=stMain]').scrollHeight"
+    page.set_viewport_size({"width": WIDTH, "height": max(800, int(page.evaluate(content)))})
+    page.wait_for_timeout(800)  # charts redraw after a resize
+    page.screenshot(path=path)
+
+
+def main() -> int:
+    """Starts the app and walks it in both themes."""
+    chromium = harness.chromium()
+    if chromium is None:
+        print("No chromium found; install it (Debian: apt-get install chromium).")
+        return 1
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        harness.serve(ROOT / "app.py", Path(folder) / "log") as server,
+        sync_playwright() as playwright,
+    ):
+        flags = list(harness.CHROMIUM_FLAGS)
+        browser = playwright.chromium.launch(executable_path=chromium, args=flags)
+        for theme in ("light", "dark"):
+            for name, address, element in PAGES:
+                with harness.visit(browser, server, theme) as visit:
+                    visit.page.goto(address)
+                    settled(visit.page, visit.page.locator(element).first)
+                    take(visit.page, IMAGES / f"{name}-{theme}.png")
+                    visit.assert_healthy()
+        browser.close()
+    shutil.copyfile(IMAGES / "overview-light.png", IMAGES / "overview.png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
