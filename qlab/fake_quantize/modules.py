@@ -1,4 +1,4 @@
-"""Fake quantization: a tensor rounded to what codes can express, with a gradient, for training."""
+"""The modules that quantize in training: values rounded, gradients passed straight through."""
 
 from __future__ import annotations
 
@@ -9,56 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qlab.dtypes import integer, qint8, quint8
 from qlab.errors import ArgumentError, UnsupportedError
 from qlab.granularity import (
     PerAxis,
     PerTensor,
-    per_channel_affine_float_qparams,
-    per_channel_symmetric,
-    per_tensor_affine,
-    per_tensor_symmetric,
 )
 from qlab.observers import (
     ActivationPostProcess,
     FixedQParamsObserver,
-    HistogramObserver,
     MovingAverageMinMaxObserver,
     MovingAveragePerChannelMinMaxObserver,
-    default_fixed_qparams_range_0to1_observer,
-    default_fixed_qparams_range_neg1to1_observer,
     register_observer,
     scheme_of,
 )
-from qlab.qparams import QParams, fake_quantize
+from qlab.qparams import QParams, choose_dynamic_qparams, fake_quantize
 from qlab.ranges import TensorSpec
-
-__all__ = [
-    "FakeQuantize",
-    "FakeQuantizeBase",
-    "FixedQParamsFakeQuantize",
-    "FusedMovingAvgObsFakeQuantize",
-    "default_affine_fixed_qparams_fake_quant",
-    "default_dynamic_fake_quant",
-    "default_embedding_fake_quant",
-    "default_embedding_fake_quant_4bit",
-    "default_fake_quant",
-    "default_fixed_qparams_range_0to1_fake_quant",
-    "default_fixed_qparams_range_neg1to1_fake_quant",
-    "default_fused_act_fake_quant",
-    "default_fused_per_channel_wt_fake_quant",
-    "default_fused_wt_fake_quant",
-    "default_histogram_fake_quant",
-    "default_per_channel_weight_fake_quant",
-    "default_symmetric_fixed_qparams_fake_quant",
-    "default_weight_fake_quant",
-    "disable_fake_quant",
-    "disable_observer",
-    "enable_fake_quant",
-    "enable_observer",
-    "fused_per_channel_wt_fake_quant_range_neg_127_to_127",
-    "fused_wt_fake_quant_range_neg_127_to_127",
-]
 
 
 class FakeQuantizeBase(ActivationPostProcess):
@@ -197,7 +162,11 @@ class FakeQuantize(FakeQuantizeBase):
     def observe(self, x: Tensor) -> None:
         """Lets scale and zero point follow ``x``."""
         self.activation_post_process(x)
-        scale, zero_point = self.calculate_qparams()
+        self.follow(self.qparams())
+
+    def follow(self, qparams: QParams) -> None:
+        """Takes over scale and zero point."""
+        scale, zero_point = map(torch.atleast_1d, (qparams.scale, qparams.zero_point))
         if self.scale.shape != scale.shape:
             self.scale.resize_(scale.shape)
             self.zero_point.resize_(zero_point.shape)
@@ -257,7 +226,12 @@ class FixedQParamsFakeQuantize(FakeQuantize):
 
 
 class FusedMovingAvgObsFakeQuantize(FakeQuantize):
-    """`FakeQuantize` whose observer is a moving average; the reference's default in training.
+    """Fake quantization that follows a moving average; the reference's default in training.
+
+    As in the reference, `forward` rounds with the parameters of `choose_dynamic_qparams`, while
+    `calculate_qparams`, which convert asks, has the observer's. For affine types the two are the
+    same but for scales below 6.1e-5; for symmetric types they differ, by less than 1 % where
+    there are values on both sides of 0.
 
     Args:
         observer: `MovingAverageMinMaxObserver` or `MovingAveragePerChannelMinMaxObserver`.
@@ -266,8 +240,12 @@ class FusedMovingAvgObsFakeQuantize(FakeQuantize):
         observer_kwargs: Arguments of the observer.
 
     Raises:
-        UnsupportedError: Another observer.
+        UnsupportedError: Another observer, or float zero points.
+
+    Source: the reference's ``FusedMovingAvgObsFakeQuantize``; bit-equal to it.
     """
+
+    activation_post_process: MovingAverageMinMaxObserver | MovingAveragePerChannelMinMaxObserver
 
     def __init__(
         self,
@@ -278,13 +256,30 @@ class FusedMovingAvgObsFakeQuantize(FakeQuantize):
     ) -> None:
         super().__init__(observer, quant_min, quant_max, **observer_kwargs)
         averages = (MovingAverageMinMaxObserver, MovingAveragePerChannelMinMaxObserver)
-        if not isinstance(self.activation_post_process, averages):
+        if not isinstance(self.activation_post_process, averages) or self.spec.float_zero_point:
             raise UnsupportedError(
-                "FusedMovingAvgObsFakeQuantize follows a moving average",
+                "FusedMovingAvgObsFakeQuantize follows a moving average, with integer zero points",
                 expected=" or ".join(cls.__name__ for cls in averages),
                 received=repr(observer),
-                fix="Use FakeQuantize for other observers.",
+                fix="Use FakeQuantize for others.",
             )
+
+    def observe(self, x: Tensor) -> None:
+        """Lets scale and zero point follow ``x``."""
+        observer, spec = self.activation_post_process, self._spec
+        observer(x)
+        observer.require_data()
+        low, high = spec.limits
+        self.follow(
+            choose_dynamic_qparams(
+                observer.min_val,
+                observer.max_val,
+                spec.dtype,
+                symmetric=spec.symmetric,
+                quant_min=low,
+                quant_max=high,
+            )
+        )
 
 
 def disable_fake_quant(mod: nn.Module) -> None:
@@ -313,83 +308,3 @@ def enable_observer(mod: nn.Module) -> None:
 
 for _fake_quantizer in (FakeQuantize, FixedQParamsFakeQuantize, FusedMovingAvgObsFakeQuantize):
     register_observer(_fake_quantizer)
-
-default_fake_quant = FakeQuantize.with_args(
-    observer=MovingAverageMinMaxObserver,
-    quant_min=0,
-    quant_max=255,
-    dtype=quint8,
-    qscheme=per_tensor_affine,
-    reduce_range=True,
-)
-default_weight_fake_quant = FakeQuantize.with_args(
-    observer=MovingAverageMinMaxObserver,
-    quant_min=-128,
-    quant_max=127,
-    dtype=qint8,
-    qscheme=per_tensor_symmetric,
-    reduce_range=False,
-)
-default_per_channel_weight_fake_quant = FakeQuantize.with_args(
-    observer=MovingAveragePerChannelMinMaxObserver,
-    quant_min=-128,
-    quant_max=127,
-    dtype=qint8,
-    qscheme=per_channel_symmetric,
-    reduce_range=False,
-    ch_axis=0,
-)
-default_dynamic_fake_quant = FakeQuantize.with_args(
-    observer=MovingAverageMinMaxObserver,
-    quant_min=0,
-    quant_max=255,
-    is_dynamic=True,
-    dtype=quint8,
-    averaging_constant=1,
-)
-default_histogram_fake_quant = default_fake_quant.with_args(observer=HistogramObserver)
-default_embedding_fake_quant = FakeQuantize.with_args(
-    observer=MovingAveragePerChannelMinMaxObserver,
-    qscheme=per_channel_affine_float_qparams,
-    dtype=quint8,
-    quant_min=0,
-    quant_max=255,
-    ch_axis=0,
-    averaging_constant=1,
-)
-default_embedding_fake_quant_4bit = FakeQuantize.with_args(
-    observer=MovingAveragePerChannelMinMaxObserver,
-    qscheme=per_channel_affine_float_qparams,
-    dtype=integer(4, signed=False),
-    ch_axis=0,
-    averaging_constant=1,
-)
-
-default_fixed_qparams_range_neg1to1_fake_quant = FixedQParamsFakeQuantize.with_args(
-    observer=default_fixed_qparams_range_neg1to1_observer
-)
-default_fixed_qparams_range_0to1_fake_quant = FixedQParamsFakeQuantize.with_args(
-    observer=default_fixed_qparams_range_0to1_observer
-)
-default_symmetric_fixed_qparams_fake_quant = default_fixed_qparams_range_neg1to1_fake_quant
-default_affine_fixed_qparams_fake_quant = default_fixed_qparams_range_0to1_fake_quant
-
-default_fused_act_fake_quant = FusedMovingAvgObsFakeQuantize.with_args(
-    observer=MovingAverageMinMaxObserver, quant_min=0, quant_max=255, dtype=quint8
-)
-default_fused_wt_fake_quant = FusedMovingAvgObsFakeQuantize.with_args(
-    observer=MovingAverageMinMaxObserver,
-    quant_min=-128,
-    quant_max=127,
-    dtype=qint8,
-    qscheme=per_tensor_symmetric,
-)
-default_fused_per_channel_wt_fake_quant = default_fused_wt_fake_quant.with_args(
-    observer=MovingAveragePerChannelMinMaxObserver, qscheme=per_channel_symmetric
-)
-fused_wt_fake_quant_range_neg_127_to_127 = default_fused_wt_fake_quant.with_args(
-    quant_min=-127, quant_max=127, eps=2**-12
-)
-fused_per_channel_wt_fake_quant_range_neg_127_to_127 = (
-    default_fused_per_channel_wt_fake_quant.with_args(quant_min=-127, quant_max=127, eps=2**-12)
-)

@@ -1,0 +1,142 @@
+"""`QParams`: everything needed to turn real numbers into codes and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from qlab.dtypes import QDType
+from qlab.errors import ArgumentError, DTypeError, NonFiniteError, ShapeError
+from qlab.granularity import Granularity, PerTensor
+
+_OWN = -(2**63)  # stands for "the data type's own limit"
+
+
+@dataclass(frozen=True, eq=False)
+class QParams:
+    """Everything needed to turn real numbers into codes and back: ``x ≈ (q - zero_point) * scale``.
+
+    Attributes:
+        scale: float32, shape ``granularity.scale_shape(tensor shape)``; real units per code.
+        zero_point: int32, same shape; the code that stands for 0.0. All 0 for float8. float32, and
+            then not always a code, where ranges need not contain 0 (embeddings).
+        dtype: The quantized data type.
+        granularity: Which elements share a scale.
+        quant_min: Smallest code in use; the type's own if not given.
+        quant_max: Largest code in use; the type's own if not given.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+    dtype: QDType
+    granularity: Granularity = field(default_factory=PerTensor)
+    quant_min: int = _OWN
+    quant_max: int = _OWN
+
+    def __post_init__(self) -> None:
+        if self.quant_min == _OWN:
+            object.__setattr__(self, "quant_min", self.dtype.quant_min)
+        if self.quant_max == _OWN:
+            object.__setattr__(self, "quant_max", self.dtype.quant_max)
+        check_quant_range(self.dtype, self.quant_min, self.quant_max)
+        if self.scale.shape != self.zero_point.shape:
+            raise ShapeError(
+                "QParams: scale and zero point have different shapes",
+                expected=f"zero point of shape {tuple(self.scale.shape)}",
+                received=f"shape {tuple(self.zero_point.shape)}",
+            )
+
+    @classmethod
+    def per_tensor(
+        cls, scale: float, zero_point: int, dtype: QDType, device: torch.device | None = None
+    ) -> QParams:
+        """One checked scale and zero point for a whole tensor.
+
+        Args:
+            scale: Positive, finite; real units per code.
+            zero_point: Between the type's smallest and largest code.
+            dtype: The quantized data type.
+            device: Where the tensors are put.
+        """
+        made = cls(
+            torch.tensor(float(scale), dtype=torch.float32, device=device),
+            torch.tensor(int(zero_point), dtype=torch.int32, device=device),
+            dtype,
+        )
+        made.check()
+        return made
+
+    def check(self) -> None:
+        """Raises unless every scale is positive and finite and every zero point is a valid code.
+
+        Raises:
+            NonFiniteError: A scale is NaN or infinite.
+            ArgumentError: A scale is not positive, or a zero point is out of range.
+        """
+        if not bool(torch.isfinite(self.scale).all()):
+            raise NonFiniteError("A scale must be finite", received=self.scale.tolist())
+        if bool((self.scale <= 0).any()):
+            raise ArgumentError("A scale must be positive in float32", received=self.scale.tolist())
+        low, high = (0, 0) if self.dtype.is_float else (self.quant_min, self.quant_max)
+        if bool(((self.zero_point < low) | (self.zero_point > high)).any()):
+            raise ArgumentError(
+                f"A zero point must be a code of {self.dtype.name}",
+                expected=f"{low} to {high}",
+                received=self.zero_point.tolist(),
+            )
+
+    @cached_property
+    def scale_value(self) -> float:
+        """The one scale of a per-tensor granularity as a Python number."""
+        return float(self.scale)
+
+    @cached_property
+    def zero_point_value(self) -> int:
+        """The one zero point of a per-tensor granularity as a Python number."""
+        return int(self.zero_point)
+
+    @cached_property
+    def symmetric_around_zero(self) -> bool:
+        """Whether every zero point is 0, which integer kernels ask of weights."""
+        return not bool(self.zero_point.any())
+
+    @property
+    def per_tensor_granularity(self) -> bool:
+        """Whether one scale covers the whole tensor."""
+        return isinstance(self.granularity, PerTensor)
+
+    def to(self, device: torch.device | str) -> QParams:
+        """The same parameters with their tensors on ``device``."""
+        return replace(self, scale=self.scale.to(device), zero_point=self.zero_point.to(device))
+
+    def same_as(self, other: QParams) -> bool:
+        """Whether two sets of parameters map every number to the same code."""
+        return (
+            (self.dtype, self.granularity, self.quant_min, self.quant_max)
+            == (other.dtype, other.granularity, other.quant_min, other.quant_max)
+            and torch.equal(self.scale, other.scale)
+            and torch.equal(self.zero_point, other.zero_point)
+        )
+
+
+def check_quant_range(dtype: QDType, quant_min: int, quant_max: int) -> None:
+    """Raises `ArgumentError` unless the codes lie in ``dtype`` and there are at least two."""
+    if not dtype.quant_min <= quant_min < quant_max <= dtype.quant_max:
+        raise ArgumentError(
+            f"The range of codes does not fit {dtype.name}",
+            expected=f"{dtype.quant_min} <= quant_min < quant_max <= {dtype.quant_max}",
+            received=f"quant_min={quant_min}, quant_max={quant_max}",
+        )
+
+
+def reduced_range(dtype: QDType) -> tuple[int, int]:
+    """The codes of ``dtype`` with one bit left unused, which old kernels need not to saturate.
+
+    ``quint8`` → (0, 127); ``qint8`` → (-64, 63). Floor division, as in the reference.
+    """
+    if dtype.is_float:
+        raise DTypeError("reduce_range applies to integer types", received=dtype.name)
+    return dtype.quant_min // 2, dtype.quant_max // 2

@@ -1,0 +1,193 @@
+"""Between real numbers and codes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qlab.errors import DTypeError
+from qlab.qparams.params import QParams
+
+
+def check_float(x: Tensor, what: str) -> None:
+    """Raises `DTypeError` unless ``x`` holds real numbers; ``what`` names the operation."""
+    if not x.is_floating_point():
+        raise DTypeError(
+            f"{what} takes real numbers",
+            expected="a floating-point tensor",
+            received=f"{x.dtype}",
+            fix="Call .float() first, or pass the tensor before it was quantized.",
+        )
+
+
+def _expanded(qparams: QParams, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Reciprocal-ready scale and float zero point, broadcastable against ``x``."""
+    granularity = qparams.granularity
+    granularity.check_values(qparams.scale, x.shape, "scale")
+    return granularity.expand(qparams.scale, x.shape), granularity.expand(
+        qparams.zero_point, x.shape
+    )
+
+
+def _to_codes(rounded: Tensor, zero_point: Tensor, qparams: QParams) -> Tensor:
+    if qparams.dtype.bits > 16:  # float32 cannot express 2**31 - 1
+        rounded = rounded.to(torch.float64)
+    codes = torch.where(rounded.isnan(), zero_point.to(rounded.dtype), rounded)
+    return codes.clamp(qparams.quant_min, qparams.quant_max)
+
+
+def _float8_values(x: Tensor, scale: Tensor, qparams: QParams) -> Tensor:
+    scaled = (x * (1.0 / scale)).nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
+    return scaled.clamp(qparams.quant_min, qparams.quant_max).to(qparams.dtype.storage)
+
+
+def quantize(x: Tensor, qparams: QParams) -> Tensor:
+    """Codes of real numbers, in the reference's order: ``clamp(rint(f32(x * (1/s) + z)))``.
+
+    The product and the sum are rounded once, ties to even. NaN gives the zero point, infinities
+    the end codes. float8: ``clamp(x * (1/s))`` rounded to the nearest float8, ties to even.
+
+    Args:
+        x: Real numbers, any floating dtype and shape.
+        qparams: Scale and zero point; their shape must fit ``x``.
+
+    Returns:
+        Codes, dtype ``qparams.dtype.storage``, the shape of ``x``.
+
+    Raises:
+        DTypeError: ``x`` is not floating point.
+        ShapeError: Scales and ``x`` do not fit.
+
+    Source: pytorch.org/docs, ``torch.quantize_per_tensor``; bit-equal to it.
+    """
+    check_float(x, "quantize")
+    scale, zero_point = _expanded(qparams, x)
+    x = x.to(torch.float32)
+    if qparams.dtype.is_float:
+        return _float8_values(x, scale, qparams)
+    inverse = 1.0 / scale
+    if qparams.symmetric_around_zero:  # adding 0 rounds nothing: the float32 product is the result
+        affine = x.detach() * inverse
+    else:
+        wide = x.detach().to(torch.float64, copy=True)
+        affine = wide.mul_(inverse).add_(zero_point).to(torch.float32)
+    return _to_codes(affine.round_(), zero_point, qparams).to(qparams.dtype.storage)
+
+
+def quantize_round_first(x: Tensor, qparams: QParams) -> Tensor:
+    """Codes of real numbers, rounding before the zero point is added: ``clamp(rint(x*(1/s)) + z)``.
+
+    Arguments, result and errors as in `quantize`; the two differ on ties only.
+    """
+    check_float(x, "quantize_round_first")
+    scale, zero_point = _expanded(qparams, x)
+    x = x.to(torch.float32)
+    if qparams.dtype.is_float:
+        return _float8_values(x, scale, qparams)
+    rounded = _rounded_first(x, scale, zero_point)
+    return _to_codes(rounded, zero_point, qparams).to(qparams.dtype.storage)
+
+
+def _rounded_first(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    scaled = x * (1.0 / scale)
+    if zero_point.is_floating_point():  # not a code itself, so there is nothing to round before it
+        return torch.round(scaled + zero_point)
+    return torch.round(scaled) + zero_point
+
+
+def dequantize(codes: Tensor, qparams: QParams) -> Tensor:
+    """Real numbers of codes: ``(q - z) * s``.
+
+    Args:
+        codes: Tensor of dtype ``qparams.dtype.storage``, any shape.
+        qparams: Scale and zero point the codes were made with.
+
+    Returns:
+        float32, the shape of ``codes``.
+
+    Raises:
+        DTypeError: ``codes`` has another storage type.
+        ShapeError: Scales and ``codes`` do not fit.
+    """
+    if codes.dtype != qparams.dtype.storage:
+        raise DTypeError(
+            f"dequantize: the codes are not stored as {qparams.dtype.name}",
+            expected=f"{qparams.dtype.storage}",
+            received=f"{codes.dtype}",
+        )
+    scale, zero_point = _expanded(qparams, codes)
+    if qparams.dtype.is_float:
+        return codes.to(torch.float32) * scale
+    # The subtraction is exact: in float32 below 2**24, in int64 for the wider types.
+    if qparams.dtype.bits > 16:
+        return (codes.to(torch.int64) - zero_point).to(torch.float32) * scale
+    return (codes.to(torch.float32) - zero_point) * scale
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Fake quantization whose gradient is 1 inside the range of codes and 0 outside."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, qparams: QParams) -> Tensor:
+        scale, zero_point = _expanded(qparams, x)
+        wide = x.to(torch.float32)
+        if qparams.dtype.is_float:
+            scaled = wide * (1.0 / scale)
+            inside = (scaled >= qparams.quant_min) & (scaled <= qparams.quant_max)
+            result = _float8_values(wide, scale, qparams).to(torch.float32) * scale
+        else:
+            rounded = _rounded_first(wide, scale, zero_point)
+            inside = (rounded >= qparams.quant_min) & (rounded <= qparams.quant_max)
+            result = (_to_codes(rounded, zero_point, qparams) - zero_point) * scale
+        ctx.save_for_backward(inside)
+        return result.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        (inside,) = ctx.saved_tensors
+        return grad_outputs[0] * inside, None
+
+
+def fake_quantize(x: Tensor, qparams: QParams) -> Tensor:
+    """Rounds real numbers to the ones that codes can express: ``(clamp(rint(x*(1/s))+z) - z) * s``.
+
+    The gradient is the straight-through estimate: 1 where the code lies in range, else 0
+    (Bengio et al. 2013).
+
+    Args:
+        x: Real numbers, any floating dtype and shape.
+        qparams: Scale and zero point; their shape must fit ``x``.
+
+    Returns:
+        The dtype and shape of ``x``.
+
+    Raises:
+        DTypeError: ``x`` is not floating point.
+        ShapeError: Scales and ``x`` do not fit.
+    """
+    check_float(x, "fake_quantize")
+    result: Any = _StraightThrough.apply(x, qparams)
+    return result
+
+
+def requantize(real: Tensor, qparams: QParams) -> Tensor:
+    """Codes of an operator's float32 result: ``clamp(rint(f32(f32(y * (1/s)) + z)))``.
+
+    The last step of linear and convolution: product and sum are rounded each on its own (no fused
+    multiply-add), and the zero point is added before rounding. Bit-equal to oneDNN's integer
+    kernels.
+
+    Args:
+        real: float32, any shape; ``(f32(acc) * s_x) * s_w + b``, after ReLU where there is one.
+        qparams: The output's scale and zero point.
+
+    Returns:
+        Codes, dtype ``qparams.dtype.storage``.
+    """
+    scale, zero_point = _expanded(qparams, real)
+    if qparams.dtype.is_float:
+        return _float8_values(real, scale, qparams)
+    affine = real * (1.0 / scale) + zero_point.to(torch.float32)
+    return _to_codes(torch.round(affine), zero_point, qparams).to(qparams.dtype.storage)
