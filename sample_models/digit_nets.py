@@ -1,46 +1,68 @@
 """Small networks for 8×8 digits: (N, 1, 8, 8) float32 in [0, 1] to logits (N, 10)."""
 
+from collections import OrderedDict
+
 import torch
 from torch import Tensor, nn
 
 from sample_models.blocks import BasicBlock, conv_bn
 
 
+def _named(**modules: nn.Module) -> nn.Sequential:
+    """Modules that run in turn and go by their names, so that charts show more than numbers."""
+    return nn.Sequential(OrderedDict(modules))
+
+
+def _conv_bn(
+    inputs: int,
+    outputs: int,
+    *,
+    kernel: int = 3,
+    stride: int = 1,
+    groups: int = 1,
+    activation: type[nn.Module] = nn.ReLU,
+) -> nn.Sequential:
+    layers = conv_bn(
+        inputs, outputs, kernel=kernel, stride=stride, groups=groups, activation=activation
+    )
+    return _named(**dict(zip(("conv", "bn", "act"), layers, strict=True)))
+
+
 def mlp() -> nn.Module:
     """Three linear layers with ReLU between them."""
-    return nn.Sequential(
-        nn.Flatten(),
-        nn.Linear(64, 128),
-        nn.ReLU(),
-        nn.Linear(128, 64),
-        nn.ReLU(),
-        nn.Linear(64, 10),
+    return _named(
+        flatten=nn.Flatten(),
+        fc1=nn.Linear(64, 128),
+        relu1=nn.ReLU(),
+        fc2=nn.Linear(128, 64),
+        relu2=nn.ReLU(),
+        fc3=nn.Linear(64, 10),
     )
 
 
 def conv_bn_relu() -> nn.Module:
     """Four convolutions, each with batch norm and ReLU, and a linear classifier."""
-    return nn.Sequential(
-        conv_bn(1, 16),
-        conv_bn(16, 32, stride=2),
-        conv_bn(32, 32),
-        conv_bn(32, 64, stride=2),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(64, 10),
+    return _named(
+        block1=_conv_bn(1, 16),
+        block2=_conv_bn(16, 32, stride=2),
+        block3=_conv_bn(32, 32),
+        block4=_conv_bn(32, 64, stride=2),
+        pool=nn.AdaptiveAvgPool2d(1),
+        flatten=nn.Flatten(),
+        fc=nn.Linear(64, 10),
     )
 
 
 def residual() -> nn.Module:
     """A stem and three residual blocks, one of which keeps its input as it is."""
-    return nn.Sequential(
-        conv_bn(1, 16),
-        BasicBlock(16, 16),
-        BasicBlock(16, 32, stride=2),
-        BasicBlock(32, 48, stride=2),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(48, 10),
+    return _named(
+        stem=_conv_bn(1, 16),
+        block1=BasicBlock(16, 16),
+        block2=BasicBlock(16, 32, stride=2),
+        block3=BasicBlock(32, 48, stride=2),
+        pool=nn.AdaptiveAvgPool2d(1),
+        flatten=nn.Flatten(),
+        fc=nn.Linear(48, 10),
     )
 
 
@@ -59,24 +81,25 @@ def depthwise() -> nn.Module:
     Source: Howard et al., MobileNets, 2017; the effect on quantization: Nagel et al., Data-Free
     Quantization Through Weight Equalization and Bias Correction, 2019, figure 2.
     """
-    model = nn.Sequential(
-        conv_bn(1, 24, activation=nn.ReLU6),
-        *_separable(24, 32),
-        *_separable(32, 48, stride=2),
-        *_separable(48, 48),
-        *_separable(48, 64, stride=2),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(64, 10),
+    model = _named(
+        stem=_conv_bn(1, 24, activation=nn.ReLU6),
+        block1=_separable(24, 32),
+        block2=_separable(32, 48, stride=2),
+        block3=_separable(48, 48),
+        block4=_separable(48, 64, stride=2),
+        pool=nn.AdaptiveAvgPool2d(1),
+        flatten=nn.Flatten(),
+        fc=nn.Linear(64, 10),
     )
     _spread_channels(model)
     return model
 
 
-def _separable(inputs: int, outputs: int, stride: int = 1) -> tuple[nn.Module, nn.Module]:
-    return (
-        conv_bn(inputs, inputs, stride=stride, groups=inputs, activation=nn.ReLU6),
-        conv_bn(inputs, outputs, kernel=1, activation=nn.ReLU6),
+def _separable(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """A depthwise convolution, then a pointwise one."""
+    return _named(
+        dw=_conv_bn(inputs, inputs, stride=stride, groups=inputs, activation=nn.ReLU6),
+        pw=_conv_bn(inputs, outputs, kernel=1, activation=nn.ReLU6),
     )
 
 

@@ -13,7 +13,7 @@ from qlab.granularity import PerTensor
 from qlab.ranges import MSE, Percentile, TensorSpec
 from tests.pages.harness import chart, has_button, metrics, open_page, settle, texts
 
-NAME = "2.conv1"
+NAME = "block2.conv1"
 _LABS: dict[str, Lab] = {}
 
 
@@ -199,7 +199,7 @@ def test_moved_knobs_survive_a_visit_to_another_layer(page: AppTest):
     page.select_slider(key="weight_bits").set_value("3").run()
     moved = sqnr(page)
     page.button(key="next").click().run()
-    assert page.selectbox(key="layer").value == "2.conv2"
+    assert page.selectbox(key="layer").value == "block2.conv2"
     assert page.select_slider(key="weight_bits").value == "8"
     page.button(key="previous").click().run()
     assert page.select_slider(key="weight_bits").value == "3"
@@ -209,7 +209,7 @@ def test_moved_knobs_survive_a_visit_to_another_layer(page: AppTest):
 def test_an_unknown_layer_in_the_address_falls_back():
     page = open_page("layer", model="residual", layer="no such layer")
     assert not page.error
-    assert page.selectbox(key="layer").value == "0.0"
+    assert page.selectbox(key="layer").value == "stem.conv"
 
 
 def test_a_layer_that_was_kept_in_float_can_be_quantized_again(page: AppTest):

@@ -154,8 +154,8 @@ def folded_convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
     """Convolutions with the batch norm behind them folded in, by the path of their block."""
     return {
         path: fuse_conv_bn_eval(block[0], block[1])
-        for path, block in model.named_children()
-        if isinstance(block, nn.Sequential)
+        for path, block in model.named_modules()
+        if isinstance(block, nn.Sequential) and isinstance(block[0], nn.Conv2d)
     }
 
 
