@@ -285,8 +285,12 @@ class _Annotation:
             return "simulated", "activation-only qconfig: float arithmetic, float weight"
         sums = row is not None and (row.weight or row.name == "matmul")
         simulated = _why_simulated(inputs, weight, output, sums)
+        if simulated:
+            return "simulated", simulated
         words = " × ".join(_dtype(spec) for spec in (*inputs, weight) if spec is not None)
-        return ("simulated", simulated) if simulated else ("integer", f"{words} → {_dtype(output)}")
+        clamps = [clamp.meta["name"] for clamp in self._clamps_behind(node)]
+        behind = f", in the range that {clamps[-1]} leaves" if clamps else ""
+        return "integer", f"{words} → {_dtype(output)}{behind}"
 
 
 def _bounds_of(clamp: nn.Module) -> tuple[float, float]:

@@ -83,6 +83,7 @@ class _Conversion:
         self.targets: dict[str, nn.Module | Tensor] = {}
         self.reals: dict[fx.Node, fx.Node] = {}
         self.codes: dict[fx.Node, fx.Node] = {}
+        self.rounded: dict[fx.Node, fx.Node] = {}
         self.copies: dict[int, Any] = {}
         self.resolved: dict[str, QParams] = {}
         self.shared_weights: dict[Any, Any] = {}
@@ -107,7 +108,7 @@ class _Conversion:
             self._codes(node.all_input_nodes[0])
             self.codes[node] = self._carries(self._copy(node, self._any_form), node)
         elif step.weight is None and self._row(step).weight:
-            self.codes[node] = self._quantized(node, self._copy(node, self._real))
+            self.codes[node] = self._quantized(node, self._copy(node, self._rounded))
         else:
             self._write_module(node, step)
 
@@ -176,9 +177,17 @@ class _Conversion:
             if node.op == "get_attr":
                 self.reals[node] = self._attribute(node, str(node.target), self._value_of(node))
             else:
-                module = DeQuantize().bind_inputs(self._qparams(node))
-                self.reals[node] = self._border(node, self.codes[node], "dequantize", module)
+                self.reals[node] = self._rounded(node)
         return self.reals[node]
+
+    def _rounded(self, node: fx.Node) -> fx.Node:
+        """The node that carries as real numbers what a value's codes stand for."""
+        if node.name not in self.plan.by_node:
+            return self._real(node)
+        if node not in self.rounded:
+            module = DeQuantize().bind_inputs(self._qparams(node))
+            self.rounded[node] = self._border(node, self._codes(node), "dequantize", module)
+        return self.rounded[node]
 
     def _codes(self, node: fx.Node) -> fx.Node:
         """The node that carries a value as codes."""
