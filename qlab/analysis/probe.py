@@ -93,7 +93,7 @@ class LayerProbe:
         return self._module is not None and self._row is not None and self._row.weight
 
     def weight(self) -> Tensor:
-        """The float weight, output channels first.
+        """The float weight, as the module has it.
 
         Raises:
             UnknownNameError: The layer has none.
@@ -108,7 +108,7 @@ class LayerProbe:
 
     @cached_property
     def _weight_stats(self) -> TensorStats:
-        return TensorStats.of(self.weight(), channel_axis=0)
+        return TensorStats.of(self.weight(), channel_axis=self._row.weight_axis)
 
     def weight_stats(self) -> TensorStats:
         """Statistics of the weight, per output channel too."""

@@ -26,7 +26,7 @@ from qlab.nn.intrinsic.fold import core
 from qlab.qconfig import QConfigMapping
 from qlab.ranges import Fixed, TensorSpec
 from qlab.registry import OutputKind, Row
-from qlab.registry.asked import output_spec
+from qlab.registry.asked import output_spec, weight_spec
 
 
 def annotate(graph_module: fx.GraphModule, mapping: QConfigMapping) -> Plan:
@@ -136,7 +136,7 @@ class _Annotation:
                 return "its qconfig leaves activations in float"
         elif not isinstance(request.activation.granularity, PerTensor):
             return "an activation has one scale for the whole tensor, its qconfig asks for more"
-        return self._weight_obstacle(node, request.weight) if row.weight else None
+        return self._weight_obstacle(node, weight_spec(row, request.weight)) if row.weight else None
 
     def _weight_obstacle(self, node: fx.Node, spec: TensorSpec | None) -> str | None:
         if spec is None:
@@ -234,9 +234,9 @@ class _Annotation:
         given = [self._arriving(node, operand) for operand in _operands(node)]
         value = self.values.get(node)
         output = value.spec if value is not None and node in self.in_codes else None
-        weighted = row is not None and row.weight
-        on_weight = verdict.role in (_Role.CODES, _Role.WEIGHT)
-        weight = request.weight if weighted and on_weight else None
+        weight = None
+        if row is not None and row.weight and verdict.role in (_Role.CODES, _Role.WEIGHT):
+            weight = weight_spec(row, request.weight)
         execution, reason = self._execution(node, given, weight, output)
         return Step(
             node=node.name,
@@ -283,8 +283,7 @@ class _Annotation:
                 return ("shared" if moves else "float"), reason
         if row is not None and row.weight and weight is None:
             return "simulated", "activation-only qconfig: float arithmetic, float weight"
-        sums = row is not None and (row.weight or row.name == "matmul")
-        simulated = _why_simulated(inputs, weight, output, sums)
+        simulated = _why_simulated(row, inputs, weight, output)
         if simulated:
             return "simulated", simulated
         words = " × ".join(_dtype(spec) for spec in (*inputs, weight) if spec is not None)
@@ -323,19 +322,21 @@ def _dtype(spec: TensorSpec | None) -> str:
 
 
 def _why_simulated(
+    row: Row | None,
     inputs: list[TensorSpec | None],
     weight: TensorSpec | None,
     output: TensorSpec | None,
-    sums: bool,
 ) -> str:
     """Why integer arithmetic cannot do it, in words; empty if it can.
 
     Args:
+        row: The operator; where it sums products, integers of more than 8 bits would overflow.
         inputs: How the tensors arrive.
         weight: How the weight is quantized.
         output: How the output leaves.
-        sums: Whether products are summed, which integers of more than 8 bits would overflow.
     """
+    sums = row is not None and (row.weight or row.name == "matmul")
+    channels = PerAxis(0 if row is None else row.weight_axis)
     given = [spec for spec in (*inputs, weight) if spec is not None]
     for spec in (*given, *([output] if output is not None else [])):
         if spec.dtype.is_float:
@@ -343,6 +344,6 @@ def _why_simulated(
     for spec in given:
         if sums and spec.dtype.bits > 8:
             return f"sums of {_dtype(spec)} products do not fit an integer kernel"
-    if weight is None or weight.granularity in (PerTensor(), PerAxis(0)):
+    if weight is None or weight.granularity in (PerTensor(), channels):
         return ""
     return f"the weight's scales ({weight.granularity}) lie along the axis that is summed"

@@ -201,6 +201,31 @@ def conv(module: type[nn.Conv1d | nn.Conv2d | nn.Conv3d]) -> Lifter:
     return lift
 
 
+def conv_transpose(
+    module: type[nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d],
+) -> Lifter:
+    """The lifter of ``conv_transpose1d``, ``conv_transpose2d`` or ``conv_transpose3d``."""
+
+    def lift(
+        input: Any,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Size = 1,
+        padding: Size = 0,
+        output_padding: Size = 0,
+        groups: int = 1,
+        dilation: Size = 1,
+    ) -> Lifted:
+        sizes = (weight.shape[0], weight.shape[1] * groups, tuple(weight.shape[2:]))
+        make: Any = module
+        made = make(
+            *sizes, stride, padding, output_padding, groups, dilation=dilation, device="meta"
+        )
+        return _with_parameters(made, weight, bias), (input,)
+
+    return lift
+
+
 def layer_norm(
     input: Any,
     normalized_shape: Sequence[int],

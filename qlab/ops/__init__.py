@@ -39,9 +39,16 @@ from qlab.ops.pooling import (
 )
 from qlab.ops.resampling import interpolate
 from qlab.ops.scalars import add_scalar, add_scalar_qparams, mul_scalar, mul_scalar_qparams
+from qlab.ops.transposed import (
+    ConvTransposeOptions,
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
+)
 
 __all__ = [
     "ConvOptions",
+    "ConvTransposeOptions",
     "PackedWeight",
     "adaptive_avg_pool1d",
     "adaptive_avg_pool2d",
@@ -60,6 +67,9 @@ __all__ = [
     "conv1d",
     "conv2d",
     "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
     "counts",
     "dequantize",
     "elu",

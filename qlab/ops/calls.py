@@ -24,7 +24,7 @@ from qlab.qparams import QParams
 
 Ints = int | Sequence[int]
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-_LAYOUT = {1: "(N, C, L)", 2: "(N, C, H, W)", 3: "(N, C, D, H, W)"}
+LAYOUT = {1: "(N, C, L)", 2: "(N, C, H, W)", 3: "(N, C, D, H, W)"}
 
 
 @dataclass(slots=True)
@@ -62,6 +62,11 @@ class Call(ABC):
     @abstractmethod
     def output_axis(self) -> int | None:
         """The weight's axis that belongs to the output; None where it may have one scale only."""
+
+    @property
+    def outputs(self) -> int:
+        """How many output channels there are, each with a number of the bias."""
+        return self.weight.shape[0]
 
     @abstractmethod
     def per_channel(self, values: Tensor) -> Tensor:
@@ -134,25 +139,23 @@ class ConvCall(Call):
         return values.reshape(-1, *(1,) * len(self.stride))
 
 
-def _check_parameters(op: str, weight: Tensor, w_qparams: QParams, bias: Tensor | None) -> None:
+def _check_parameters(op: str, call: Call) -> None:
+    weight, w_qparams, bias = call.weight, call.w_qparams, call.bias
     checks.codes(op, "weight", weight, w_qparams)
     w_qparams.granularity.check_values(w_qparams.scale, weight.shape, f"{op} weight's scale")
     if bias is not None:
-        checks.vector(op, "bias", bias, (weight.shape[0],))
+        checks.vector(op, "bias", bias, (call.outputs,))
         checks.finite(op, "bias", bias)
 
 
-def _check_call(op: str, call: Call) -> None:
+def check_call(op: str, call: Call) -> None:
     """What every weighted call needs; what concerns its parameters alone, once per packed layer."""
-    weight, w_qparams, bias = call.weight, call.w_qparams, call.bias
+    weight, bias = call.weight, call.bias
     if call.packed is None:
-        _check_parameters(op, weight, w_qparams, bias)
+        _check_parameters(op, call)
     else:
         call.packed.get(
-            "checked",
-            (weight, bias),
-            w_qparams,
-            lambda: _check_parameters(op, weight, w_qparams, bias),
+            "checked", (weight, bias), call.w_qparams, lambda: _check_parameters(op, call)
         )
     if bias is not None and bias.requires_grad:
         call.bias = bias.detach()
@@ -185,7 +188,7 @@ def bind_linear(
             received=f"shape {tuple(x.shape)}",
         )
     call = LinearCall(x, x_qparams, weight, w_qparams, bias, y_qparams, relu, packed)
-    _check_call("linear", call)
+    check_call("linear", call)
     return call
 
 
@@ -274,7 +277,8 @@ def _named_padding(
     return tuple((total // 2, total - total // 2) for total in totals)
 
 
-def _hashable(value: Any) -> Any:
+def hashable(value: Any) -> Any:
+    """A list of sizes as a tuple; anything else as it is."""
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -305,10 +309,10 @@ def bind_conv(
         x_qparams: As in `qlab.ops.conv2d`, like everything that follows.
     """
     checks.codes(op, "input", x, x_qparams)
-    checks.dims(op, "input", x, (n + 2,), _LAYOUT[n])
+    checks.dims(op, "input", x, (n + 2,), LAYOUT[n])
     checks.tensor(op, "weight", weight)
     checks.dims(op, "weight", weight, (n + 2,), "(out_channels, in_channels / groups, *kernel)")
-    options = map(_hashable, (stride, padding, dilation, groups))
+    options = map(hashable, (stride, padding, dilation, groups))
     layout = geometry(op, tuple(weight.shape[2:]), *options, padding_mode)
     _check_conv_shapes(op, x, weight, layout)
     if layout.symmetric_zeros:
@@ -321,7 +325,7 @@ def bind_conv(
         x, x_qparams, weight, w_qparams, bias, y_qparams, relu, packed,
         layout.stride, zeros, layout.dilation, layout.groups,
     )  # fmt: skip
-    _check_call(op, call)
+    check_call(op, call)
     return call
 
 

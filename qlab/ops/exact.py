@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from qlab.granularity import PerAxis, PerTensor
-from qlab.ops.calls import Call, ConvCall, MatmulCall
+from qlab.ops.calls import Call, ConvCall
 from qlab.qparams import QParams, dequantize, requantize
 
 _FLOAT32_EXACT = 2**24
@@ -62,7 +62,7 @@ def _accumulator(call: Call, weight: Tensor) -> torch.dtype:
     largest = _largest(call.x_qparams)
     if call.depth * largest * _largest(call.w_qparams) < _FLOAT32_EXACT:
         return torch.float32
-    if isinstance(call, MatmulCall):
+    if call.output_axis != 0:
         return torch.float64
     # float32 rounds this sum only where it is above the limit anyway.
     heaviest = weight.flatten(1).abs().sum(1).max().item()

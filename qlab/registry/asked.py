@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from qlab.dtypes import as_qdtype
 from qlab.errors import DTypeError
-from qlab.granularity import QScheme, per_tensor_affine
+from qlab.granularity import PerAxis, QScheme, per_tensor_affine
 from qlab.observers import ActivationPostProcess, Factory
 from qlab.ranges import Fixed, TensorSpec
-from qlab.registry.rows import OutputKind, OutputRule
+from qlab.registry.rows import OutputKind, OutputRule, Row
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,13 @@ def asked_by(factory: Factory | None) -> Asked:
     scheme = QScheme.parse(getattr(made, "qscheme", per_tensor_affine))
     granularity = scheme.granularity(getattr(made, "ch_axis", 0))
     return Asked(TensorSpec(as_qdtype(made.dtype), scheme.symmetric, granularity), dynamic)
+
+
+def weight_spec(row: Row, asked: TensorSpec | None) -> TensorSpec | None:
+    """The spec of an operator's weight: as asked, with axis 0 read as that of output channels."""
+    if asked is None or asked.granularity != PerAxis(0):
+        return asked
+    return replace(asked, granularity=PerAxis(row.weight_axis))
 
 
 def output_spec(rule: OutputRule, asked: TensorSpec) -> TensorSpec:

@@ -84,6 +84,7 @@ class Row:
             stands (`on_codes`).
         output: How the output is quantized.
         weight: Whether it has a weight that is quantized.
+        weight_axis: The weight's axis of output channels: what one scale per axis 0 means here.
         clamps: Whether it clamps its input between bounds that the model fixes. Where nothing else
             reads that input, codes beyond the bounds would be wasted: give the input the scale
             that its clamped values ask for.
@@ -100,6 +101,7 @@ class Row:
     static: type[QuantizedModule] | None = None
     output: OutputRule = OBSERVED
     weight: bool = False
+    weight_axis: int = 0
     clamps: bool = False
     qat: type[nn.Module] | None = None
     dynamic: type[nn.Module] | None = None

@@ -35,6 +35,24 @@ def _pool(
     )
 
 
+def _conv_transpose(
+    rank: int,
+    module: type[nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d],
+    static: type[nnq.QuantizedModule],
+    function: Callable[..., Any],
+) -> Row:
+    return Row(
+        f"conv_transpose{rank}d",
+        modules=(module,),
+        static=static,
+        functions=(function,),
+        lift=lift.conv_transpose(module),
+        parameters=("weight", "bias"),
+        weight=True,
+        weight_axis=1,
+    )
+
+
 ROWS: tuple[Row, ...] = (
     # Into codes, out of them, and arithmetic that eager models call by name.
     Row("quantize", modules=(stubs.QuantStub,), static=nnq.Quantize),
@@ -78,6 +96,9 @@ ROWS: tuple[Row, ...] = (
         parameters=("weight", "bias"),
         weight=True,
     ),
+    _conv_transpose(1, nn.ConvTranspose1d, nnq.ConvTranspose1d, F.conv_transpose1d),
+    _conv_transpose(2, nn.ConvTranspose2d, nnq.ConvTranspose2d, F.conv_transpose2d),
+    _conv_transpose(3, nn.ConvTranspose3d, nnq.ConvTranspose3d, F.conv_transpose3d),
     Row(
         "conv_relu1d",
         modules=(nni.ConvReLU1d, nni.ConvBnReLU1d),

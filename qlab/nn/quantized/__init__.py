@@ -16,7 +16,14 @@ from qlab.nn.quantized.activation import (
 )
 from qlab.nn.quantized.arithmetic import Add, AddScalar, Cat, MatMul, Mul, MulScalar
 from qlab.nn.quantized.base import Output, QuantizedModule
-from qlab.nn.quantized.conv import Conv1d, Conv2d, Conv3d
+from qlab.nn.quantized.conv import (
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    ConvTranspose1d,
+    ConvTranspose2d,
+    ConvTranspose3d,
+)
 from qlab.nn.quantized.functional_modules import (
     FloatFunctional,
     FXFloatFunctional,
@@ -70,6 +77,9 @@ __all__ = [
     "Conv1d",
     "Conv2d",
     "Conv3d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
     "DeQuantize",
     "Dropout",
     "FXFloatFunctional",

@@ -16,7 +16,34 @@ from qlab.nn.quantized.weighted import WeightedModule
 Ints = int | Sequence[int]
 
 
-class _ConvNd(WeightedModule):
+def _check_groups(owner: str, in_channels: int, out_channels: int, groups: int) -> None:
+    if groups < 1 or in_channels % groups or out_channels % groups:
+        raise ArgumentError(
+            f"{owner}: the channels do not divide into groups",
+            expected="in_channels and out_channels divisible by groups",
+            received=f"in_channels={in_channels}, out_channels={out_channels}, groups={groups}",
+        )
+
+
+class _AnyConv(WeightedModule):
+    """What convolutions and transposed ones share."""
+
+    rank: ClassVar[int]
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    def _shown(self, plain: dict[str, Any]) -> str:
+        """Sizes and output, and those of some attributes that differ from their plain values."""
+        shown = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"]
+        shown += [f"stride={self.stride}", *self._shown_output()]
+        shown += [f"{k}={getattr(self, k)}" for k, v in plain.items() if getattr(self, k) != v]
+        shown += [] if self.bias() is not None else ["bias=False"]
+        return ", ".join([*shown, *self._shown_weight()])
+
+
+class _ConvNd(_AnyConv):
     """Cross-correlation on codes over ``rank`` axes; see `qlab.ops.conv2d` for the exact formula.
 
     A new module has a weight of zeros; `from_float`, `from_qparams`, `set_weight_bias` or
@@ -37,7 +64,6 @@ class _ConvNd(WeightedModule):
         ArgumentError: The channels do not divide into the groups, or a size is not positive.
     """
 
-    rank: ClassVar[int]
     fields = (
         "in_channels",
         "out_channels",
@@ -61,12 +87,7 @@ class _ConvNd(WeightedModule):
         bias: bool = True,
         padding_mode: str = "zeros",
     ) -> None:
-        if groups < 1 or in_channels % groups or out_channels % groups:
-            raise ArgumentError(
-                f"{type(self).__name__}: the channels do not divide into groups",
-                expected="in_channels and out_channels divisible by groups",
-                received=f"in_channels={in_channels}, out_channels={out_channels}, groups={groups}",
-            )
+        _check_groups(type(self).__name__, in_channels, out_channels, groups)
         per_axis = _ntuple(self.rank)
         kernel = tuple(per_axis(kernel_size))
         super().__init__((out_channels, in_channels // groups, *kernel), bias)
@@ -88,17 +109,9 @@ class _ConvNd(WeightedModule):
         return (1, self.in_channels, *((size - 1) * step + 1 for size, step in window))
 
     def extra_repr(self) -> str:
-        plain = {
-            "padding": (0,) * self.rank,
-            "dilation": (1,) * self.rank,
-            "groups": 1,
-            "padding_mode": "zeros",
-        }
-        shown = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"]
-        shown += [f"stride={self.stride}", *self._shown_output()]
-        shown += [f"{k}={getattr(self, k)}" for k, v in plain.items() if getattr(self, k) != v]
-        shown += [] if self.bias() is not None else ["bias=False"]
-        return ", ".join([*shown, *self._shown_weight()])
+        zeros, ones = (0,) * self.rank, (1,) * self.rank
+        plain = {"padding": zeros, "dilation": ones, "groups": 1, "padding_mode": "zeros"}
+        return self._shown(plain)
 
 
 class Conv1d(_ConvNd):
@@ -120,3 +133,106 @@ class Conv3d(_ConvNd):
     rank = 3
     float_types = (nn.Conv3d, nni.ConvBn3d)
     op = staticmethod(ops.conv3d)
+
+
+class _ConvTransposeNd(_AnyConv):
+    """Transposed convolution on codes over ``rank`` axes; see `qlab.ops.conv_transpose2d`.
+
+    A new module has a weight of zeros; `from_float`, `from_qparams`, `set_weight_bias` or
+    ``load_state_dict`` give it its numbers. Output channels lie along axis 1 of the weight.
+
+    Args:
+        in_channels: Channels of the input, its axis 1.
+        out_channels: Channels of the output.
+        kernel_size: Size of the window, one number or one per axis.
+        stride: Step of the window in the output.
+        padding: Elements taken off both sides of the output.
+        output_padding: Elements added to one side of the output.
+        groups: Channel groups that do not see each other.
+        bias: Whether there is a bias.
+        dilation: Distance between elements of the window.
+        padding_mode: ``"zeros"``, the only one there is.
+
+    Raises:
+        ArgumentError: The channels do not divide into the groups, a size is not positive, or
+            another padding mode.
+    """
+
+    fields = (
+        "in_channels",
+        "out_channels",
+        "kernel_size",
+        "stride",
+        "padding",
+        "output_padding",
+        "groups",
+        "dilation",
+        "padding_mode",
+    )
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Ints,
+        stride: Ints = 1,
+        padding: Ints = 0,
+        output_padding: Ints = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: Ints = 1,
+        padding_mode: str = "zeros",
+    ) -> None:
+        if padding_mode != "zeros":
+            raise ArgumentError(
+                f"{type(self).__name__}: transposed convolutions pad with zeros only",
+                expected="padding_mode='zeros'",
+                received=repr(padding_mode),
+            )
+        _check_groups(type(self).__name__, in_channels, out_channels, groups)
+        per_axis = _ntuple(self.rank)
+        kernel = tuple(per_axis(kernel_size))
+        super().__init__((in_channels, out_channels // groups, *kernel), bias, out_channels)
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel_size = kernel
+        self.stride = tuple(per_axis(stride))
+        self.padding = tuple(per_axis(padding))
+        self.output_padding = tuple(per_axis(output_padding))
+        self.groups = groups
+        self.dilation = tuple(per_axis(dilation))
+        self.padding_mode = padding_mode
+
+    def _options(self) -> dict[str, Any]:
+        names = ("stride", "padding", "output_padding", "groups", "dilation", "relu")
+        return {name: getattr(self, name) for name in names}
+
+    def _example(self) -> tuple[int, ...]:
+        return (1, self.in_channels, *(2 * size + 1 for size in self.padding))
+
+    def extra_repr(self) -> str:
+        zeros, ones = (0,) * self.rank, (1,) * self.rank
+        return self._shown(
+            {"padding": zeros, "output_padding": zeros, "dilation": ones, "groups": 1}
+        )
+
+
+class ConvTranspose1d(_ConvTransposeNd):
+    __doc__ = _ConvTransposeNd.__doc__
+    rank = 1
+    float_types = (nn.ConvTranspose1d,)
+    op = staticmethod(ops.conv_transpose1d)
+
+
+class ConvTranspose2d(_ConvTransposeNd):
+    __doc__ = _ConvTransposeNd.__doc__
+    rank = 2
+    float_types = (nn.ConvTranspose2d,)
+    op = staticmethod(ops.conv_transpose2d)
+
+
+class ConvTranspose3d(_ConvTransposeNd):
+    __doc__ = _ConvTransposeNd.__doc__
+    rank = 3
+    float_types = (nn.ConvTranspose3d,)
+    op = staticmethod(ops.conv_transpose3d)

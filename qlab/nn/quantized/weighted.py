@@ -41,7 +41,9 @@ class WeightedModule(QuantizedModule):
     op: ClassVar[Callable[..., Tensor]]
     bias_argument: ClassVar[str] = "bias"
 
-    def __init__(self, weight_shape: tuple[int, ...], bias: bool) -> None:
+    def __init__(
+        self, weight_shape: tuple[int, ...], bias: bool, outputs: int | None = None
+    ) -> None:
         super().__init__()
         if not all(isinstance(size, int) and size > 0 for size in weight_shape):
             raise ArgumentError(
@@ -51,7 +53,8 @@ class WeightedModule(QuantizedModule):
         self._packed: ops.PackedWeight = ops.PackedWeight()
         self.register_buffer("weight_codes", torch.zeros(weight_shape, dtype=qint8.storage))
         self.set_qparams(WEIGHT, qparams_of_numbers(1.0, 0, qint8))
-        self.register_buffer("bias_float", torch.zeros(weight_shape[0]) if bias else None)
+        self._outputs = weight_shape[0] if outputs is None else outputs
+        self.register_buffer("bias_float", torch.zeros(self._outputs) if bias else None)
         self.set_qparams(OUTPUT, qparams_of_numbers(1.0, 0))
 
     def weight(self) -> QTensor:
@@ -81,7 +84,7 @@ class WeightedModule(QuantizedModule):
                 fix="Use qlab.quantize_per_channel or qlab.quantize_per_tensor.",
             )
         present = self.get_buffer("weight_codes")
-        for what, given, shape in (("weight", w, present.shape), ("bias", b, present.shape[:1])):
+        for what, given, shape in (("weight", w, present.shape), ("bias", b, (self._outputs,))):
             if given is not None and given.shape != shape:
                 raise ShapeError(
                     f"{self._get_name()}: the {what} has the wrong shape",

@@ -17,11 +17,12 @@ from qlab.qparams import QParams, choose_qparams, dequantize, quantize
 from qlab.qtensor import QTensor
 from qlab.ranges import TensorSpec
 from qlab.registry import ROWS, OutputKind, Row
+from qlab.registry.asked import weight_spec
 
 #: Rows whose integer module is called with tensors.
 STATIC = [row for row in ROWS if row.static and row.name != "float_functional"]
 
-PER_CHANNEL = PerAxis(0)
+PER_CHANNEL = PerAxis(0)  # one scale per output channel, wherever the weight has those
 Shapes = tuple[tuple[int, ...], ...]
 
 
@@ -48,6 +49,11 @@ def _conv(rank: int, norm: bool = False, relu: bool = False) -> Callable[[], nn.
     return make
 
 
+def _conv_transpose(rank: int) -> Callable[[], nn.Module]:
+    options = {"stride": 2, "padding": 1, "output_padding": 1, "groups": 2 if rank > 1 else 1}
+    return lambda: getattr(nn, f"ConvTranspose{rank}d")(4, 6, 3, **options)
+
+
 def _loud(layer: nn.Module) -> nn.Module:
     """Weights that lead far beyond 6."""
     layer.weight.data.uniform_(-6, 6)
@@ -72,6 +78,7 @@ FLOAT: dict[str, tuple[Callable[[], nn.Module], Shapes]] = {
     "linear": (lambda: nn.Linear(5, 4), ((3, 5),)),
     "linear_relu": (lambda: nni.LinearReLU(nn.Linear(5, 4), nn.ReLU()), ((2, 3, 5),)),
     **{f"conv{n}d": (_conv(n, norm=n == 2), (_spatial(n),)) for n in (1, 2, 3)},
+    **{f"conv_transpose{n}d": (_conv_transpose(n), (_spatial(n),)) for n in (1, 2, 3)},
     **{f"conv_relu{n}d": (_conv(n, n == 2, True), (_spatial(n),)) for n in (1, 2, 3)},
     "linear_relu6": (lambda: nni.LinearReLU6(_loud(nn.Linear(5, 4)), nn.ReLU6()), ((2, 3, 5),)),
     **{f"conv_relu6_{n}d": (_conv_relu6(n), (_spatial(n),)) for n in (1, 2, 3)},
@@ -160,6 +167,7 @@ def example(
     layer, weight = core(float_module), None
     if row.weight:
         spec = TensorSpec(weight_dtype, symmetric=True, granularity=granularity)
+        spec = weight_spec(row, spec)
         weight = spec.qparams_of(row.static.weight_of(float_module))
     output = None
     with torch.no_grad():

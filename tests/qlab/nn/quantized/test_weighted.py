@@ -207,3 +207,18 @@ def test_real_numbers_in(row: Row, output: QParams | None):
 def test_only_weights_take_real_numbers():
     with pytest.raises(ArgumentError, match=r"QuantizedELU takes codes only"):
         nnq.ELU().bind_inputs(None)
+
+
+def test_transposed_convolutions():
+    made = quantized(nn.ConvTranspose2d(4, 6, 3, output_padding=1, stride=2, bias=False))
+    assert repr(made).startswith(
+        "QuantizedConvTranspose2d(4, 6, kernel_size=(3, 3), stride=(2, 2), scale="
+    )
+    assert "output_padding=(1, 1), bias=False, qscheme=qlab.per_channel_affine" in repr(made)
+    made.set_weight_bias(made.weight(), torch.zeros(6))
+    with pytest.raises(ShapeError, match=r"bias has the wrong shape.*\(6,\).*\(4,\)"):
+        made.set_weight_bias(made.weight(), torch.zeros(4))
+    with pytest.raises(ArgumentError, match=r"pad with zeros only.*'reflect'"):
+        nnq.ConvTranspose1d(4, 6, 3, padding_mode="reflect")
+    with pytest.raises(ArgumentError, match=r"do not divide into groups.*groups=4"):
+        nnq.ConvTranspose3d(4, 6, 3, groups=4)
