@@ -53,12 +53,10 @@ def add_scalar_qparams(x_qparams: QParams, scalar: float) -> QParams:
     low, high = x_qparams.quant_min, x_qparams.quant_max
     wanted = x_qparams.zero_point_value - _shift(x_qparams, scalar)
     zero_point = min(max(wanted, low), high)
-    growth = (
-        (abs(wanted - (high if wanted < low else low)) / (high - low))
-        if (wanted != zero_point)
-        else 1.0
-    )
-    return _checked(x_qparams, x_qparams.scale * growth, zero_point)
+    steps = high - low
+    if wanted != zero_point:
+        steps = abs(wanted - (high if wanted < low else low))
+    return _checked(x_qparams, x_qparams.scale_value * (steps / (high - low)), zero_point)
 
 
 def mul_scalar_qparams(x_qparams: QParams, scalar: float) -> QParams:
@@ -79,15 +77,19 @@ def mul_scalar_qparams(x_qparams: QParams, scalar: float) -> QParams:
     _check("mul_scalar", x_qparams, scalar)
     low, high = x_qparams.quant_min, x_qparams.quant_max
     if scalar == 0:
-        return _checked(x_qparams, torch.ones_like(x_qparams.scale), min(max(0, low), high))
+        return _checked(x_qparams, 1.0, min(max(0, low), high))
     zero_point = x_qparams.zero_point_value
     if scalar < 0:
         zero_point = low + high - zero_point
-    return _checked(x_qparams, x_qparams.scale * abs(scalar), zero_point)
+    return _checked(x_qparams, x_qparams.scale_value * abs(scalar), zero_point)
 
 
-def _checked(qparams: QParams, scale: Tensor, zero_point: int) -> QParams:
-    made = replace(qparams, scale=scale, zero_point=torch.full_like(qparams.zero_point, zero_point))
+def _checked(qparams: QParams, scale: float, zero_point: int) -> QParams:
+    made = replace(
+        qparams,
+        scale=torch.full_like(qparams.scale, scale),
+        zero_point=torch.full_like(qparams.zero_point, zero_point),
+    )
     made.check()
     return made
 
@@ -109,7 +111,7 @@ def add_scalar(
         scalar: Finite, real units.
         y_qparams: The output's parameters; None stands for ``add_scalar_qparams(x_qparams,
             scalar)``, with which the codes stay as they are unless the zero point would leave
-            the type.
+            the type; the scalar is then rounded to a multiple of the input's scale.
         relu: Clamp negative results to 0.
 
     Returns:
@@ -126,6 +128,7 @@ def add_scalar(
         shift = _shift(x_qparams, scalar)
         if y_qparams.zero_point_value == x_qparams.zero_point_value - shift:
             return clamp_at_zero(x, y_qparams) if relu else x.clone()
+        scalar = shift * x_qparams.scale_value  # as exact as where the codes stay
     return _rounded(dequantize(x, x_qparams) + scalar, y_qparams, relu)
 
 

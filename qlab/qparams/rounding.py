@@ -46,8 +46,9 @@ def _float8_values(x: Tensor, scale: Tensor, qparams: QParams) -> Tensor:
 def quantize(x: Tensor, qparams: QParams) -> Tensor:
     """Codes of real numbers, in the reference's order: ``clamp(rint(f32(x * (1/s) + z)))``.
 
-    The product and the sum are rounded once, ties to even. NaN gives the zero point, infinities
-    the end codes. float8: ``clamp(x * (1/s))`` rounded to the nearest float8, ties to even.
+    The product and the sum are rounded once, ties to even; for qint32 each on its own, as in
+    `requantize`. NaN gives the zero point, infinities the end codes. float8: ``clamp(x * (1/s))``
+    rounded to the nearest float8, ties to even.
 
     Args:
         x: Real numbers, any floating dtype and shape.
@@ -70,6 +71,8 @@ def quantize(x: Tensor, qparams: QParams) -> Tensor:
     inverse = 1.0 / scale
     if qparams.symmetric_around_zero:  # adding 0 rounds nothing: the float32 product is the result
         affine = x.detach() * inverse
+    elif qparams.dtype.bits > 16:  # the reference rounds twice for its 32-bit type
+        return requantize(x.detach(), qparams)
     else:
         wide = x.detach().to(torch.float64, copy=True)
         affine = wide.mul_(inverse).add_(zero_point).to(torch.float32)
@@ -180,7 +183,7 @@ def requantize(real: Tensor, qparams: QParams) -> Tensor:
     kernels.
 
     Args:
-        real: float32, any shape; ``(f32(acc) * s_x) * s_w + b``, after ReLU where there is one.
+        real: float32, any shape; ``f32(acc) * (s_x * s_w) + b``, after ReLU where there is one.
         qparams: The output's scale and zero point.
 
     Returns:
