@@ -44,6 +44,10 @@ class _Pair:
     local: ErrorSums = field(default_factory=ErrorSums)
     accumulated: ErrorSums = field(default_factory=ErrorSums)
 
+    def update(self, sums: ErrorSums, reference: Tensor, value: Tensor) -> None:
+        """Adds what counts of two outputs: what a clamp behind the layer leaves of them."""
+        sums.update(self.step.counting(reference), self.step.counting(value))
+
     def row(self, ideal: float) -> list[Any]:
         return [
             self.step.type,
@@ -104,7 +108,9 @@ def compare_graphs(
                 break
     rows = {
         pair.step.name: pair.row(
-            math.inf if pair.step.output is None else ideal_sqnr(node, pair.step.output)
+            math.inf
+            if pair.step.output is None
+            else ideal_sqnr(networks.plan.range_node(node), pair.step.output)
         )
         for node, pair in pairs.items()
     }
@@ -129,13 +135,13 @@ def _measure_batch(
     float_output, values = float_run.collect(batch.inputs)
     for node, pair in pairs.items():
         inputs = [values[name] for name in pair.inputs]
-        pair.local.update(values[node], pair.layer.run(inputs))
+        pair.update(pair.local, values[node], pair.layer.run(inputs))
 
     carried = {pair.carrier: (node, pair) for node, pair in pairs.items()}
 
     def accumulate(carrier: str, value: Any) -> None:
         node, pair = carried[carrier]
-        pair.accumulated.update(values[node], real(value, pair.layer.output))
+        pair.update(pair.accumulated, values[node], real(value, pair.layer.output))
 
     quantized_output = quantized_run.watch(batch.inputs, accumulate)
     x, y = first_tensor(float_output), first_tensor(quantized_output)

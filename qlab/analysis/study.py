@@ -159,8 +159,7 @@ class Study:
 
     def output_qparams(self, plan: Plan, node: str, spec: TensorSpec) -> QParams:
         """Scale and zero point of a layer's output under a spec; its source's where it shares."""
-        value = plan.by_node.get(node)
-        return self.activation_qparams(node if value is None else value.source, spec)
+        return self.activation_qparams(plan.range_node(node), spec)
 
     def _node(self, name: str) -> fx.Node:
         return next(node for node in self.graph.graph.nodes if node.name == name)

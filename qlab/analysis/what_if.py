@@ -75,7 +75,8 @@ def what_if(
     values, samples = study.sample()
     quantized = probe.quantized(weight_qparams, inputs, output)
     sums = ErrorSums()
-    sums.update(values[probe.node], quantized.run(probe.arguments(values)))
+    result = quantized.run(probe.arguments(values))
+    sums.update(step.counting(values[probe.node]), step.counting(result))
     return WhatIf(
         name=name,
         weight=weight,
@@ -83,7 +84,8 @@ def what_if(
         weight_qparams=weight_qparams,
         activation_qparams=output,
         weight_error=weight_error,
-        activation_error=output and expected_error(study.stats(probe.node), output),
+        activation_error=output
+        and expected_error(study.stats(plan.range_node(probe.node)), output),
         output_sqnr=sums.sqnr,
         samples=samples,
         execution=quantized.execution,
@@ -98,19 +100,19 @@ def causes_of(study: Study, plan: Plan, name: str) -> tuple[Cause, ...]:
     now = what_if(study, plan, name, None, None)
     found = [
         _with_gain(study, plan, now, cause)
-        for tensor in _quantized_tensors(study, now)
+        for tensor in _quantized_tensors(study, plan, now)
         for cause in find_causes(tensor)
     ]
     return tuple(sorted(found, key=lambda c: -(c.gain_db if c.gain_db is not None else 0.0)))
 
 
-def _quantized_tensors(study: Study, now: WhatIf) -> Iterator[Quantized]:
+def _quantized_tensors(study: Study, plan: Plan, now: WhatIf) -> Iterator[Quantized]:
     probe = study.probe(now.name)
     if now.weight is not None and now.weight_error is not None:
         ranges = weight_channel_ranges(probe.weight())
         yield Quantized("weight", now.weight, probe.weight_stats(), now.weight_error, ranges)
     if now.activation is not None and now.activation_error is not None:
-        stats = study.stats(probe.node)
+        stats = study.stats(plan.range_node(probe.node))
         yield Quantized("activation", now.activation, stats, now.activation_error)
 
 

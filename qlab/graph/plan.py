@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Literal
 
 import pandas as pd
+from torch import Tensor
 
 from qlab.errors import UncalibratedError, UnknownNameError
 from qlab.qconfig import QConfig
@@ -59,6 +60,10 @@ class Step:
     execution: Execution
     reason: str
     bounds: tuple[float, float] | None = None
+
+    def counting(self, output: Tensor) -> Tensor:
+        """What counts of the step's output: all of it, or what lies within `bounds`."""
+        return output if self.bounds is None else output.clamp(*self.bounds)
 
     @property
     def quantized(self) -> bool:
@@ -136,6 +141,11 @@ class Plan:
     def by_node(self) -> Mapping[str, Value]:
         """The quantized tensors by the name of their node."""
         return {value.node: value for value in self.values}
+
+    def range_node(self, node: str) -> str:
+        """The node whose statistics give the range of a node's output: mostly its own."""
+        value = self.by_node.get(node)
+        return node if value is None else value.source
 
     def qparams(self, statistics: Mapping[str, TensorStats]) -> dict[str, QParams]:
         """Scale and zero point of every observed tensor, by node, as `convert` takes them.

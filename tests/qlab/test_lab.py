@@ -282,3 +282,14 @@ def test_one_scale_per_weight_tensor_is_never_better_than_one_per_channel():
             channel = lab.what_if(layer.name)
             tensor = lab.what_if(layer.name, weight=TensorSpec(qint8, symmetric=True))
             assert tensor.weight_error.total >= channel.weight_error.total
+
+
+def test_what_a_clamp_cuts_off_is_no_error():
+    lab = lab_for("norms")
+    step = lab.plan("int8").step("group_norm")
+    assert step.bounds == (0.0, math.inf)
+    row = lab.compare("int8").layers.loc["group_norm"]
+    assert row["sqnr_ideal"] + 1 > row["sqnr_local"] > 30
+    answer = lab.what_if("group_norm", mapping="int8")
+    assert abs(answer.output_sqnr - row["sqnr_local"]) < 1
+    assert answer.activation_error.clipped_share < 0.01
