@@ -96,43 +96,51 @@ def test_the_checker_says_what_and_where():
     assert (finding.name, finding.line) == ("torch.quint8", 3)
 
 
-WITHOUT_DEPRECATED = """
+IMPORT_ALL = """
 import importlib, pkgutil, sys
 import streamlit, torch, torch.export, torch.fx
 
+def import_all():
+    for package in map(importlib.import_module, ("qlab", "pages.common", "pages.figures")):
+        for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+            importlib.import_module(module.name)
+
+def torchs_own():
+    return {name for name in sys.modules if name.startswith(("torch.ao", "torch.quantization"))}
+"""
+WITHOUT_DEPRECATED = """
 for name in dir(torch):
     if name.startswith(("quint", "qint", "quantize_per_", "quantized_")):
         delattr(torch, name)
-for name in [n for n in sys.modules if n.startswith(("torch.ao", "torch.quantization"))]:
-    sys.modules[name] = None
+sys.modules |= dict.fromkeys(torchs_own())
 del torch.ao, torch.quantization
+import_all()
 
-import qlab
-for module in pkgutil.walk_packages(qlab.__path__, "qlab."):
-    importlib.import_module(module.name)
+import qlab, sample_models
+sample = sample_models.load("conv_bn_relu")
+lab = qlab.Lab(sample.model, sample.example_inputs, sample.calibration(32), sample.evaluation())
+lab.calibrate()
+assert lab.compare("int8").output["sqnr"] > 20
+lab.convert("int4-weights")(*sample.example_inputs)
+"""
+LOADS_NO_MORE = """
+before = torchs_own()
+import_all()
+print(*sorted(torchs_own() - before))
 """
 
 
-def test_every_module_imports_on_a_torch_without_the_deprecated_parts():
-    command = [sys.executable, "-W", "error", "-c", WITHOUT_DEPRECATED]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    """Runs code in a fresh Python from the root of the repository, warnings as errors."""
+    command = [sys.executable, "-W", "error", "-c", IMPORT_ALL + code]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_a_torch_without_the_deprecated_parts_is_enough():
+    done = run(WITHOUT_DEPRECATED)
     assert done.returncode == 0, done.stderr
 
 
-LOADS_NO_MORE = """
-import pkgutil, importlib, sys
-import streamlit, torch, torch.export, torch.fx
-
-before = {name for name in sys.modules if name.startswith(("torch.ao", "torch.quantization"))}
-import qlab
-for module in pkgutil.walk_packages(qlab.__path__, "qlab."):
-    importlib.import_module(module.name)
-after = {name for name in sys.modules if name.startswith(("torch.ao", "torch.quantization"))}
-print(*sorted(after - before))
-"""
-
-
 def test_importing_qlab_loads_nothing_of_torch_ao_that_torch_itself_does_not():
-    command = [sys.executable, "-c", LOADS_NO_MORE]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == []
+    done = run(LOADS_NO_MORE)
+    assert (done.returncode, done.stdout.split()) == (0, []), done.stderr

@@ -46,16 +46,16 @@ def test_an_exception_on_the_page_is_seen_and_its_detail_is_not_shown(visit: Vis
 
 def test_a_script_error_is_seen(visit: Visit):
     open_page(visit.page, TITLE)
-    visit.page.evaluate("setTimeout(() => { throw new TypeError('broken') })")
-    visit.page.wait_for_timeout(100)
+    with visit.page.expect_event("pageerror"):
+        visit.page.evaluate("setTimeout(() => { throw new TypeError('broken') })")
     with pytest.raises(AssertionError, match="TypeError: broken"):
         visit.assert_healthy()
 
 
 def test_a_request_to_another_host_is_seen(visit: Visit):
     open_page(visit.page, TITLE)
-    visit.page.get_by_role("button", name="fetch").click()
-    visit.page.wait_for_event("requestfailed")
+    with visit.page.expect_event("requestfailed"):
+        visit.page.get_by_role("button", name="fetch").click()
     with pytest.raises(AssertionError, match=r"outside\.invalid"):
         visit.assert_healthy()
 
