@@ -19,7 +19,7 @@ from torch import fx, nn
 from qlab import registry
 from qlab.errors import ShapeError
 from qlab.granularity import PerAxis, PerTensor
-from qlab.graph.lift import is_real, shape_nodes
+from qlab.graph.lift import is_real, is_tensor, shape_nodes
 from qlab.graph.plan import Execution, Plan, Step, Value
 from qlab.graph.requests import Request, requests_for
 from qlab.nn.intrinsic.fold import core
@@ -125,8 +125,11 @@ class _Annotation:
             return "its output is never quantized"
         if row.name == "chunk" and any(_calls(user) != "getitem" for user in node.users):
             return "its pieces are read all at once"
-        if not all(is_real(operand) for operand in _operands(node)) and row.static is not None:
-            return "an operand is not a tensor of real numbers"
+        if row.static is not None:
+            if not all(is_real(operand) and is_tensor(operand) for operand in _operands(node)):
+                return "an operand is not a tensor of real numbers"
+            if node.kwargs or len(_operands(node)) < len(node.args):
+                return "it is called with further arguments"
         if request.dynamic:
             return "a dynamic qconfig: its input's scale is not known before the call"
         if request.activation is None:
@@ -163,7 +166,8 @@ class _Annotation:
             self.values[node] = self._value(node, spec, clamps[-1] if clamps else node, node)
             self.in_codes.add(node)
         elif role is _Role.SHARED:
-            operand, asker = _operands(node)[0], self.asker_of(node)
+            operand = _operands(node)[0]
+            asker = self.asker_of(node) if is_tensor(operand) else None
             if operand not in self.in_codes and asker is None:
                 return
             if asker is not None:
@@ -231,7 +235,8 @@ class _Annotation:
 
     def _step(self, node: fx.Node) -> Step:
         verdict, request, row = self.verdicts[node], self.requests[node], self._row(node)
-        given = [self._arriving(node, operand) for operand in _operands(node)]
+        read = [o for o in _operands(node) if o not in self.shapes and is_real(o)]
+        given = [self._arriving(node, operand) for operand in read]
         value = self.values.get(node)
         output = value.spec if value is not None and node in self.in_codes else None
         weight = None

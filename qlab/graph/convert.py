@@ -101,7 +101,8 @@ class _Conversion:
 
     def _write_step(self, node: fx.Node, step: Step) -> None:
         if node in self.shapes:
-            self.reals[node] = self._copy(node, self._any_form)
+            of_codes = "dtype" not in node.args  # which would not be the float network's
+            self.reals[node] = self._copy(node, self._any_form if of_codes else self._real)
         elif step.weight is None and step.output is None:
             self.reals[node] = self._copy(node, self._real)
         elif self._row(step).static is None:
@@ -175,7 +176,8 @@ class _Conversion:
         """The node that carries a value as real numbers."""
         if node not in self.reals:
             if node.op == "get_attr":
-                self.reals[node] = self._attribute(node, str(node.target), self._value_of(node))
+                path, value = str(node.target), self._value_of(node)
+                self.reals[node] = self._attribute(node, path, value, node.name)
             else:
                 self.reals[node] = self._rounded(node)
         return self.reals[node]
@@ -195,7 +197,8 @@ class _Conversion:
             if node.op == "get_attr":
                 codes = quantize(self._value_of(node), self._qparams(node))
                 path = self._free(f"{node.target}_codes", self.targets)
-                written = self._attribute(node, path, codes)
+                name = self._free(f"{node.name}_codes", self.names)
+                written = self._attribute(node, path, codes, name)
                 self.codes[node] = self._carries(written, node)
             else:
                 self.codes[node] = self._quantized(node, self._real(node))
@@ -215,11 +218,9 @@ class _Conversion:
         written.meta["source"] = node.name
         return written
 
-    def _attribute(self, node: fx.Node, path: str, value: Tensor) -> fx.Node:
+    def _attribute(self, node: fx.Node, path: str, value: Tensor, name: str) -> fx.Node:
         self.targets[path] = value
-        written = self.graph.create_node(
-            "get_attr", path, (), {}, name=self._free(path, self.names)
-        )
+        written = self.graph.create_node("get_attr", path, (), {}, name=name)
         written.meta["source"] = node.name
         return written
 

@@ -7,6 +7,7 @@ know, stay calls.
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -39,6 +40,11 @@ def lift(graph_module: fx.GraphModule) -> None:
     for node in graph_module.graph.nodes:
         if node.op in ("call_function", "call_method") and node not in shapes and is_real(node):
             _lift_call(graph_module, node)
+        elif node.op == "call_module" and node.kwargs:
+            _name_no_arguments(graph_module, node)
+    for node in reversed(graph_module.graph.nodes):
+        if node.op == "get_attr" and not node.users:  # a weight, now in a module
+            graph_module.graph.erase_node(node)
     graph_module.graph.lint()
     graph_module.recompile()
 
@@ -61,18 +67,23 @@ def shape_nodes(graph_module: fx.GraphModule) -> set[fx.Node]:
 
 
 def is_real(node: fx.Node) -> bool:
-    """Whether a node gives real numbers: a floating-point tensor, or nothing but such tensors.
+    """Whether a node gives real numbers: a floating-point tensor, alone or among others.
 
     True where no example inputs have shown what it gives.
     """
-    return "dtype" not in node.meta or _all_floating(node.meta["dtype"])
+    return "dtype" not in node.meta or _any_floating(node.meta["dtype"])
 
 
-def _all_floating(dtypes: Any) -> bool:
+def is_tensor(node: fx.Node) -> bool:
+    """Whether a node gives one tensor, not a tuple or mapping of some."""
+    return isinstance(node.meta.get("dtype", torch.float32), torch.dtype)
+
+
+def _any_floating(dtypes: Any) -> bool:
     if isinstance(dtypes, torch.dtype):
         return dtypes.is_floating_point
-    items = tuple(dtypes.values()) if isinstance(dtypes, dict) else dtypes or ()
-    return bool(items) and all(map(_all_floating, items))
+    items = dtypes.values() if isinstance(dtypes, dict) else dtypes or ()
+    return any(map(_any_floating, items))
 
 
 def attribute(graph_module: fx.GraphModule, node: fx.Node) -> Any:
@@ -106,6 +117,15 @@ def _lift_call(graph_module: fx.GraphModule, node: fx.Node) -> None:
     node.op, node.target = "call_module", node.meta["name"]
     node.args, node.kwargs = inputs, {}
     node.meta["parameters"] = sum(parameter.numel() for parameter in module.parameters())
+
+
+def _name_no_arguments(graph_module: fx.GraphModule, node: fx.Node) -> None:
+    """Turns the keyword arguments of a known module into positional ones."""
+    module = graph_module.get_submodule(str(node.target))
+    if registry.row_for_module(type(module)) is not None:
+        signature = inspect.signature(type(module).forward)
+        bound = signature.bind(module, *node.args, **node.kwargs)
+        node.args, node.kwargs = bound.args[1:], bound.kwargs
 
 
 def _constant(graph_module: fx.GraphModule, value: Any) -> Tensor:

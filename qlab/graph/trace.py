@@ -7,6 +7,7 @@ import inspect
 import itertools
 import linecache
 import traceback
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -214,7 +215,7 @@ def _replace(
             arguments[name] = {key: stand_ins.get(key, item) for key, item in value.items()}
         else:
             arguments[name] = stand_ins.get(name, value)
-    return inspect.BoundArguments(inputs.signature, arguments)  # pyright: ignore
+    return inspect.BoundArguments(inputs.signature, OrderedDict(arguments))
 
 
 def _trace_error(root: nn.Module, path: str | None, error: Exception) -> TraceError:

@@ -263,6 +263,20 @@ def test_operands_that_are_no_real_numbers():
     assert plan.step("add").reason == "an operand is not a tensor of real numbers"
 
 
+def test_further_arguments_leave_a_layer_in_float():
+    class Resized(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up = nn.ConvTranspose1d(2, 2, 2, stride=2)
+
+        def forward(self, x):
+            return self.up(self.up(x), [13])
+
+    plan = plan_of(Resized(), EVERYWHERE, torch.randn(1, 2, 3))
+    assert plan.step("up_1").execution == "float"
+    assert plan.step("up_1").reason == "it is called with further arguments"
+
+
 def test_a_constant_operand_needs_no_statistics():
     class Shifted(nn.Module):
         def __init__(self):

@@ -16,6 +16,7 @@ from qlab.qconfig import QConfigMapping, default_activation_only_qconfig, qconfi
 from qlab.qparams import QParams, quantize
 from qlab.ranges import TensorSpec
 from qlab.stats import TensorStats
+from tests.qlab.eager.nets import conv_net
 from tests.qlab.graph.test_annotate import ACTIVATION, EVERYWHERE, INT8, WEIGHT, Known, Net, X
 
 
@@ -263,3 +264,84 @@ def test_another_width_and_float8_run():
         _, converted = converted_of(Net(), mapping, X)
         assert converted(X).isfinite().all()
         assert converted.stem.weight().codes.dtype == weight.dtype.storage
+
+
+class Recurrent(nn.Module):
+    """A tuple from an operator without integer form, read in pieces."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.fc = nn.LSTM(4, 6, batch_first=True), nn.Linear(6, 3)
+
+    def forward(self, x):
+        y, (h, _) = self.lstm(x)
+        return self.fc(y[:, -1]) + self.fc(h[0])
+
+
+def test_pieces_of_a_float_tuple_are_quantized_one_by_one():
+    x = torch.randn(4, 5, 4)
+    graph, converted = converted_of(Recurrent(), EVERYWHERE, x)
+    plan = converted.meta["plan"]
+    assert plan.step("lstm").reason == "no integer form of LSTM"
+    assert plan.step("fc").execution == plan.step("add").execution == "integer"
+    torch.testing.assert_close(converted(x), graph(x), rtol=0, atol=0.05)
+
+
+def test_attention_of_the_library_stays_in_float_between_integers():
+    class Attends(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(8, 8)
+            self.attn = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x):
+            y = self.fc(x)
+            return self.fc(self.attn(y, y, y, need_weights=False)[0])
+
+    x = torch.randn(2, 3, 8)
+    graph, converted = converted_of(Attends(), EVERYWHERE, x)
+    assert converted.meta["plan"].step("attn").execution == "float"
+    torch.testing.assert_close(converted(x), graph(x), rtol=0, atol=0.1)
+
+
+def test_dtypes_are_those_of_the_float_network():
+    class Casts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, x):
+            y = self.fc(x)
+            return self.fc(y) + torch.ones(1).to(y.dtype), y.shape
+
+    x = torch.randn(3, 4)
+    graph, converted = converted_of(Casts(), EVERYWHERE, x)
+    torch.testing.assert_close(converted(x)[0], graph(x)[0], rtol=0, atol=0.1)
+    assert converted(x)[1] == (3, 4)
+
+
+def test_arguments_by_name_reach_the_module():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return torch.flatten(input=self.fc(input=x), start_dim=0)
+
+    x = torch.randn(3, 4)
+    graph, converted = converted_of(Named(), EVERYWHERE, x)
+    assert converted.meta["plan"].step("fc").inputs == (ACTIVATION,)
+    torch.testing.assert_close(converted(x), graph(x), rtol=0, atol=0.05)
+
+
+def test_stubs_and_functionals_of_an_eager_model_vanish():
+    x = torch.randn(2, 3, 8, 8)
+    graph, converted = converted_of(conv_net(), EVERYWHERE, x)
+    plan = converted.meta["plan"]
+    assert [step.name for step in plan.steps] == [
+        *("conv1", "conv2", "add", "pool", "mean", "flatten", "fc")
+    ]
+    assert plan.step("add").fused == ("relu",)
+    assert {step.execution for step in plan.steps} == {"integer", "shared"}
+    torch.testing.assert_close(converted(x), graph(x), rtol=0, atol=0.05)

@@ -56,6 +56,11 @@ def test_what_was_called_is_kept_for_rules_by_type():
     assert kinds["tanh"] == "tanh"
 
 
+def test_weights_that_moved_into_a_module_leave_no_node():
+    traced = trace(Functional(), torch.randn(2, 3))
+    assert not [node for node in traced.graph.nodes if node.op == "get_attr"]
+
+
 def test_parameters_of_a_lifted_call_are_counted():
     nodes = {n.meta["name"]: n for n in trace(Functional(), torch.randn(2, 3)).graph.nodes}
     assert nodes["linear"].meta["parameters"] == 16
