@@ -20,6 +20,7 @@ from qlab import registry
 from qlab.errors import UnsupportedError
 
 _SHAPE_METHODS = frozenset({"size", "dim", "numel", "nelement", "ndimension", "stride"})
+_RESHAPE_KEYWORDS = {"size": "shape"}  # what view calls one way, reshape calls another
 _PLAIN_PYTHON = frozenset({"_operator", "builtins", "math"})
 Kind = type[nn.Module] | Callable[..., Any] | str
 
@@ -36,6 +37,7 @@ def lift(graph_module: fx.GraphModule) -> None:
         node.meta["kind"] = _kind(graph_module, node)
         if _writes(node, in_place):
             _redirect(node)
+        _tolerate_layouts(node)
     shapes = shape_nodes(graph_module)
     for node in graph_module.graph.nodes:
         if node.op in ("call_function", "call_method") and node not in shapes and is_real(node):
@@ -169,6 +171,19 @@ def _writes(node: fx.Node, in_place_modules: set[str]) -> bool:
     if writes:
         node.target = vars(torch).get(name[:-1]) or vars(F).get(name[:-1]) or node.target
     return writes
+
+
+def _tolerate_layouts(node: fx.Node) -> None:
+    """Makes ``view`` a ``reshape``: an integer kernel may give another memory layout than float.
+
+    Nothing writes in place, so the two differ in nothing else. A view as another dtype stays.
+    """
+    arguments = (*node.args[1:], *node.kwargs.values())
+    if any(isinstance(argument, torch.dtype) for argument in arguments):
+        return
+    if node.op == "call_method" and node.target in ("view", "view_as"):
+        node.target = str(node.target).replace("view", "reshape")
+        node.kwargs = {_RESHAPE_KEYWORDS.get(key, key): v for key, v in node.kwargs.items()}
 
 
 def _redirect(node: fx.Node) -> None:

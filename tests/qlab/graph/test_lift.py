@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from qlab.graph import trace
+from qlab.graph import convert_fx, prepare_fx, trace
 from qlab.graph.lift import shape_nodes
 from qlab.nn import functions
 
@@ -159,3 +159,30 @@ def test_the_models_own_modules_still_write_in_place():
     model = InPlaceModule()
     trace(model, torch.randn(2, 3))
     assert model.relu.inplace
+
+
+class Viewing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.linear = nn.Linear(4 * 6 * 6, 2)
+
+    def forward(self, x):
+        y = self.conv(x)
+        return self.linear(y.view(size=(x.size(0), -1)).view_as(y.flatten(1)))
+
+
+def test_views_work_on_the_memory_layout_of_integer_kernels():
+    model, x = Viewing().eval(), torch.randn(4, 3, 8, 8)
+    prepared = prepare_fx(model, "int8", x)
+    prepared(x)
+    torch.testing.assert_close(convert_fx(prepared)(x), model(x), atol=0.05, rtol=0)
+
+
+def test_a_view_as_another_dtype_stays_a_view():
+    class Bits(nn.Module):
+        def forward(self, x):
+            return x.view(torch.int32)
+
+    x = torch.randn(3)
+    assert torch.equal(trace(Bits(), x)(x), x.view(torch.int32))
