@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from qlab import registry
@@ -188,8 +189,18 @@ class _Conversion:
             return self._real(node)
         if node not in self.rounded:
             module = DeQuantize().bind_inputs(self._qparams(node))
-            self.rounded[node] = self._border(node, self._codes(node), "dequantize", module)
+            real = self._border(node, self._codes(node), "dequantize", module)
+            self.rounded[node] = self._as_in_float(node, real)
         return self.rounded[node]
+
+    def _as_in_float(self, node: fx.Node, real: fx.Node) -> fx.Node:
+        """Real numbers in the dtype that the float graph has them in."""
+        dtype = node.meta.get("dtype")
+        if dtype not in (torch.float16, torch.bfloat16, torch.float64):
+            return real
+        cast = self.graph.call_method("to", (real, dtype))
+        cast.meta["source"] = node.name
+        return cast
 
     def _codes(self, node: fx.Node) -> fx.Node:
         """The node that carries a value as codes."""

@@ -13,7 +13,35 @@ from qlab.errors import FormatError, QlabError, UnsupportedError
 from qlab.nn.intrinsic import FusedModule
 from qlab.nn.quantized.base import QuantizedModule
 
-_EXTRA_FLOAT = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Flatten)
+#: Classes of `torch.nn` that stay in float, and that their attributes rebuild.
+_EXTRA_FLOAT = (
+    nn.CELU,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.Embedding,
+    nn.Flatten,
+    nn.Identity,
+    nn.LogSoftmax,
+    nn.Mish,
+    nn.PReLU,
+    nn.PixelShuffle,
+    nn.RMSNorm,
+    nn.SELU,
+    nn.SiLU,
+    nn.Softplus,
+    nn.Tanhshrink,
+    nn.Threshold,
+    nn.Unflatten,
+)
+_FLOAT_DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+}
 _SKIPPED_ARGUMENTS = ("device", "dtype", "self")
 
 
@@ -73,8 +101,10 @@ def describe(module: nn.Module, path: str) -> dict[str, Any]:
             received=name,
             fix="Quantize the layer, or replace it by one of torch.nn.",
         )
-    arguments = _listed(_float_arguments(module))
-    data = {"class": name, "arguments": arguments}
+    data: dict[str, Any] = {"class": name, "arguments": _listed(_float_arguments(module))}
+    dtype = _float_dtype(module)
+    if dtype != torch.float32:
+        data["dtype"] = str(dtype).removeprefix("torch.")
     rebuilt = build(data, path)
     same_state = {k: v.shape for k, v in rebuilt.state_dict().items()} == {
         k: v.shape for k, v in module.state_dict().items()
@@ -86,6 +116,12 @@ def describe(module: nn.Module, path: str) -> dict[str, Any]:
             received=repr(rebuilt),
         )
     return data
+
+
+def _float_dtype(module: nn.Module) -> torch.dtype:
+    """The dtype of a module's first tensor of real numbers; float32 if it has none."""
+    tensors = (*module.parameters(), *module.buffers())
+    return next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
 
 
 def _listed(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -107,7 +143,8 @@ def build(data: dict[str, Any], path: str) -> nn.Module:
             arguments = {
                 k: tuple(v) if isinstance(v, list) else v for k, v in data["arguments"].items()
             }
-            return floats[name](**arguments).eval()
+            dtype = _FLOAT_DTYPES[data.get("dtype", "float32")]
+            return floats[name](**arguments).to(dtype).eval()
         if name in fused:
             return fused[name](*(build(part, path) for part in data["parts"])).eval()
     except (QlabError, TypeError, ValueError, KeyError, RuntimeError) as error:

@@ -22,7 +22,7 @@ from qlab.io import modules
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _PATH = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*\Z")
-_SHAPE_METHODS = ("size", "dim", "numel")
+_PLAIN_METHODS = ("size", "dim", "numel", "to")
 _SHAPE_ATTRIBUTES = ("shape", "ndim")
 
 
@@ -40,7 +40,7 @@ def _function_name(function: Callable[..., Any]) -> str:
 
 
 def _methods() -> set[str]:
-    return {method for row in registry.ROWS for method in row.methods} | set(_SHAPE_METHODS)
+    return {method for row in registry.ROWS for method in row.methods} | set(_PLAIN_METHODS)
 
 
 def encode(value: Any) -> Any:

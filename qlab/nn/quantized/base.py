@@ -27,7 +27,6 @@ from qlab.nn.quantized.holder import (
     QParamsHolder,
     check_per_tensor,
     float_copy,
-    storage_of,
 )
 from qlab.nn.quantized.observed import activation_qparams, weight_qparams
 from qlab.qparams import QParams
@@ -221,7 +220,7 @@ class QuantizedModule(QParamsHolder):
             raise self._not_quantized(inputs)
         arguments = []
         for x, qparams in zip(inputs, bound, strict=True):
-            if x.dtype is not storage_of(qparams):
+            if not _fits(x, qparams):
                 raise self._not_quantized(inputs)
             arguments += (x, qparams)
         return self.compute(*arguments)
@@ -366,6 +365,13 @@ class QuantizedModule(QParamsHolder):
 
     def _get_name(self) -> str:
         return f"Quantized{type(self).__name__}"
+
+
+def _fits(x: Any, qparams: QParams | None) -> bool:
+    """Whether ``x`` holds what the parameters describe: codes, or without them real numbers."""
+    if not isinstance(x, Tensor):
+        return False
+    return x.is_floating_point() if qparams is None else x.dtype is qparams.dtype.storage
 
 
 def _tuples(value: Any) -> Any:

@@ -33,11 +33,6 @@ def float_copy(value: Tensor | None) -> Tensor | None:
     return None if value is None else value.detach().to(torch.float32, copy=True)
 
 
-def storage_of(qparams: QParams | None) -> torch.dtype:
-    """The type of tensor that parameters describe; without them real numbers, float32."""
-    return torch.float32 if qparams is None else qparams.dtype.storage
-
-
 def check_per_tensor(owner: str, what: str, qparams: QParams | None) -> None:
     """Raises `ArgumentError` if there are parameters, of more than one scale."""
     if qparams is not None and not qparams.per_tensor_granularity:
@@ -105,7 +100,7 @@ class QParamsHolder(nn.Module):
     def bind_inputs(self, *qparams: QParams | None) -> Self:
         """Fixes how plain codes are read, one `QParams` per input; returns the module itself.
 
-        None stands for an input of real numbers, float32, where `takes_real_numbers`.
+        None stands for an input of real numbers where `takes_real_numbers`.
 
         Raises:
             ArgumentError: More than one scale per input, or None where only codes are taken.

@@ -134,10 +134,10 @@ class WeightedModule(QuantizedModule):
                 self._cache["float"] = self.plain_float_type()(**arguments, bias=bias)
         parameters = {"weight": self.weight().dequantize(), "bias": self.bias()}
         parameters = {name: value for name, value in parameters.items() if value is not None}
-        real = functional_call(self._cache["float"], parameters, (x,))
+        real = functional_call(self._cache["float"], parameters, (x.to(torch.float32),))
         real = real.relu() if self.relu else real
         output = self.get_qparams(OUTPUT)
-        return real if output is None else quantize(real, output)
+        return real.to(x.dtype) if output is None else quantize(real, output)
 
     def _shown_weight(self) -> list[str]:
         qparams = self.weight_qparams

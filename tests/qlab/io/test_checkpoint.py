@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save
+from torch import nn
 
 import qlab
 import sample_models
@@ -162,3 +163,28 @@ def test_a_truncated_checkpoint_is_refused():
 def test_plain_weights_are_not_a_quantized_model():
     with pytest.raises(FormatError, match=r"not a quantized model of qlab"):
         load_quantized(save({"x": torch.zeros(1)}))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.SiLU(),
+        nn.PReLU(4),
+        nn.Softplus(2.0),
+        nn.RMSNorm(8),
+        nn.ConvTranspose2d(4, 4, 3, stride=2, output_padding=1, groups=2, bias=False),
+        nn.PixelShuffle(2),
+        nn.LogSoftmax(1),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_a_layer_that_has_no_integer_form_travels_in_float(layer):
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), layer), torch.randn(2, 3, 8, 8)
+    converted = qlab.Lab(model, x, [x]).convert()
+    assert torch.equal(load_quantized(checkpoint_bytes(converted))(x), converted(x))
+
+
+def test_an_embedding_travels_in_float():
+    model, x = nn.Sequential(nn.Embedding(9, 6), nn.Linear(6, 2)), torch.randint(0, 9, (4, 5))
+    converted = qlab.Lab(model, x, [x]).convert()
+    assert torch.equal(load_quantized(checkpoint_bytes(converted))(x), converted(x))
