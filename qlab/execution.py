@@ -6,7 +6,10 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
+
+from qlab.errors import ArgumentError, QlabError
+from qlab.graph.shapes import refusal, tensors_in
 
 
 class GraphRunner(fx.Interpreter):
@@ -21,14 +24,25 @@ class GraphRunner(fx.Interpreter):
 
     def __init__(self, graph_module: fx.GraphModule, watch: Collection[str]) -> None:
         super().__init__(graph_module)
+        self.extra_traceback = False  # fx would append node dumps to messages meant for people
         self._watch = frozenset(watch)
         self._observe: Callable[[str, Any], None] | None = None
 
     def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
+        try:
+            value = super().run_node(n)
+        except (QlabError, torch.OutOfMemoryError):
+            raise
+        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise self._refused(n, error) from error
         if self._observe is not None and n.name in self._watch:
             self._observe(n.name, value)
         return value
+
+    def _refused(self, n: fx.Node, error: Exception) -> QlabError:
+        module = self.module.get_submodule(str(n.target)) if n.op == "call_module" else None
+        received: list[Tensor] = tensors_in(self.fetch_args_kwargs_from_env(n))
+        return refusal(n, module, received, error, "inputs")
 
     def watch(self, inputs: tuple[Any, ...], observe: Callable[[str, Any], None]) -> Any:
         """Runs the graph, calling ``observe(node name, value)`` right after each watched node.
@@ -39,6 +53,9 @@ class GraphRunner(fx.Interpreter):
 
         Returns:
             The graph's output.
+
+        Raises:
+            ArgumentError: A layer does not take what it is given; names it.
         """
         self._observe = observe
         try:
@@ -55,3 +72,26 @@ class GraphRunner(fx.Interpreter):
         """
         values: dict[str, Any] = {}
         return self.watch(inputs, values.__setitem__), values
+
+
+def usable_device(device: torch.device | str | int) -> torch.device:
+    """The device of a name, if tensors can be put there.
+
+    Raises:
+        ArgumentError: There is no such device, or it holds no numbers.
+    """
+    try:
+        found = torch.device(device)
+        usable = found.type != "meta"
+        torch.empty(0, device=found)
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ArgumentError(
+            "This machine has no such device", received=f"{device!r} ({reason})", fix=_DEVICES
+        ) from error
+    if not usable:
+        raise ArgumentError("The meta device holds no numbers", received=device, fix=_DEVICES)
+    return found
+
+
+_DEVICES = 'Pass "cpu", or "cuda" where torch.cuda.is_available().'

@@ -20,6 +20,7 @@ from qlab.analysis.report import Report
 from qlab.analysis.study import Study
 from qlab.analysis.what_if import WhatIf, causes_of, compare_policies, what_if
 from qlab.errors import ArgumentError, DTypeError, UnknownNameError
+from qlab.execution import usable_device
 from qlab.graph import Plan, fuse, trace
 from qlab.io.checkpoint import save_quantized
 from qlab.io.files import write_atomically
@@ -45,7 +46,7 @@ class Lab:
 
     Raises:
         TraceError: The model cannot be turned into a graph; names module, file and line.
-        ArgumentError: Example inputs that do not fit the model.
+        ArgumentError: Example inputs that do not fit the model, or no such device.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Lab:
                 "Lab needs a model", expected="a torch.nn.Module", received=type(model).__name__
             )
         home = _device_of(model)
-        self.device = torch.device(device) if device is not None else home
+        self.device = usable_device(home if device is None else device)
         inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
         graph = fuse(trace(model, tuple(_to(x, home) for x in inputs))).to(self.device)
         self._calibration_data = Batches(calibration, len(inputs), self.device, "calibration")
@@ -295,7 +296,7 @@ def resolve_mapping(mapping: Mapping) -> QConfigMapping:
     if isinstance(mapping, QConfigMapping):
         return mapping
     if mapping is None or isinstance(mapping, str):
-        return presets.get(mapping or DEFAULT_PRESET).mapping()
+        return presets.get(DEFAULT_PRESET if mapping is None else mapping).mapping()
     raise DTypeError(
         "Not a configuration",
         expected="a QConfigMapping, the name of a preset, or None",

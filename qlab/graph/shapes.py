@@ -51,7 +51,7 @@ class _ShapeRun(fx.Interpreter):
         except Exception as error:
             args, kwargs = self.fetch_args_kwargs_from_env(n)
             received = tensors_in((args, kwargs))
-            self.refusal = _refusal(n, self._module_of(n), received, error)
+            self.refusal = refusal(n, self._module_of(n), received, error, "example inputs")
             raise
         n.meta["shape"] = _nested(value, lambda tensor: tuple(tensor.shape))
         n.meta["dtype"] = _nested(value, lambda tensor: tensor.dtype)
@@ -72,17 +72,30 @@ def _nested(value: Any, of: Any) -> Any:
     return None
 
 
-def _refusal(
-    node: fx.Node, module: nn.Module | None, received: list[Tensor], error: Exception
+def refusal(
+    node: fx.Node,
+    module: nn.Module | None,
+    received: list[Tensor],
+    error: Exception,
+    what: str,
 ) -> ArgumentError:
+    """The error for inputs that a layer did not take.
+
+    Args:
+        node: The layer's node.
+        module: The layer, where it is a module.
+        received: The tensors that it was given.
+        error: What PyTorch said.
+        what: What the model was run on, such as ``"example inputs"``.
+    """
     kind = type(module).__name__ if module is not None else node.op.replace("_", " ")
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return ArgumentError(
-        f"The example inputs do not fit the model: layer {node.meta['name']!r} ({kind}) "
+        f"The {what} do not fit the model: layer {node.meta.get('name', node.name)!r} ({kind}) "
         f"refused its input: {reason}",
         expected=_expectation(module),
         received=", ".join(f"shape {tuple(t.shape)} of {t.dtype}" for t in received) or None,
-        fix="Pass example inputs of the shape and dtype that the model is used with.",
+        fix=f"Pass {what} of the shape and dtype that the model is used with.",
     )
 
 

@@ -293,3 +293,34 @@ def test_what_a_clamp_cuts_off_is_no_error():
     answer = lab.what_if("group_norm", mapping="int8")
     assert abs(answer.output_sqnr - row["sqnr_local"]) < 1
     assert answer.activation_error.clipped_share < 0.01
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (torch.randn(4, 3), r"layer '0' \(Linear\) refused its input.*Received shape \(4, 3\)"),
+        (torch.ones(4, 6, dtype=torch.int32), "Received shape .4, 6. of torch.int32"),
+    ],
+)
+def test_data_that_does_not_fit_names_the_layer_that_refused_it(batch, message):
+    lab = qlab.Lab(nn.Sequential(nn.Linear(6, 2)), torch.randn(4, 6), [batch])
+    with pytest.raises(ArgumentError, match=message):
+        lab.calibrate()
+
+
+def test_an_error_in_a_layer_is_told_without_node_dumps():
+    lab = qlab.Lab(nn.Linear(6, 2), torch.randn(4, 6), [torch.full((4, 6), math.nan)])
+    with pytest.raises(NonFiniteError) as caught:
+        lab.calibrate()
+    assert "While executing" not in str(caught.value)
+
+
+@pytest.mark.parametrize("device", ["nowhere", "cuda:99", 1.5, "meta"])
+def test_a_device_that_does_not_exist_is_refused(device):
+    with pytest.raises(ArgumentError, match="device"):
+        qlab.Lab(nn.Linear(6, 2), torch.randn(4, 6), [torch.randn(4, 6)], device=device)
+
+
+def test_an_empty_name_is_no_preset():
+    with pytest.raises(UnknownNameError, match="preset ''"):
+        lab_for("mlp").plan("")
