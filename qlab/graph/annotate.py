@@ -123,6 +123,10 @@ class _Annotation:
         """Why an operator stays in float although its qconfig asks for more, or None."""
         if row.output.kind is OutputKind.FLOAT:
             return "its output is never quantized"
+        if row.static is not None and node.op == "call_module":
+            refused = row.static.obstacle(self._module(node))
+            if refused is not None:
+                return refused
         if row.name == "chunk" and any(_calls(user) != "getitem" for user in node.users):
             return "its pieces are read all at once"
         if row.static is not None:

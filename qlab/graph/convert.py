@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Mapping
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from qlab import registry
-from qlab.errors import ArgumentError, QlabError, UnsupportedError
+from qlab.errors import ArgumentError, NonFiniteError, QlabError, UnsupportedError
 from qlab.graph.lift import attribute, shape_nodes
 from qlab.graph.plan import Plan, Step, Value, uncalibrated
 from qlab.graph.prepare import device_of
@@ -51,6 +52,7 @@ def convert(
     Raises:
         ArgumentError: The plan was made for another graph.
         UncalibratedError: An observed tensor has no scale; names it.
+        NonFiniteError: NaN or infinity in a parameter of a layer to be quantized; names it.
     """
     known = {node.name for node in graph_module.graph.nodes}
     if foreign := sorted({step.node for step in plan.steps} - known):
@@ -59,7 +61,27 @@ def convert(
             expected="a plan that annotate made for this graph",
             received=f"steps at nodes it does not have: {', '.join(foreign[:5])}",
         )
+    check_parameters(graph_module, plan)
     return _Conversion(graph_module, plan, qparams, weights or {}).run()
+
+
+def check_parameters(graph_module: fx.GraphModule, plan: Plan) -> None:
+    """Raises `NonFiniteError` where a layer to be quantized has NaN or infinity in a parameter."""
+    for step in plan.quantized_steps:
+        layer = graph_module.get_submodule(step.name)
+        for name, tensor in chain(layer.named_parameters(), layer.named_buffers()):
+            bad = tensor.numel() - int(torch.isfinite(tensor).sum())
+            if bad:
+                raise NonFiniteError(
+                    f"{name.split('.')[-1]} of layer {step.name!r} must be finite to be quantized",
+                    received=f"{bad} NaN or infinite of {tensor.numel()} values",
+                    fix="Repair the model's weights, or leave the layer in float.",
+                )
+
+
+def is_converted(graph_module: fx.GraphModule) -> bool:
+    """Whether a graph is what `convert` returns."""
+    return any("source" in node.meta for node in graph_module.graph.nodes)
 
 
 class _Conversion:

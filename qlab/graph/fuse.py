@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from torch import fx, nn
 
 from qlab.errors import UnsupportedError
+from qlab.nn.intrinsic.fold import hooked
 from qlab.registry import PATTERNS, Pattern
 
 
@@ -42,9 +43,10 @@ def _chains(graph_module: fx.GraphModule, pattern: Pattern) -> Iterator[list[fx.
         chain = [node]
         while len(chain) < len(pattern.modules) and len(chain[-1].users) == 1:
             chain.append(next(iter(chain[-1].users)))
-        kinds = tuple(type(_module(graph_module, part)) for part in chain)
+        modules = [_module(graph_module, part) for part in chain]
+        kinds = tuple(map(type, modules))
         handed_on = all(part.args == (before,) for before, part in itertools.pairwise(chain))
-        if kinds == pattern.modules and handed_on:
+        if kinds == pattern.modules and handed_on and not any(map(hooked, filter(None, modules))):
             yield chain
 
 

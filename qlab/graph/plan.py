@@ -200,7 +200,7 @@ def uncalibrated(value: Value) -> UncalibratedError:
         f"The output of {value.name!r} has no calibrated range",
         expected=f"statistics of node {value.node!r}, quantized as {value.spec.describe()}",
         fix="Run calibration data through the prepared model, or calibrate the Lab, before "
-        "converting.",
+        "converting; NaN and infinities do not count.",
     )
 
 

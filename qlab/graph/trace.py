@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import itertools
+import keyword
 import linecache
 import traceback
 from collections import OrderedDict
@@ -14,8 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.parameter import UninitializedParameter
 
-from qlab.errors import ArgumentError, TraceError
+from qlab.errors import ArgumentError, DTypeError, TraceError
 from qlab.graph.lift import attribute, lift
 from qlab.graph.shapes import record_shapes, tensors_in
 from qlab.nn.quantized import FloatFunctional, FXFloatFunctional
@@ -56,8 +58,11 @@ def trace(
 
     Raises:
         TraceError: The forward decides on what it computes; names module, file and line.
-        ArgumentError: The inputs do not fit; names the layer that refused them.
+        DTypeError: Not a module.
+        ArgumentError: The inputs do not fit, with the name of the layer that refused them; or the
+            model is quantized already, or has parameters that do not exist yet.
     """
+    _check_model(model)
     root = copy.deepcopy(model).eval()
     if _is_library_leaf(root):
         root = nn.Sequential(root)
@@ -78,6 +83,24 @@ def trace(
     raise refusals[0]
 
 
+def _check_model(model: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise DTypeError("Not a model", expected="a torch.nn.Module", received=type(model).__name__)
+    if isinstance(model, fx.GraphModule) and "plan" in model.meta:
+        raise ArgumentError(
+            "The model is prepared or converted already",
+            expected="a float model",
+            received="what prepare_fx or convert_fx returned",
+            fix="Start from the float model, which neither of them changes.",
+        )
+    for path, module in model.named_modules():
+        if any(isinstance(p, UninitializedParameter) for p in module._parameters.values()):
+            raise ArgumentError(
+                f"The parameters of layer {path!r} ({type(module).__name__}) do not exist yet",
+                fix="Call the model once: lazy layers take their shapes from the first input.",
+            )
+
+
 def symbolic(root: nn.Module, inputs: inspect.BoundArguments, leaves: Leaves) -> fx.GraphModule:
     """Runs the forward once with stand-ins for the inputs and records what it does with them."""
     tracer = _Tracer(inputs, leaves)
@@ -85,6 +108,14 @@ def symbolic(root: nn.Module, inputs: inspect.BoundArguments, leaves: Leaves) ->
         graph = tracer.trace(root)
     except Exception as error:
         raise _trace_error(root, tracer.stopped_in, error) from error
+    for node in graph.nodes:
+        reserved = [part for part in str(node.target).split(".") if keyword.iskeyword(part)]
+        if node.op in ("call_module", "get_attr") and reserved:
+            raise TraceError(
+                "A module or parameter bears a name that Python reserves",
+                received=f"{reserved[0]!r} in {node.target!r}",
+                fix="Give it another name; a graph is written as Python code.",
+            )
     return fx.GraphModule(root, graph, type(root).__name__)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import fx, nn
@@ -10,7 +10,7 @@ from torch import fx, nn
 from qlab import presets
 from qlab.errors import ArgumentError, DTypeError, UncalibratedError, UnsupportedError
 from qlab.graph.annotate import annotate
-from qlab.graph.convert import convert
+from qlab.graph.convert import check_parameters, convert, is_converted
 from qlab.graph.fuse import fuse
 from qlab.graph.plan import Plan, uncalibrated
 from qlab.graph.prepare import prepare, without_observers
@@ -65,12 +65,12 @@ def prepare_fx(
         QuantizedLinearReLU(...)
     """
     _refuse("prepare_fx", _equalization_config=_equalization_config, backend_config=backend_config)
-    custom = dict(prepare_custom_config or {})
+    custom = _custom("prepare_fx", prepare_custom_config)
     leaves = {
         *custom.pop("non_traceable_module_name", ()),
         *custom.pop("non_traceable_module_class", ()),
     }
-    preserved = {name: getattr(model, name) for name in custom.pop("preserved_attributes", ())}
+    preserved = _attributes(model, custom.pop("preserved_attributes", ()))
     _refuse("prepare_fx", **custom)
     traced = fuse(trace(model, example_inputs, leaves=leaves))
     prepared = prepare(traced, annotate(traced, as_mapping(qconfig_mapping)))
@@ -100,13 +100,14 @@ def convert_fx(
         A graph in evaluation mode, floating point in and out, plain integer tensors inside.
 
     Raises:
-        ArgumentError: The model was not prepared.
+        ArgumentError: The model was not prepared, or is converted already.
+        NonFiniteError: NaN or infinity in a parameter of a layer to be quantized; names it.
         UncalibratedError: An observer has seen no data; names the layer.
         UnsupportedError: A part of the customisation that is not known.
     """
     plan = _plan_of(graph_module)
-    custom = dict(convert_custom_config or {})
-    preserved = custom.pop("preserved_attributes", ())
+    custom = _custom("convert_fx", convert_custom_config)
+    preserved = _attributes(graph_module, custom.pop("preserved_attributes", ()))
     _refuse(
         "convert_fx",
         **custom,
@@ -116,9 +117,10 @@ def convert_fx(
     floating, observers = without_observers(graph_module)
     if qconfig_mapping is not None:
         plan = annotate(floating, as_mapping(qconfig_mapping))
+    check_parameters(floating, plan)  # before NaN that they cause is taken for missing data
     qparams = _observed_qparams(plan, observers)
     converted = convert(floating, plan, qparams, weights=_own_weights(floating, plan))
-    return _with_attributes(converted, {name: getattr(graph_module, name) for name in preserved})
+    return _with_attributes(converted, preserved)
 
 
 def fuse_fx(
@@ -137,8 +139,8 @@ def fuse_fx(
         TraceError: The model cannot be turned into a graph; names module, file and line.
         UnsupportedError: A part of the customisation that is not known.
     """
-    custom = dict(fuse_custom_config or {})
-    preserved = {name: getattr(model, name) for name in custom.pop("preserved_attributes", ())}
+    custom = _custom("fuse_fx", fuse_custom_config)
+    preserved = _attributes(model, custom.pop("preserved_attributes", ()))
     _refuse("fuse_fx", **custom, backend_config=backend_config)
     return _with_attributes(fuse(trace(model)), preserved)
 
@@ -164,7 +166,36 @@ def as_mapping(mapping: QConfigMapping | Mapping[str, Any] | str) -> QConfigMapp
     )
 
 
+def _custom(function: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A customisation as a dict of its own."""
+    if given is not None and not isinstance(given, Mapping):
+        raise DTypeError(
+            f"{function}: the customisation is not in its dict form",
+            expected="a dict such as {'preserved_attributes': ['name']}",
+            received=type(given).__name__,
+        )
+    return dict(given or {})
+
+
+def _attributes(model: nn.Module, names: Iterable[str]) -> dict[str, Any]:
+    """Attributes of a model that its converted form shall have too."""
+    missing = [name for name in names if not hasattr(model, name)]
+    if missing:
+        raise ArgumentError(
+            "A preserved attribute is not there",
+            expected=f"names of attributes of {type(model).__name__}",
+            received=", ".join(map(repr, missing)),
+        )
+    return {name: getattr(model, name) for name in names}
+
+
 def _plan_of(graph_module: fx.GraphModule) -> Plan:
+    if isinstance(graph_module, fx.GraphModule) and is_converted(graph_module):
+        raise ArgumentError(
+            "convert_fx: the model is converted already",
+            expected="what prepare_fx returned",
+            received="what convert_fx returned",
+        )
     plan = graph_module.meta.get("plan") if isinstance(graph_module, fx.GraphModule) else None
     if not isinstance(plan, Plan):
         raise ArgumentError(

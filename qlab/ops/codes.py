@@ -15,7 +15,9 @@ from qlab.qparams import QParams, quantize_round_first
 @lru_cache(maxsize=1024)
 def code_of(value: float, qparams: QParams) -> float:
     """The code that stands for a real number, per tensor."""
-    return quantize_round_first(torch.tensor(value, device=qparams.scale.device), qparams).item()
+    return quantize_round_first(
+        torch.tensor(float(value), device=qparams.scale.device), qparams
+    ).item()
 
 
 def as_reals(x: Tensor) -> Tensor:

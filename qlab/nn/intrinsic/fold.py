@@ -107,3 +107,8 @@ def core(module: nn.Module) -> nn.Module:
     if not isinstance(first, _BatchNorm) and rest and isinstance(rest[0], _BatchNorm):
         return fold_batch_norm(first, rest[0])
     return first
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether calling a module, or a part of it, does more than its forward says."""
+    return any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())

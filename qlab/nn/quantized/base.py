@@ -19,7 +19,7 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 from qlab.dtypes import quint8
 from qlab.errors import ArgumentError, DTypeError, FormatError, UnsupportedError
 from qlab.nn.intrinsic import FusedModule
-from qlab.nn.intrinsic.fold import core
+from qlab.nn.intrinsic.fold import core, hooked
 from qlab.nn.quantized.format import CodeFormat
 from qlab.nn.quantized.holder import (
     OUTPUT,
@@ -147,6 +147,17 @@ class QuantizedModule(QParamsHolder):
             raise ArgumentError(f"{cls.__name__} has no weight to quantize")
         weight: Any = core(mod).weight
         return weight.detach().to(torch.float32)
+
+    @classmethod
+    def obstacle(cls, mod: nn.Module) -> str | None:
+        """Why a module of a class in `float_types` has no integer form; None if it has one."""
+        try:
+            cls._accept(mod)
+        except UnsupportedError as refusal:
+            return f"{refusal.problem}: it needs {refusal.expected}"
+        if hooked(mod):
+            return "it has forward hooks, which no integer module would run"
+        return None
 
     @classmethod
     def _accept(cls, mod: nn.Module) -> nn.Module:

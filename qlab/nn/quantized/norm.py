@@ -220,7 +220,7 @@ class _BatchNorm(_RunningNorm):
         batch_norm = mod[0] if isinstance(mod, nni.FusedModule) else mod
         if batch_norm.running_mean is None:
             raise UnsupportedError(
-                f"{cls.__name__}: a batch norm without running statistics has no integer form",
+                "A batch norm without running statistics has no integer form",
                 expected="track_running_stats=True",
                 received=repr(batch_norm),
             )

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from qlab import ops
+from qlab.dtypes import qint8
 from qlab.errors import ArgumentError, UncalibratedError, UnsupportedError
+from qlab.granularity import PerAxis
 from qlab.graph import annotate, convert, fuse, trace
 from qlab.nn import intrinsic as nni
 from qlab.nn import quantized as nnq
@@ -242,16 +244,19 @@ def test_a_missing_range_names_the_layer():
 
 
 def test_a_layer_that_its_module_refuses_is_named():
-    class Bare(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.norm = nn.BatchNorm2d(3, track_running_stats=False)
+    graph = fuse(trace(Net().eval(), X))
+    plan = annotate(graph, EVERYWHERE)
+    scales = QParams(torch.ones(7), torch.zeros(7, dtype=torch.int32), qint8, PerAxis(0))
+    with pytest.raises(UnsupportedError, match=r"layer 'stem' \(\w+\) cannot be converted"):
+        convert(graph, plan, plan.qparams(statistics(graph, X)), weights={"stem": scales})
 
-        def forward(self, x):
-            return self.norm(x)
 
-    with pytest.raises(UnsupportedError, match=r"layer 'norm' \(BatchNorm2d\) cannot be converted"):
-        converted_of(Bare(), EVERYWHERE, X)
+def test_a_layer_without_an_integer_form_stays_in_float_and_the_plan_says_why():
+    norm = nn.BatchNorm2d(3, track_running_stats=False)
+    _, converted = converted_of(nn.Sequential(norm), EVERYWHERE, X)
+    (step,) = converted.meta["plan"].steps
+    assert step.execution == "float"
+    assert "running statistics" in step.reason
 
 
 def test_another_width_and_float8_run():
