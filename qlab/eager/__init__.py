@@ -7,6 +7,7 @@ attributes, and ``activation_post_process`` on prepared modules, are read and wr
 """
 
 from qlab.eager.convert import convert, swap_module
+from qlab.eager.dynamic import dynamic_mappings, quantize_dynamic
 from qlab.eager.fuse import fuse_known_modules, fuse_modules
 from qlab.eager.prepare import (
     add_observer_,
@@ -23,12 +24,14 @@ __all__ = [
     "add_quant_dequant",
     "convert",
     "default_eval_fn",
+    "dynamic_mappings",
     "fuse_known_modules",
     "fuse_modules",
     "get_observer_dict",
     "prepare",
     "propagate_qconfig_",
     "quantize",
+    "quantize_dynamic",
     "static_mappings",
     "swap_module",
 ]

@@ -19,6 +19,7 @@ from qlab.ops.activations import (
 )
 from qlab.ops.arithmetic import add, cat, dequantize, mul, quantize
 from qlab.ops.contractions import ConvOptions, conv1d, conv2d, conv3d, linear, matmul
+from qlab.ops.dynamic import dynamic_qparams, linear_dynamic
 from qlab.ops.kernels import counts, kernel_for, reset_counts, use
 from qlab.ops.normalization import batch_norm, group_norm, instance_norm, layer_norm
 from qlab.ops.packed import PackedWeight
@@ -72,6 +73,7 @@ __all__ = [
     "conv_transpose3d",
     "counts",
     "dequantize",
+    "dynamic_qparams",
     "elu",
     "gelu",
     "group_norm",
@@ -84,6 +86,7 @@ __all__ = [
     "layer_norm",
     "leaky_relu",
     "linear",
+    "linear_dynamic",
     "matmul",
     "max_pool1d",
     "max_pool2d",

@@ -117,7 +117,12 @@ _Output = tuple[float, int, torch.dtype, str]
 
 
 def pack(
-    weight: Tensor, scale: Tensor, zero_point: int, layout: _Layout | None, shape: torch.Size
+    weight: Tensor,
+    scale: Tensor,
+    zero_point: int,
+    layout: _Layout | None,
+    shape: torch.Size,
+    store: PackedWeight | None = None,
 ) -> Packed:
     """A weight in oneDNN's layout.
 
@@ -127,14 +132,21 @@ def pack(
         zero_point: Of the activation, as uint8.
         layout: Stride, padding, dilation and groups of a convolution; None for linear.
         shape: An input's shape that the layout should be fast for.
+        store: Keeps the layout of a linear layer's weight, which depends on the weight alone, for
+            inputs that are quantized anew in every call.
     """
-    scale = scale.reshape(-1)
-    weight = weight.contiguous()  # the prepacking functions ignore strides
+    scale, store = scale.reshape(-1), store if store is not None else PackedWeight()
     if layout is None:
-        inner = torch.ops.onednn.qlinear_prepack(weight, None)
+        inner = store.get("onednn linear", (weight,), None, lambda: _packed_linear(weight))
     else:
-        inner = torch.ops.onednn.qconv_prepack(weight, scale, 1.0, zero_point, *layout, list(shape))
+        given = (weight.contiguous(), scale, 1.0, zero_point, *layout, list(shape))
+        inner = torch.ops.onednn.qconv_prepack(*given)
     return Packed(inner, scale, torch.zeros(len(scale), dtype=torch.int32))
+
+
+def _packed_linear(weight: Tensor) -> Tensor:
+    # The prepacking functions ignore strides.
+    return torch.ops.onednn.qlinear_prepack(weight.contiguous(), None)
 
 
 def convolve(
@@ -177,7 +189,7 @@ def run(call: Call) -> Tensor:
         "onednn",
         (call.weight,),
         (call.x_qparams, call.w_qparams, layout),
-        lambda: pack(call.weight, combined_scale(call), zero_point, layout, x.shape),
+        lambda: pack(call.weight, combined_scale(call), zero_point, layout, x.shape, store),
     )
     output = _output(call)
     if layout is None:

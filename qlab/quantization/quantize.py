@@ -9,6 +9,7 @@ from qlab.eager import (
     prepare,
     propagate_qconfig_,
     quantize,
+    quantize_dynamic,
     swap_module,
 )
 
@@ -21,5 +22,6 @@ __all__ = [
     "prepare",
     "propagate_qconfig_",
     "quantize",
+    "quantize_dynamic",
     "swap_module",
 ]

@@ -15,6 +15,8 @@ from qlab.nn import functions, lift, stubs
 from qlab.nn import intrinsic as nni
 from qlab.nn import quantized as nnq
 from qlab.nn.intrinsic import quantized as nniq
+from qlab.nn.intrinsic.quantized import dynamic as nniqd
+from qlab.nn.quantized import dynamic as nnqd
 from qlab.registry.rows import FLOAT, SHARED, SIGNED_UNIT_INTERVAL, UNIT_INTERVAL, Row
 
 
@@ -63,12 +65,19 @@ ROWS: tuple[Row, ...] = (
         "linear",
         modules=(nn.Linear, NonDynamicallyQuantizableLinear),
         static=nnq.Linear,
+        dynamic=nnqd.Linear,
         functions=(F.linear,),
         lift=lift.linear,
         parameters=("weight", "bias"),
         weight=True,
     ),
-    Row("linear_relu", modules=(nni.LinearReLU,), static=nniq.LinearReLU, weight=True),
+    Row(
+        "linear_relu",
+        modules=(nni.LinearReLU,),
+        static=nniq.LinearReLU,
+        dynamic=nniqd.LinearReLU,
+        weight=True,
+    ),
     Row(
         "conv1d",
         modules=(nn.Conv1d, nni.ConvBn1d),
@@ -121,6 +130,12 @@ ROWS: tuple[Row, ...] = (
     Row("conv_relu6_1d", modules=(nni.Conv1dReLU6,), static=nniq.Conv1dReLU6, weight=True),
     Row("conv_relu6_2d", modules=(nni.Conv2dReLU6,), static=nniq.Conv2dReLU6, weight=True),
     Row("conv_relu6_3d", modules=(nni.Conv3dReLU6,), static=nniq.Conv3dReLU6, weight=True),
+    # Recurrent layers and cells.
+    Row("lstm", modules=(nn.LSTM,), dynamic=nnqd.LSTM, weight=True),
+    Row("gru", modules=(nn.GRU,), dynamic=nnqd.GRU, weight=True),
+    Row("lstm_cell", modules=(nn.LSTMCell,), dynamic=nnqd.LSTMCell, weight=True),
+    Row("gru_cell", modules=(nn.GRUCell,), dynamic=nnqd.GRUCell, weight=True),
+    Row("rnn_cell", modules=(nn.RNNCell,), dynamic=nnqd.RNNCell, weight=True),
     # Norms.
     Row("batch_norm2d", modules=(nn.BatchNorm2d,), static=nnq.BatchNorm2d),
     Row("batch_norm3d", modules=(nn.BatchNorm3d,), static=nnq.BatchNorm3d),

@@ -1,0 +1,120 @@
+"""linear with an activation that is quantized as it comes: real numbers in and out."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from qlab.dtypes import QDType, quint8
+from qlab.errors import DTypeError, NonFiniteError
+from qlab.ops.contractions import linear
+from qlab.ops.packed import PackedWeight
+from qlab.qparams import QParams, check_float, quantize, reduced_range
+
+SMALLEST_SCALE = 6.1e-5
+"""Scale below which the range is widened, as in the reference's kernels."""
+
+
+def dynamic_qparams(x: Tensor, dtype: QDType = quint8, *, reduce_range: bool = True) -> QParams:
+    """Scale and zero point of one activation, from its own smallest and largest value.
+
+    With lo = min(x, 0), hi = max(x, 0) and n = quant_max - quant_min: ``s = (hi - lo) / n``, in
+    double precision; 0.1 for an all-zero input; below 6.1e-5 the range is widened until
+    ``s = 6.1e-5``. The zero point is ``quant_min - lo / s`` or ``quant_max - hi / s``, whichever
+    loses less, rounded and clamped.
+
+    Args:
+        x: Real numbers, any shape, finite; one without elements gives the scale 0.1.
+        dtype: An integer type of at most 8 bits.
+        reduce_range: Use half the codes, as the reference's dynamic modules do: its kernels' sums
+            would saturate on old processors.
+
+    Returns:
+        Per-tensor parameters on the device of ``x``, in the whole range of codes of ``dtype``.
+
+    Raises:
+        DTypeError: ``x`` is not floating point, or ``dtype`` no integer type.
+        NonFiniteError: NaN or infinity in ``x``.
+
+    Source: the reference's dynamic linear kernels; same codes but for ties.
+    """
+    check_float(x, "dynamic quantization")
+    if dtype.is_float or dtype.bits > 8:
+        raise DTypeError(
+            "Dynamic quantization takes integers of at most 8 bits", received=dtype.name
+        )
+    low, high = _range(x)
+    qmin, qmax = reduced_range(dtype) if reduce_range else (dtype.quant_min, dtype.quant_max)
+    scale = (high - low) / (qmax - qmin)
+    if _float32(scale) == 0.0 or math.isinf(_float32(1.0 / _float32(scale))):
+        scale = 0.1
+    if scale < SMALLEST_SCALE:
+        low, high = low * (SMALLEST_SCALE / scale), high * (SMALLEST_SCALE / scale)
+        scale = SMALLEST_SCALE
+    from_min, from_max = qmin - low / scale, qmax - high / scale
+    lost_at_min, lost_at_max = abs(qmin) - abs(low / scale), abs(qmax) - abs(high / scale)
+    exact = from_min if lost_at_min < lost_at_max else from_max
+    zero_point = max(qmin, min(qmax, round(exact)))
+    return QParams(
+        torch.tensor(scale, dtype=torch.float32, device=x.device),
+        torch.tensor(zero_point, dtype=torch.int32, device=x.device),
+        dtype,
+        quant_min=qmin,
+        quant_max=qmax,
+    )
+
+
+def _range(x: Tensor) -> tuple[float, float]:
+    if not x.numel():
+        return 0.0, 0.0
+    low, high = torch.stack(torch.aminmax(x.detach().to(torch.float32))).tolist()
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise NonFiniteError(
+            "Dynamic quantization: the input must be finite",
+            received=f"values from {low} to {high}",
+            fix="Look for NaN or infinity in the layers before.",
+        )
+    return min(low, 0.0), max(high, 0.0)
+
+
+def _float32(value: float) -> float:
+    return torch.tensor(value, dtype=torch.float32).item()
+
+
+def linear_dynamic(
+    x: Tensor,
+    weight: Tensor,
+    w_qparams: QParams,
+    bias: Tensor | None,
+    *,
+    dtype: QDType = quint8,
+    reduce_range: bool = True,
+    relu: bool = False,
+    packed: PackedWeight | None = None,
+) -> Tensor:
+    """``f32(acc) · (s_x · s_w) + b`` with the input quantized by `dynamic_qparams`.
+
+    Args:
+        x: Real numbers, (*, in_features).
+        weight: Codes, (out_features, in_features).
+        w_qparams: The weight's parameters, per tensor or one scale per output.
+        bias: float32, (out_features,), or None.
+        dtype: What the input is quantized to.
+        reduce_range: As in `dynamic_qparams`.
+        relu: Clamp negative results to 0.
+        packed: Cache for the weight in a kernel's own layout; keep one per layer.
+
+    Returns:
+        Real numbers, the type of ``x``, (*, out_features).
+
+    Raises:
+        DTypeError: ``x`` is not floating point.
+        ShapeError: ``x`` does not fit the weight.
+        NonFiniteError: NaN or infinity in ``x``.
+    """
+    x_qparams = dynamic_qparams(x, dtype, reduce_range=reduce_range)
+    codes = quantize(x, x_qparams)
+    real = linear(codes, x_qparams, weight, w_qparams, bias, None, relu=relu, packed=packed)
+    return real.to(x.dtype)
