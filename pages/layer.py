@@ -49,7 +49,7 @@ def _bench(view: View, loaded: Loaded, name: str) -> None:
         left, right = st.columns(2, gap="large")
         if step.execution == "shared" or not loaded.lab.layer(name).quantizable:
             with right:
-                tensors.draw(Shown("activation", loaded.lab.statistics(name)), view.palette)
+                tensors.draw(Shown("activation", loaded.lab.statistics(name)))
             return
         draft = _knobs(view, loaded, step, (verdict[2], left, right))
         what = loaded.what_if(name, draft, view.mapping)
@@ -58,9 +58,9 @@ def _bench(view: View, loaded: Loaded, name: str) -> None:
             if draft.weight is None:
                 st.caption("This layer has no weight.")
             else:
-                tensors.draw(_weight(loaded, draft, what), view.palette)
+                tensors.draw(_weight(loaded, draft, what))
         with right:
-            tensors.draw(_activation(loaded, draft, what), view.palette)
+            tensors.draw(_activation(loaded, draft, what))
 
 
 def _title(loaded: Loaded, step: Step) -> None:

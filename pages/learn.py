@@ -8,7 +8,7 @@ from pages.common.frame import View, page
 from pages.common.glossary import define
 from pages.common.grid import one_scale
 from pages.common.lesson import Worked
-from pages.common.theme import Palette
+from pages.common.theme import THEME
 from pages.figures.layout import CONFIG
 from pages.figures.number_line import error_curve, number_line
 
@@ -24,20 +24,20 @@ range, and the error grows with the distance.
 
 def draw(view: View) -> None:
     source = st.container()
-    _playground(view.palette)
+    _playground()
     with source:
         _layers(view)
 
 
 @st.fragment
-def _playground(palette: Palette) -> None:
+def _playground() -> None:
     with messages.shown("playground"):
         limits = lesson.prepare(st.session_state)
         knobs, line = st.columns([1, 3], gap="large")
         with knobs:
             _knobs(limits)
         with line:
-            _line(lesson.work(st.session_state), palette)
+            _line(lesson.work(st.session_state))
 
 
 def _knobs(limits: lesson.Limits) -> None:
@@ -88,18 +88,17 @@ def _knobs(limits: lesson.Limits) -> None:
     )
 
 
-def _line(worked: Worked, palette: Palette) -> None:
+def _line(worked: Worked) -> None:
     st.html(lesson.formula(worked))
     line = number_line(
         worked.levels,
         worked.codes,
-        palette,
         value=worked.value,
         code=worked.code,
         reconstruction=worked.reconstruction,
         span=worked.span,
     )
-    st.plotly_chart(line, key="number_line", theme=None, config=CONFIG)
+    st.plotly_chart(line, key="number_line", theme=THEME, config=CONFIG)
     numbers = st.columns(4)
     numbers[0].metric("Code q", count(worked.code), help=define("quantize"))
     numbers[1].metric("Comes back as", number(worked.reconstruction), help=define("dequantize"))
@@ -107,8 +106,8 @@ def _line(worked: Worked, palette: Palette) -> None:
         error = number(worked.error if worked.clipped == (kind == "clipping") else 0.0)
         column.metric(f"{kind.capitalize()} error", error, help=define(f"{kind} of one"))
     marked = (worked.value, worked.error)
-    curve = error_curve(*worked.curve, palette, bounds=worked.bounds, marked=marked)
-    st.plotly_chart(curve, key="error_curve", theme=None, config=CONFIG)
+    curve = error_curve(*worked.curve, bounds=worked.bounds, marked=marked)
+    st.plotly_chart(curve, key="error_curve", theme=THEME, config=CONFIG)
 
 
 def _layers(view: View) -> None:

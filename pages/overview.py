@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
@@ -10,9 +11,13 @@ from pages.common import headline, selection, sidebar
 from pages.common.format import escape, layer_name, number
 from pages.common.frame import View, page
 from pages.common.glossary import define
-from pages.common.loaded import Finding, Loaded, Outcome, compare
+from pages.common.loaded import Loaded, Outcome, compare
+from pages.common.theme import THEME
 from pages.figures.errors import by_layer
 from pages.figures.layout import CONFIG
+
+if TYPE_CHECKING:
+    from qlab.analysis.causes import Cause
 
 ABOUT = """
 The float network and its quantized self, side by side on the same images.
@@ -24,6 +29,7 @@ below it can be avoided.
 
 Click a bar to select its layer, then open it.
 """
+NO_BREAK = "\N{NO-BREAK SPACE}"
 ORDERS = ("graph order", "worst first")
 
 
@@ -60,15 +66,13 @@ def _chart(view: View, loaded: Loaded, outcome: Outcome, stale: bool) -> None:
         persist_state="session",
     )
     selection.from_chart(view, "by_layer")
-    selected = selection.current(view, loaded.lab)
+    selected = selection.current(view, loaded.lab, at_first=outcome.worst[0].name)
     layers = outcome.report.layers
-    chart = by_layer(
-        layers, view.palette, worst_first=by == ORDERS[1], selected=selected, stale=stale
-    )
+    chart = by_layer(layers, worst_first=by == ORDERS[1], selected=selected, stale=stale)
     st.plotly_chart(
         chart,
         key="by_layer",
-        theme=None,
+        theme=THEME,
         config=CONFIG,
         on_select="rerun",
         selection_mode="points",
@@ -88,31 +92,30 @@ def _chart(view: View, loaded: Loaded, outcome: Outcome, stale: bool) -> None:
 def _worst(view: View, loaded: Loaded, outcome: Outcome) -> None:
     st.subheader("Worst layers", anchor=False, help=define("worst"))
     for position, finding in enumerate(outcome.worst):
+        cause = next((c for c in finding.causes if c.remedy and (c.gain_db or 0) > 0), None)
+        widths = [2, 1.1, 3.3, 2.9, 1] if cause else [2, 1.1, 6.2, 1]
         with st.container(border=True, key=f"worst_{position}"):
-            name, sqnr, reason, remedy, link = st.columns(
-                [2, 1.1, 3.3, 2.9, 1], vertical_alignment="center"
-            )
+            name, sqnr, reason, *remedy, link = st.columns(widths, vertical_alignment="center")
             name.html(layer_name(finding.name))
             sqnr.markdown(f"**{number(finding.sqnr, 'dB')}**", help=define("local"))
             reason.markdown(escape(finding.reason))
-            with remedy:
-                _remedy(view, loaded, finding, position)
+            if cause:
+                with remedy[0]:
+                    _remedy(view, loaded, finding.name, cause, key=f"remedy_{position}")
             with link:
                 selection.link(view, loaded, finding.name)
 
 
-def _remedy(view: View, loaded: Loaded, finding: Finding, position: int) -> None:
-    """The first remedy as a button that keeps it in the configuration."""
-    cause = next((c for c in finding.causes if c.remedy is not None and c.gain_db), None)
-    if cause is None or cause.gain_db is None or cause.gain_db <= 0:
-        return
-    now = loaded.configured(loaded.lab.plan(view.mapping).step(finding.name))
+def _remedy(view: View, loaded: Loaded, name: str, cause: Cause, key: str) -> None:
+    """A remedy as a button that keeps it in the configuration."""
+    now = loaded.configured(loaded.lab.plan(view.mapping).step(name))
     then = replace(now, **{cause.tensor: cause.remedy})
+    gain = number(cause.gain_db or 0, "dB").replace(" ", NO_BREAK)
     st.button(
-        "Applied" if then == now else f"{cause.remedy_label}: +{number(cause.gain_db, 'dB')}",
-        key=f"remedy_{position}",
+        "Applied" if then == now else f"{cause.remedy_label}: +{gain}",
+        key=key,
         on_click=view.workspace.apply,
-        args=(view.choice, finding.name, then),
+        args=(view.choice, name, then),
         disabled=then == now,
         wrap=True,
         width="stretch",

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from pages.common import engine, messages, navigation, sidebar, theme, workspace
+from pages.common import engine, messages, navigation, sidebar, workspace
 from pages.common.loaded import Loaded, load
-from pages.common.theme import Palette
 from pages.common.workspace import Choice, Workspace
 
 if TYPE_CHECKING:
@@ -30,12 +29,10 @@ class View:
     Attributes:
         choice: The sidebar's state.
         workspace: What this session entered.
-        palette: Colours of the theme in use.
     """
 
     choice: Choice
     workspace: Workspace
-    palette: Palette
 
     @property
     def mapping(self) -> QConfigMapping:
@@ -67,4 +64,4 @@ def page(title: str, about: str, draw: Callable[[View], None]) -> None:
         if space.choice not in (None, choice):
             engine.leave()
         space.choice = choice
-        draw(View(choice, space, theme.current()))
+        draw(View(choice, space))

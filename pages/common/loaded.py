@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pages.common.engine import Key, wait_for
-from pages.common.format import number, percent
+from pages.common.format import number
 from pages.common.jobs import CancelledError, Progress
 from pages.common.workspace import Choice, Draft, Workspace
 
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from sample_models import SampleModel
 
 WORST = 5
+#: Width that is all but exact, to tell which tensor of a layer its error comes from.
+MORE_BITS = 16
+#: A gain below this many dB is less than half a bit.
+LITTLE = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,13 +164,26 @@ def _finding(
     causes = loaded.lab.causes(name, mapping)
     if causes:
         return Finding(name, sqnr, causes[0].sentence, causes)
-    what = loaded.lab.what_if(name, mapping=mapping)
-    error = what.activation_error or what.weight_error
-    if error is None or not error.total:
-        return Finding(name, sqnr, "Neither its weight nor its output loses anything.", causes)
-    tensor = "output" if what.activation_error else "weight"
-    reason = (
-        f"No single cause: {number(bound - sqnr, 'dB')} below the ideal, and "
-        f"{percent(error.rounding / error.total)} of the error of its {tensor} is rounding."
-    )
-    return Finding(name, sqnr, reason, causes)
+    gains = _gains_of_more_bits(loaded, name, mapping)
+    told = ", ".join(f"in its {tensor} {number(gain, 'dB')}" for tensor, gain in gains)
+    reason = f"No single cause; {number(bound - sqnr, 'dB')} below the ideal."
+    reason += f" {MORE_BITS} bits would gain {told}"
+    if all(gain < LITTLE for _, gain in gains):
+        reason += ": the error comes in with its quantized input"
+    return Finding(name, sqnr, f"{reason}.", causes)
+
+
+def _gains_of_more_bits(
+    loaded: Loaded, name: str, mapping: QConfigMapping
+) -> list[tuple[str, float]]:
+    """How much output SQNR [dB] a layer would win if one of its tensors were all but exact."""
+    now = loaded.lab.what_if(name, mapping=mapping)
+    tensors: dict[str, dict[str, TensorSpec]] = {}
+    if now.weight is not None:
+        tensors["weight"] = {"weight": now.weight.with_bits(MORE_BITS)}
+    if now.activation is not None:
+        tensors["output"] = {"activation": now.activation.with_bits(MORE_BITS)}
+    return [
+        (tensor, loaded.lab.what_if(name, mapping=mapping, **spec).output_sqnr - now.output_sqnr)
+        for tensor, spec in tensors.items()
+    ]

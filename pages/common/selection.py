@@ -16,14 +16,24 @@ if TYPE_CHECKING:
 KEY = "layer"
 
 
-def current(view: View, lab: Lab) -> str:
-    """The selected layer; the first that can be quantized until one was selected."""
+def current(view: View, lab: Lab, at_first: str | None = None) -> str:
+    """The selected layer.
+
+    Args:
+        view: What the page was given.
+        lab: Of the model in use.
+        at_first: What is selected from now on if nothing was; by default the first layer that can
+            be quantized, until one is selected.
+    """
     names = [layer.name for layer in lab.layers]
     address = st.query_params.get(KEY)
     remembered = view.workspace.selected.get(view.choice.model)
     for chosen in (st.session_state.get(KEY), address, remembered):
         if chosen in names:
             return str(chosen)
+    if at_first is not None:
+        select(view, at_first)
+        return at_first
     return next((layer.name for layer in lab.layers if layer.quantizable), names[0])
 
 

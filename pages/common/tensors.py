@@ -13,7 +13,7 @@ import streamlit as st
 from pages.common import grid
 from pages.common.format import count, number, percent
 from pages.common.glossary import define
-from pages.common.theme import Palette
+from pages.common.theme import THEME
 from pages.figures.channels import channel_ranges
 from pages.figures.histogram import Grid, histogram
 from pages.figures.layout import CONFIG
@@ -49,7 +49,7 @@ class Shown:
     observer: str = ""
 
 
-def draw(shown: Shown, palette: Palette) -> None:
+def draw(shown: Shown) -> None:
     """Draws histogram, numbers, channels and observers of one tensor."""
     switch, channel = st.columns(2, vertical_alignment="bottom")
     log = switch.toggle(
@@ -67,12 +67,12 @@ def draw(shown: Shown, palette: Palette) -> None:
         levels = grid.codes_and_levels(own)[1]
         drawn = Grid(levels, share, shared=shown.qparams.per_tensor_granularity)
     chart = histogram(
-        *grid.histogram_of(shown.stats), palette, grid=drawn, log=log, title=f"{shown.kind} value"
+        *grid.histogram_of(shown.stats), grid=drawn, log=log, title=f"{shown.kind} value"
     )
-    st.plotly_chart(chart, key=f"{shown.kind}_histogram", theme=None, config=CONFIG)
+    st.plotly_chart(chart, key=f"{shown.kind}_histogram", theme=THEME, config=CONFIG)
     if own is not None and shown.error is not None:
         _numbers(shown, shown.error, own)
-    _channels(shown, palette)
+    _channels(shown)
     if shown.observers:
         with st.container(key=f"{shown.kind}_observers"):
             _observers(shown)
@@ -127,7 +127,7 @@ def _range(stats: TensorStats) -> str:
     return f"{number(float(stats.min_val))} to {number(float(stats.max_val))}"
 
 
-def _channels(shown: Shown, palette: Palette) -> None:
+def _channels(shown: Shown) -> None:
     if shown.weight is not None and shown.qparams is not None:
         low, high = grid.extrema(shown.weight, shown.qparams)
     elif shown.stats.channel_axis is not None:
@@ -137,8 +137,8 @@ def _channels(shown: Shown, palette: Palette) -> None:
     if len(low) < 2:
         return
     clip = None if shown.qparams is None else grid.bounds(shown.qparams)
-    chart = channel_ranges(np.asarray(low), np.asarray(high), palette, clip=clip)
-    st.plotly_chart(chart, key=f"{shown.kind}_channels", theme=None, config=CONFIG)
+    chart = channel_ranges(np.asarray(low), np.asarray(high), clip=clip)
+    st.plotly_chart(chart, key=f"{shown.kind}_channels", theme=THEME, config=CONFIG)
 
 
 def _observers(shown: Shown) -> None:
@@ -158,7 +158,7 @@ def _observers(shown: Shown) -> None:
         frame,
         hide_index=True,
         column_config={
-            "observer": st.column_config.TextColumn("Observer", help=define("observer"), width=138),
+            "observer": st.column_config.TextColumn("Observer", help=define("observer"), width=130),
             "SQNR": st.column_config.ProgressColumn(
                 "SQNR [dB] ↑",
                 format="%.1f",
@@ -167,10 +167,10 @@ def _observers(shown: Shown) -> None:
                 help=define("sqnr"),
             ),
             "clipping": st.column_config.NumberColumn(
-                "clipping", format="%.2g %%", help=define("clipping share"), width=70
+                "clipping", format="%.2g %%", help=define("clipping share"), width=64
             ),
             "clipped": st.column_config.NumberColumn(
-                "clipped", format="%.2g %%", help=define("clipped share"), width=84
+                "clipped", format="%.2g %%", help=define("clipped share"), width=74
             ),
         },
     )

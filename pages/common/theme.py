@@ -1,55 +1,30 @@
-"""Colours: one palette for every chart, read from the theme that Streamlit itself uses."""
+"""Colours of charts, by meaning.
+
+Not colours but names of them: in a chart drawn with `theme=THEME` Streamlit replaces each, in the
+browser, by the colour of the theme in use. `#000001` to `#000010` stand for the ten
+`chartCategoricalColors` of `.streamlit/config.toml`, in their order. Text, axes and grids are left
+to Streamlit altogether, which redraws them the moment the theme is switched; marks follow with the
+page's next run. A chart never tells by colour alone: shape, position or text says the same.
+"""
 
 import tomllib
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
+from typing import Literal
 
-import streamlit as st
-
+THEME: Literal["streamlit"] = "streamlit"
 THEME_FILE = Path(__file__).parents[2] / ".streamlit" / "config.toml"
 
-
-@dataclass(frozen=True)
-class Palette:
-    """Colours by meaning, each `#rrggbb`; the first ten in the order of the theme's chart colours.
-
-    A chart never tells by colour alone: shape, position or text says the same.
-    """
-
-    float_: str
-    quantized: str
-    local: str
-    accumulated: str
-    clipped: str
-    green: str
-    orange: str
-    purple: str
-    yellow: str
-    stale: str
-    text: str
-    background: str
-    line: str
+FLOAT = "#000001"
+QUANTIZED = "#000002"
+LOCAL = "#000003"
+ACCUMULATED = "#000004"
+CLIPPED = "#000005"
+STALE = "#000010"
+#: The same in both themes, seen on either.
+NEUTRAL = "#7f8a96"
 
 
-def faint(colour: str, opacity: float) -> str:
-    """`colour`, given as `#rrggbb`, as `rgba(…)` with an opacity from 0 to 1."""
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{opacity:g})"
-
-
-@cache
-def palette(name: str) -> Palette:
-    """The palette of a theme, `"light"` or `"dark"`."""
-    theme = tomllib.loads(THEME_FILE.read_text(encoding="utf-8"))["theme"][name]
-    return Palette(
-        *theme["chartCategoricalColors"],
-        text=theme["textColor"],
-        background=theme["backgroundColor"],
-        line=theme["borderColor"],
-    )
-
-
-def current() -> Palette:
-    """The palette of the theme that the browser shows; light until it has said."""
-    return palette("dark" if st.context.theme.type == "dark" else "light")
+def resolve(colour: str, theme: Literal["light", "dark"]) -> str:
+    """The colour that stands in a theme for one of the ten names above, as `#rrggbb`."""
+    colours = tomllib.loads(THEME_FILE.read_text(encoding="utf-8"))["theme"][theme]
+    return colours["chartCategoricalColors"][int(colour[1:]) - 1]

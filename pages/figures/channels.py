@@ -4,7 +4,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from pages.common.format import number
-from pages.common.theme import Palette, faint
+from pages.common.theme import FLOAT, QUANTIZED
 from pages.figures.layout import figure
 
 #: More bars than this are thinned: the screen has no room for them.
@@ -14,7 +14,6 @@ MOST_BARS = 400
 def channel_ranges(
     low: np.ndarray,
     high: np.ndarray,
-    palette: Palette,
     *,
     clip: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> go.Figure:
@@ -23,7 +22,6 @@ def channel_ranges(
     Args:
         low: Smallest value per channel, real units, shape (channels,).
         high: Largest value per channel, same shape.
-        palette: Colours.
         clip: Smallest and largest number each channel's quantizer can express, each of shape
             (channels,) or (); drawn behind: a band where they are shared, steps where not.
     """
@@ -33,16 +31,25 @@ def channel_ranges(
         order = order[np.linspace(0, len(order) - 1, MOST_BARS).astype(int)]
         shown = f"{MOST_BARS} of {len(low):,}"
     positions = np.arange(len(order))
-    chart = figure(palette, 200, showlegend=False, bargap=0.3)
+    chart = figure(200, showlegend=False, barmode="overlay")
     if clip is not None:
         bottom, top = (np.broadcast_to(bound, low.shape)[order] for bound in clip)
-        _add_clip(chart, bottom, top, palette)
+        chart.add_bar(
+            x=positions,
+            y=top - bottom,
+            base=bottom,
+            width=1,
+            name="what the codes can express",
+            marker={"color": QUANTIZED, "opacity": 0.25, "line": {"width": 0}},
+            hoverinfo="skip",
+        )
     chart.add_bar(
         x=positions,
         y=(high - low)[order],
         base=low[order],
+        width=0.7,
         name="values of the channel",
-        marker={"color": palette.float_, "line": {"width": 0}},
+        marker={"color": FLOAT, "line": {"width": 0}},
         hovertext=[
             f"channel {c}: {number(a)} to {number(b)}"
             for c, a, b in zip(order, low[order], high[order], strict=True)
@@ -58,18 +65,3 @@ def channel_ranges(
         fixedrange=True,
     )
     return chart
-
-
-def _add_clip(chart: go.Figure, bottom: np.ndarray, top: np.ndarray, palette: Palette) -> None:
-    edges = np.arange(len(bottom) + 1) - 0.5
-    for bound, fill in ((bottom, None), (top, "tonexty")):
-        chart.add_scatter(
-            x=edges,
-            y=np.append(bound, bound[-1:]),
-            mode="lines",
-            name="what the codes can express",
-            line={"color": palette.quantized, "width": 1, "shape": "hv"},
-            fill=fill,
-            fillcolor=faint(palette.quantized, 0.18),
-            hoverinfo="skip",
-        )

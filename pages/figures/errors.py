@@ -5,17 +5,19 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from pages.common.format import number, plain
-from pages.common.theme import Palette, faint
+from pages.common.theme import ACCUMULATED, LOCAL, NEUTRAL, STALE
 from pages.figures.layout import MONOSPACE, figure
 
-SERIES = (("local", "local: fed float inputs"), ("accumulated", "accumulated: inside the network"))
+SERIES = (
+    ("local", "local: fed float inputs", LOCAL, 0.5),
+    ("accumulated", "accumulated: inside the network", ACCUMULATED, 1.0),
+)
 #: Above this many layers their names would overlap; the hover still tells each.
 MOST_NAMES = 40
 
 
 def by_layer(
     layers: pd.DataFrame,
-    palette: Palette,
     *,
     worst_first: bool = False,
     selected: str | None = None,
@@ -27,7 +29,6 @@ def by_layer(
         layers: Indexed by layer name in graph order, with `sqnr_local`, `sqnr_accumulated` and
             `sqnr_ideal` in dB; `+inf` (no error at all) is drawn at the top, `-inf` at 0; the
             hover says so.
-        palette: Colours.
         worst_first: Order by local SQNR, lowest first, instead of graph order.
         selected: The layer whose bars get an outline.
         stale: Grey out everything: the numbers belong to an older configuration.
@@ -36,10 +37,8 @@ def by_layer(
         layers = layers.sort_values("sqnr_local", kind="stable")
     names = [str(name) for name in layers.index]
     top = _top(layers)
-    chart = figure(palette, 360, barmode="group", bargroupgap=0.06, clickmode="event+select")
-    colours = {"local": palette.local, "accumulated": palette.accumulated}
-    greys = {"local": faint(palette.stale, 0.5), "accumulated": palette.stale}
-    for series, title in SERIES:
+    chart = figure(360, barmode="group", bargroupgap=0.06, clickmode="event+select")
+    for series, title, colour, stale_opacity in SERIES:
         values = layers[f"sqnr_{series}"].to_numpy(float)
         chart.add_bar(
             x=list(range(len(names))),
@@ -47,10 +46,11 @@ def by_layer(
             name=title,
             customdata=names,
             marker={
-                "color": greys[series] if stale else colours[series],
+                "color": STALE if stale else colour,
+                "opacity": stale_opacity if stale else 1.0,
                 "line": {
-                    "color": palette.text,
-                    "width": [2.5 if name == selected else 0 for name in names],
+                    "color": NEUTRAL,
+                    "width": [3 if name == selected else 0 for name in names],
                 },
             },
             hovertext=[
@@ -61,7 +61,7 @@ def by_layer(
             selected={"marker": {"opacity": 1}},
             unselected={"marker": {"opacity": 1}},
         )
-    _add_ideal(chart, layers["sqnr_ideal"].to_numpy(float), palette)
+    _add_ideal(chart, layers["sqnr_ideal"].to_numpy(float))
     chart.update_yaxes(title="SQNR [dB] ↑", fixedrange=True)
     shown = names if len(names) <= MOST_NAMES else []
     chart.update_xaxes(
@@ -83,7 +83,7 @@ def _top(layers: pd.DataFrame) -> float:
     return float(finite.max()) * 1.1 if finite.size else 100.0
 
 
-def _add_ideal(chart: go.Figure, ideal: np.ndarray, palette: Palette) -> None:
+def _add_ideal(chart: go.Figure, ideal: np.ndarray) -> None:
     """One dashed step per layer: what an ideal quantizer of that width reaches there."""
     positions = np.arange(len(ideal), dtype=float)
     gap = np.full_like(positions, np.nan)
@@ -94,7 +94,7 @@ def _add_ideal(chart: go.Figure, ideal: np.ndarray, palette: Palette) -> None:
         y=np.where(np.isinf(heights), np.nan, heights),
         mode="lines",
         name="ideal quantizer of that width",
-        line={"color": palette.text, "width": 1.5, "dash": "dot"},
+        line={"color": NEUTRAL, "width": 1.5, "dash": "dot"},
         hoverinfo="skip",
         connectgaps=False,
     )

@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from pages.common.format import number, percent
-from pages.common.theme import Palette, faint
+from pages.common.theme import CLIPPED, FLOAT, QUANTIZED
 from pages.figures.layout import figure
 
 #: Up to this many levels the grid is drawn as lines through the histogram, above as ticks below.
@@ -42,7 +42,6 @@ class Grid:
 def histogram(
     edges: np.ndarray,
     counts: np.ndarray,
-    palette: Palette,
     *,
     grid: Grid | None,
     log: bool = True,
@@ -53,19 +52,18 @@ def histogram(
     Args:
         edges: Bin edges in real units, ascending, shape (bins + 1,).
         counts: Values per bin, shape (bins,).
-        palette: Colours.
         grid: The quantizer's levels; None where the tensor stays in float.
         log: Logarithmic counts.
         title: What the values are, written below the axis.
     """
     floor = FLOOR if log else 0.0
     tallest = max(float(counts.max(initial=0)), 1.0)
-    chart = figure(palette, HEIGHT, showlegend=False)
-    _add_area(chart, edges, np.maximum(counts, floor), floor, palette.float_, "float values")
+    chart = figure(HEIGHT, showlegend=False)
+    _add_area(chart, edges, np.maximum(counts, floor), floor, FLOAT, "float values")
     if grid is not None:
-        _add_clipped(chart, edges, np.maximum(counts, floor), floor, grid, palette)
-        _add_levels(chart, grid.levels, (floor, tallest), palette)
-        _add_bounds(chart, grid, palette)
+        _add_clipped(chart, edges, np.maximum(counts, floor), floor, grid)
+        _add_levels(chart, grid.levels, (floor, tallest))
+        _add_bounds(chart, grid)
     chart.update_yaxes(
         title="count (log)" if log else "count",
         type="log" if log else "linear",
@@ -102,7 +100,8 @@ def _add_area(
         name=name,
         line={"color": colour, "width": 1, "shape": "hv"},
         fill="toself",
-        fillcolor=faint(colour, 0.5),
+        fillcolor=colour,
+        opacity=0.6,
         hovertemplate=f"{name}<br>from %{{x:.4g}}: %{{y:,.0f}}<extra></extra>",
         hoveron="points",
     )
@@ -114,7 +113,6 @@ def _add_clipped(
     heights: np.ndarray,
     floor: float,
     grid: Grid,
-    palette: Palette,
 ) -> None:
     """Shades what lies outside the bounds; a bin that a bound cuts is shaded up to the bound."""
     low, high = grid.bounds
@@ -123,12 +121,10 @@ def _add_clipped(
             continue
         cut = np.concatenate([[start], edges[(edges > start) & (edges < stop)], [stop]])
         bins = np.clip(np.searchsorted(edges, cut[:-1], side="right") - 1, 0, len(heights) - 1)
-        _add_area(chart, cut, heights[bins], floor, palette.clipped, "clipped")
+        _add_area(chart, cut, heights[bins], floor, CLIPPED, "clipped")
 
 
-def _add_levels(
-    chart: go.Figure, levels: np.ndarray, span: tuple[float, float], palette: Palette
-) -> None:
+def _add_levels(chart: go.Figure, levels: np.ndarray, span: tuple[float, float]) -> None:
     """Ticks below the histogram, and lines through it where there are few enough."""
     if len(levels) <= MOST_LINES:
         gap = np.full(len(levels), np.nan)
@@ -138,7 +134,7 @@ def _add_levels(
             y=np.stack([low, high, gap], axis=1).ravel(),
             mode="lines",
             name="grid lines",
-            line={"color": palette.quantized, "width": 1},
+            line={"color": QUANTIZED, "width": 1},
             hoverinfo="skip",
         )
     ticks = levels[:: -(-len(levels) // MOST_TICKS)]
@@ -148,20 +144,20 @@ def _add_levels(
         yaxis="y2",
         mode="markers",
         name="levels",
-        marker={"symbol": "line-ns-open", "size": 9, "color": palette.quantized},
+        marker={"symbol": "line-ns-open", "size": 9, "color": QUANTIZED},
         hovertemplate="level %{x:.4g}<extra></extra>",
     )
 
 
-def _add_bounds(chart: go.Figure, grid: Grid, palette: Palette) -> None:
+def _add_bounds(chart: go.Figure, grid: Grid) -> None:
     # Each label stands inside its bound, clear of the axis.
     for value, side in zip(grid.bounds, ("right", "left"), strict=True):
         chart.add_vline(
             x=value,
-            line={"color": palette.clipped, "width": 1.5, "dash": "dash"},
+            line={"color": CLIPPED, "width": 1.5, "dash": "dash"},
             annotation={
                 "text": number(value),
-                "font": {"color": palette.clipped, "size": 12},
+                "font": {"color": CLIPPED, "size": 12},
                 "yanchor": "bottom",
             },
             annotation_position=f"top {side}",
@@ -175,5 +171,5 @@ def _add_bounds(chart: go.Figure, grid: Grid, palette: Palette) -> None:
             yref="paper",
             yanchor="bottom",
             showarrow=False,
-            font={"color": palette.clipped, "size": 13},
+            font={"color": CLIPPED, "size": 13},
         )

@@ -4,7 +4,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from pages.common.format import number
-from pages.common.theme import Palette, faint
+from pages.common.theme import CLIPPED, FLOAT, NEUTRAL, QUANTIZED
 from pages.figures.layout import figure
 
 #: Codes written above the line; more would overlap.
@@ -16,7 +16,6 @@ MOST_TICKS = 512
 def number_line(
     levels: np.ndarray,
     codes: np.ndarray,
-    palette: Palette,
     *,
     value: float,
     code: int,
@@ -28,32 +27,38 @@ def number_line(
     Args:
         levels: Every real number that has a code, ascending, shape (levels,).
         codes: Their codes, same shape.
-        palette: Colours.
         value: The real number that is quantized.
         code: Its code.
         reconstruction: The real number that the code stands for.
         span: Left and right end of the line, real units.
     """
-    chart = figure(palette, 210, showlegend=False, margin={"l": 16, "r": 16, "t": 12, "b": 36})
-    for start, stop in ((span[0], levels[0]), (levels[-1], span[1])):
-        if start < stop:
-            chart.add_vrect(x0=start, x1=stop, fillcolor=faint(palette.clipped, 0.16), line_width=0)
-    _add_levels(chart, levels, codes, palette)
-    _add_arrow(chart, value, code, reconstruction, palette)
-    chart.update_yaxes(visible=False, range=[-0.75, 1.3], fixedrange=True)
-    chart.update_xaxes(title="real value", range=list(span), fixedrange=True)
+    chart = _line(210, span, (float(levels[0]), float(levels[-1])))
+    _add_levels(chart, levels, codes)
+    _add_arrow(chart, value, code, reconstruction)
+    chart.update_yaxes(visible=False, range=[-0.75, 1.3])
     return chart
 
 
-def _add_levels(chart: go.Figure, levels: np.ndarray, codes: np.ndarray, palette: Palette) -> None:
-    chart.add_hline(y=0, line={"color": palette.line, "width": 1})
+def _line(height: int, span: tuple[float, float], bounds: tuple[float, float]) -> go.Figure:
+    """An empty chart over the number line, shaded where no code reaches; all line up."""
+    chart = figure(height, showlegend=False, margin={"l": 64, "r": 16, "t": 12, "b": 40})
+    for start, stop in ((span[0], bounds[0]), (bounds[1], span[1])):
+        if start < stop:
+            chart.add_vrect(x0=start, x1=stop, fillcolor=CLIPPED, opacity=0.16, line_width=0)
+    chart.update_xaxes(title="real value", range=list(span), fixedrange=True)
+    chart.update_yaxes(fixedrange=True, automargin=False)
+    return chart
+
+
+def _add_levels(chart: go.Figure, levels: np.ndarray, codes: np.ndarray) -> None:
+    chart.add_hline(y=0, line={"color": NEUTRAL, "width": 1})
     stride = -(-len(levels) // MOST_TICKS)
     chart.add_scatter(
         x=levels[::stride],
         y=np.zeros(len(levels[::stride])),
         mode="markers",
         name="levels",
-        marker={"symbol": "line-ns-open", "size": 16, "color": palette.quantized},
+        marker={"symbol": "line-ns-open", "size": 16, "color": QUANTIZED},
         customdata=codes[::stride],
         hovertemplate="code %{customdata} = %{x:.4g}<extra></extra>",
     )
@@ -64,17 +69,15 @@ def _add_levels(chart: go.Figure, levels: np.ndarray, codes: np.ndarray, palette
         mode="text",
         name="codes",
         text=[str(c) for c in codes[::stride]],
-        textfont={"color": palette.quantized, "size": 12},
+        textfont={"color": QUANTIZED, "size": 12},
         hoverinfo="skip",
     )
 
 
-def _add_arrow(
-    chart: go.Figure, value: float, code: int, reconstruction: float, palette: Palette
-) -> None:
+def _add_arrow(chart: go.Figure, value: float, code: int, reconstruction: float) -> None:
     for name, x, y, text, side, symbol, colour in (
-        ("value", value, 0.8, f"x = {number(value)}", "center", "circle", palette.float_),
-        ("reconstruction", reconstruction, 0, f"q = {code}", "right", "diamond", palette.quantized),
+        ("value", value, 0.8, f"x = {number(value)}", "center", "circle", FLOAT),
+        ("reconstruction", reconstruction, 0, f"q = {code}", "right", "diamond", QUANTIZED),
     ):
         chart.add_scatter(
             x=[x],
@@ -100,14 +103,13 @@ def _add_arrow(
         text="",
         arrowhead=2,
         arrowwidth=1.5,
-        arrowcolor=palette.text,
+        arrowcolor=NEUTRAL,
     )
 
 
 def error_curve(
     values: np.ndarray,
     errors: np.ndarray,
-    palette: Palette,
     *,
     bounds: tuple[float, float],
     marked: tuple[float, float],
@@ -117,24 +119,21 @@ def error_curve(
     Args:
         values: Real numbers, ascending, shape (points,).
         errors: Reconstruction minus value, real units, same shape.
-        palette: Colours.
-        bounds: Smallest and largest number that has a code.
+        bounds: Between these a value rounds, outside it clips.
         marked: The value that is quantized and its error.
     """
-    chart = figure(palette, 190, showlegend=False, margin={"l": 16, "r": 16, "t": 12, "b": 36})
+    chart = _line(190, (float(values[0]), float(values[-1])), bounds)
     inside = (values >= bounds[0]) & (values <= bounds[1])
     for mask, colour, name in (
-        (inside, palette.quantized, "rounding error"),
-        (~inside, palette.clipped, "clipping error"),
+        (inside, QUANTIZED, "rounding error"),
+        (~inside, CLIPPED, "clipping error"),
     ):
         chart.add_scatter(
             x=values,
             y=np.where(mask, errors, np.nan),
             mode="lines",
             name=name,
-            line={"color": colour, "width": 1.5},
-            fill="tozeroy",
-            fillcolor=faint(colour, 0.2),
+            line={"color": colour, "width": 2},
             hovertemplate="x = %{x:.4g}<br>" + name + " %{y:.3g}<extra></extra>",
         )
     chart.add_scatter(
@@ -142,9 +141,8 @@ def error_curve(
         y=[marked[1]],
         mode="markers",
         name="value",
-        marker={"symbol": "circle", "size": 12, "color": palette.float_},
+        marker={"symbol": "circle", "size": 12, "color": FLOAT},
         hovertemplate="x = %{x:.4g}<br>error %{y:.3g}<extra></extra>",
     )
-    chart.update_yaxes(title="error", fixedrange=True, nticks=5)
-    chart.update_xaxes(title="real value", range=[values[0], values[-1]], fixedrange=True)
+    chart.update_yaxes(title="error", nticks=5)
     return chart
