@@ -8,25 +8,28 @@ import sys
 import tempfile
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
 from tests.browser import harness
 from tests.browser.harness import ROOT, settled
 
 IMAGES = ROOT / "docs" / "images"
 WIDTH = 1280
+WORST = "block2.dw.conv"
 #: Page, its address, and what is there once it is complete.
 PAGES = (
     ("overview", "/", ".st-key-by_layer .point"),
     ("overview-per-tensor", "/?preset=int8-per-tensor", ".st-key-by_layer .point"),
-    ("layer", "/layer", ".st-key-activation_observers"),
+    ("layer", f"/layer?preset=int8-per-tensor&layer={WORST}", ".st-key-activation_observers"),
     ("convert", "/convert", ".st-key-plan"),
     ("learn", "/learn", ".st-key-error_curve"),
 )
 
 
 def take(page: Page, path: Path) -> None:
-    """One picture of the whole page, however long."""
+    """One picture of the whole page, however long, once every part of it is drawn."""
+    page.wait_for_load_state("networkidle")
+    expect(page.get_by_test_id("stSkeleton")).to_have_count(0, timeout=30_000)
     content = "document.querySelector('[data-testid=stMain]').scrollHeight"
     page.set_viewport_size({"width": WIDTH, "height": max(800, int(page.evaluate(content)))})
     page.wait_for_timeout(800)  # charts redraw after a resize
@@ -55,7 +58,7 @@ def main() -> int:
                     take(visit.page, IMAGES / f"{name}-{theme}.png")
                     visit.assert_healthy()
         browser.close()
-    shutil.copyfile(IMAGES / "overview-light.png", IMAGES / "overview.png")
+    shutil.copyfile(IMAGES / "overview-per-tensor-light.png", IMAGES / "overview.png")
     return 0
 
 
