@@ -76,6 +76,7 @@ class _Annotation:
         self.requests = requests
         self.shapes = shape_nodes(graph_module)
         self.verdicts = {node: self._verdict(node) for node in requests}
+        self._keep_pieces_together()
         self.asker_of = cache(self._asker_of)
         self.values: dict[fx.Node, Value] = {}
         self.in_codes: set[fx.Node] = set()  # made in codes by a step, not quantized on the way
@@ -127,8 +128,6 @@ class _Annotation:
             refused = row.static.obstacle(self._module(node))
             if refused is not None:
                 return refused
-        if row.name == "chunk" and any(_calls(user) != "getitem" for user in node.users):
-            return "its pieces are read all at once"
         if row.static is not None:
             if not all(is_real(operand) and is_tensor(operand) for operand in _operands(node)):
                 return "an operand is not a tensor of real numbers"
@@ -155,6 +154,17 @@ class _Annotation:
         except ShapeError as error:
             return f"the weight cannot be quantized so: {error}"
         return None
+
+    def _keep_pieces_together(self) -> None:
+        """Leaves in float what gives several tensors, unless all of them are passed on."""
+        for node, verdict in self.verdicts.items():
+            row = self._row(node)
+            pieces = not is_tensor(node) or (row is not None and row.name == "chunk")
+            if verdict.role is _Role.SHARED and pieces:
+                readers = [self.verdicts.get(user) for user in node.users]
+                if any(reader is None or reader.role is not _Role.SHARED for reader in readers):
+                    reason = "its pieces are not all passed on in codes"
+                    self.verdicts[node] = _Verdict(_Role.FLOAT, reason)
 
     # Values: which tensors are quantized, and how.
 
