@@ -10,6 +10,7 @@ from torch import fx, nn
 
 from qlab.dtypes import QDType
 from qlab.graph.plan import Plan
+from qlab.nn.quantized.holder import WEIGHT
 from qlab.nn.quantized.weighted import WeightedModule
 
 
@@ -85,16 +86,18 @@ def coverage_of(plan: Plan) -> Coverage:
     """Counts the operators of a plan by how they run."""
     counts = {"integer": 0, "simulated": 0, "float": 0}
     for step in plan.steps:
-        if step.execution in counts:
-            counts[step.execution] += 1
+        how = step.execution
+        if how == "dynamic":
+            how = "simulated" if step.weight is None else "integer"
+        if how in counts:
+            counts[how] += 1
     return Coverage(counts["integer"], counts["simulated"], counts["float"])
 
 
 def code_buffers(module: nn.Module) -> dict[str, QDType]:
     """The buffers of a module that hold a weight's codes, with their type."""
-    if isinstance(module, WeightedModule):
-        return {"weight_codes": module.weight_qparams.dtype}
-    return {}
+    qparams = module.get_qparams(WEIGHT) if isinstance(module, WeightedModule) else None
+    return {} if qparams is None else {"weight_codes": qparams.dtype}
 
 
 def module_bytes(module: nn.Module) -> int:

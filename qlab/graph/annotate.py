@@ -58,6 +58,7 @@ class _Role(Enum):
     NONE = "no tensor of real numbers"
     FLOAT = "computes in float"
     WEIGHT = "computes in float with a quantized weight"
+    DYNAMIC = "quantizes its input as it comes and gives real numbers"
     CODES = "takes codes and gives codes"
     SHARED = "passes on what comes"
 
@@ -109,6 +110,10 @@ class _Annotation:
         if not is_real(node):
             return _Verdict(_Role.NONE, "its result is not real numbers")
         row, request = self._row(node), self.requests[node]
+        if row is not None and row.dynamic is not None and request.dynamic:
+            if request.weight is None and not _half_weight(request):
+                return _Verdict(_Role.FLOAT, "its qconfig leaves the weight in float")
+            return _Verdict(_Role.DYNAMIC)
         if row is None or (row.static is None and row.output.kind is not OutputKind.SHARED):
             return _Verdict(_Role.FLOAT, node.meta.get("refused") or _no_form(node))
         if request.qconfig is None:
@@ -256,6 +261,8 @@ class _Annotation:
         weight = None
         if row is not None and row.weight and verdict.role in (_Role.CODES, _Role.WEIGHT):
             weight = weight_spec(row, request.weight)
+        elif verdict.role is _Role.DYNAMIC:
+            weight = request.weight
         execution, reason = self._execution(node, given, weight, output)
         return Step(
             node=node.name,
@@ -294,6 +301,11 @@ class _Annotation:
                 return "float", verdict.reason
             case _Role.WEIGHT:
                 return "simulated", "weight-only qconfig: float arithmetic, quantized weight"
+            case _Role.DYNAMIC if weight is None:
+                return "dynamic", "dynamic qconfig: float16 weight, float arithmetic"
+            case _Role.DYNAMIC:
+                kind = _dtype(weight)
+                return "dynamic", f"dynamic qconfig: {kind} weight, input quantized in every call"
             case _Role.SHARED if output is not None:
                 return "shared", "keeps the scale and zero point of its input"
             case _Role.SHARED:
@@ -309,6 +321,12 @@ class _Annotation:
         clamps = [clamp.meta["name"] for clamp in self._clamps_behind(node)]
         behind = f", in the range that {clamps[-1]} leaves" if clamps else ""
         return "integer", f"{words} → {_dtype(output)}{behind}"
+
+
+def _half_weight(request: Request) -> bool:
+    """Whether a qconfig asks for a float16 weight."""
+    factory = request.qconfig.weight if request.qconfig is not None else None
+    return factory is not None and getattr(factory(), "dtype", None) is torch.float16
 
 
 def _bounds_of(clamp: nn.Module) -> tuple[float, float]:

@@ -67,7 +67,9 @@ def convert(
 
 def check_parameters(graph_module: fx.GraphModule, plan: Plan) -> None:
     """Raises `NonFiniteError` where a layer to be quantized has NaN or infinity in a parameter."""
-    for step in plan.quantized_steps:
+    for step in plan.steps:
+        if step.execution not in ("integer", "simulated", "dynamic"):
+            continue
         layer = graph_module.get_submodule(step.name)
         for name, tensor in chain(layer.named_parameters(), layer.named_buffers()):
             bad = tensor.numel() - int(torch.isfinite(tensor).sum())
@@ -126,6 +128,8 @@ class _Conversion:
         if node in self.shapes:
             of_codes = "dtype" not in node.args  # which would not be the float network's
             self.reals[node] = self._copy(node, self._any_form if of_codes else self._real)
+        elif step.execution == "dynamic":
+            self._write_dynamic(node, step)
         elif step.weight is None and step.output is None:
             self.reals[node] = self._copy(node, self._real)
         elif self._row(step).static is None:
@@ -159,6 +163,19 @@ class _Conversion:
         else:
             self.reals[node] = written
 
+    def _write_dynamic(self, node: fx.Node, step: Step) -> None:
+        """Puts the module that quantizes its input as it comes into the graph."""
+        module = copy.copy(self.source.get_submodule(str(node.target)))
+        dynamic: Any = self._row(step).dynamic
+        vars(module)["qconfig"] = step.requested
+        try:
+            self.targets[step.name] = dynamic.from_float(module)
+        except QlabError as error:
+            raise _cannot_convert(step, error) from error
+        written = self.graph.node_copy(node, self._real)
+        written.meta["source"] = node.name
+        self.reals[node] = written
+
     def _integer_module(self, node: fx.Node, step: Step) -> Any:
         static: Any = self._row(step).static
         module = self.source.get_submodule(str(node.target))
@@ -172,9 +189,7 @@ class _Conversion:
                 weight = weight or step.weight.qparams_of(static.weight_of(module))
             made = static.from_qparams(module, weight=weight, output=output)
         except QlabError as error:
-            raise UnsupportedError(
-                f"The layer {step.name!r} ({step.type}) cannot be converted: {error}"
-            ) from error
+            raise _cannot_convert(step, error) from error
         if twin in self.shared_weights:
             made.set_weight_bias(self.shared_weights[twin].weight(), made.bias())
         elif twin is not None:
@@ -286,3 +301,7 @@ class _Conversion:
         if found is None:
             raise uncalibrated(value)
         return found.to(self.device)
+
+
+def _cannot_convert(step: Step, error: QlabError) -> UnsupportedError:
+    return UnsupportedError(f"The layer {step.name!r} ({step.type}) cannot be converted: {error}")

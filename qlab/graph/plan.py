@@ -18,7 +18,7 @@ from qlab.registry import ROWS
 from qlab.registry.asked import asked_by
 from qlab.stats import TensorStats
 
-Execution = Literal["integer", "simulated", "float", "shared", "none"]
+Execution = Literal["integer", "simulated", "dynamic", "float", "shared", "none"]
 
 _WITH_WEIGHT = frozenset(row.name for row in ROWS if row.weight)
 
@@ -40,7 +40,8 @@ class Step:
         weight: How the weight is quantized; None where there is none, or it stays float.
         output: How the output leaves; None for float.
         execution: ``integer``: codes in, codes out. ``simulated``: float arithmetic on quantized
-            numbers. ``shared``: moves elements as they come, codes or not. ``float``: as in the
+            numbers. ``dynamic``: real numbers in and out, the input is quantized in every call.
+            ``shared``: moves elements as they come, codes or not. ``float``: as in the
             float model. ``none``: a size or another plain value, no tensor of real numbers.
         reason: Why, in words.
         bounds: What the operators behind it clamp its output to, where they alone read it; what
@@ -180,7 +181,7 @@ class Plan:
                 "requested": _requested(step),
                 "rule": step.rule,
                 "inputs": ", ".join(dict.fromkeys(_words(spec) for spec in step.inputs)),
-                "weight": _words(step.weight) if step.row in _WITH_WEIGHT else "",
+                "weight": _words(step.weight) if step.row in _WITH_WEIGHT or step.weight else "",
                 "output": "" if step.execution == "none" else _words(step.output),
                 "execution": step.execution,
                 "reason": step.reason,

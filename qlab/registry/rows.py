@@ -83,7 +83,7 @@ class Row:
         static: The integer module; None where the operator itself runs on integer codes as it
             stands (`on_codes`).
         output: How the output is quantized.
-        weight: Whether it has a weight that is quantized.
+        weight: Whether its integer module has a weight that is quantized.
         weight_axis: The weight's axis of output channels: what one scale per axis 0 means here.
         clamps: Whether it clamps its input between bounds that the model fixes. Where nothing else
             reads that input, codes beyond the bounds would be wasted: give the input the scale

@@ -131,11 +131,11 @@ ROWS: tuple[Row, ...] = (
     Row("conv_relu6_2d", modules=(nni.Conv2dReLU6,), static=nniq.Conv2dReLU6, weight=True),
     Row("conv_relu6_3d", modules=(nni.Conv3dReLU6,), static=nniq.Conv3dReLU6, weight=True),
     # Recurrent layers and cells.
-    Row("lstm", modules=(nn.LSTM,), dynamic=nnqd.LSTM, weight=True),
-    Row("gru", modules=(nn.GRU,), dynamic=nnqd.GRU, weight=True),
-    Row("lstm_cell", modules=(nn.LSTMCell,), dynamic=nnqd.LSTMCell, weight=True),
-    Row("gru_cell", modules=(nn.GRUCell,), dynamic=nnqd.GRUCell, weight=True),
-    Row("rnn_cell", modules=(nn.RNNCell,), dynamic=nnqd.RNNCell, weight=True),
+    Row("lstm", modules=(nn.LSTM,), dynamic=nnqd.LSTM),
+    Row("gru", modules=(nn.GRU,), dynamic=nnqd.GRU),
+    Row("lstm_cell", modules=(nn.LSTMCell,), dynamic=nnqd.LSTMCell),
+    Row("gru_cell", modules=(nn.GRUCell,), dynamic=nnqd.GRUCell),
+    Row("rnn_cell", modules=(nn.RNNCell,), dynamic=nnqd.RNNCell),
     # Norms.
     Row("batch_norm2d", modules=(nn.BatchNorm2d,), static=nnq.BatchNorm2d),
     Row("batch_norm3d", modules=(nn.BatchNorm3d,), static=nnq.BatchNorm3d),

@@ -168,11 +168,12 @@ def test_what_is_no_observer_is_named():
         annotate(GRAPH, mapping)
 
 
-def test_a_dynamic_qconfig_stays_in_float_with_its_reason():
+def test_a_dynamic_qconfig_asks_for_a_quantized_weight_and_a_float_output():
     dynamic = QConfig(PlaceholderObserver.with_args(dtype="quint8", is_dynamic=True), A.weight)
     step = annotate(GRAPH, QConfigMapping().set_global(dynamic)).step("one.fc")
-    assert step.execution == "float"
-    assert step.reason.startswith("a dynamic qconfig")
+    assert (step.execution, step.output) == ("dynamic", None)
+    assert step.weight == A.weight().spec
+    assert step.reason.startswith("dynamic qconfig")
 
 
 def test_a_graph_from_elsewhere_is_refused():
