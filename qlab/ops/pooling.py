@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from qlab.ops import checks
 from qlab.ops.codes import linear_map, selected
 from qlab.ops.kernels import defined
+from qlab.ops.windows import window_maximum
 from qlab.qparams import QParams
 
 Ints = int | Sequence[int]
@@ -27,13 +28,20 @@ def _check(op: str, x: Tensor, x_qparams: QParams, n: int) -> None:
     checks.per_tensor(op, "input", x_qparams)
 
 
-def _maximum(
-    pool: Callable[..., Tensor], n: int, x: Tensor, x_qparams: QParams, *options: Any
+def _sliding_maximum(op: str, n: int, x: tuple[Tensor, QParams], *options: Any) -> Tensor:
+    _check(op, *x, n)
+    if x[0].dtype.is_floating_point:
+        return selected(lambda codes: window_maximum(op, codes, n, *options), x[0])
+    return window_maximum(op, x[0], n, *options)
+
+
+def _adaptive_maximum(
+    pool: Callable[..., Tensor], n: int, x: tuple[Tensor, QParams], output_size: Sizes
 ) -> Tensor:
     op = pool.__name__
-    _check(op, x, x_qparams, n)
-    with checks.torch_refusal(op, f"shape {tuple(x.shape)}, options {options}"):
-        return selected(lambda codes: pool(codes, *options), x)
+    _check(op, *x, n)
+    with checks.torch_refusal(op, f"shape {tuple(x[0].shape)}, output size {output_size}"):
+        return selected(lambda codes: pool(codes, output_size), x[0])
 
 
 def _average(
@@ -78,9 +86,8 @@ def max_pool1d(
         ShapeError: Wrong number of axes, or qparams that are not per tensor.
         ArgumentError: Options that do not fit the input.
     """
-    return _maximum(
-        F.max_pool1d, 1, x, x_qparams, kernel_size, stride, padding, dilation, ceil_mode
-    )
+    options = (kernel_size, stride, padding, dilation, ceil_mode)
+    return _sliding_maximum("max_pool1d", 1, (x, x_qparams), *options)
 
 
 @defined
@@ -94,9 +101,8 @@ def max_pool2d(
     ceil_mode: bool = False,
 ) -> Tensor:
     """`max_pool1d` over 2 axes: (N, C, H, W) or (C, H, W)."""
-    return _maximum(
-        F.max_pool2d, 2, x, x_qparams, kernel_size, stride, padding, dilation, ceil_mode
-    )
+    options = (kernel_size, stride, padding, dilation, ceil_mode)
+    return _sliding_maximum("max_pool2d", 2, (x, x_qparams), *options)
 
 
 @defined
@@ -110,9 +116,8 @@ def max_pool3d(
     ceil_mode: bool = False,
 ) -> Tensor:
     """`max_pool1d` over 3 axes: (N, C, D, H, W) or (C, D, H, W)."""
-    return _maximum(
-        F.max_pool3d, 3, x, x_qparams, kernel_size, stride, padding, dilation, ceil_mode
-    )
+    options = (kernel_size, stride, padding, dilation, ceil_mode)
+    return _sliding_maximum("max_pool3d", 3, (x, x_qparams), *options)
 
 
 @defined
@@ -233,19 +238,19 @@ def adaptive_max_pool1d(x: Tensor, x_qparams: QParams, output_size: Ints) -> Ten
         x_qparams: Per tensor.
         output_size: Length of each spatial axis of the output.
     """
-    return _maximum(F.adaptive_max_pool1d, 1, x, x_qparams, output_size)
+    return _adaptive_maximum(F.adaptive_max_pool1d, 1, (x, x_qparams), output_size)
 
 
 @defined
 def adaptive_max_pool2d(x: Tensor, x_qparams: QParams, output_size: Sizes) -> Tensor:
     """`adaptive_max_pool1d` over 2 axes; None in ``output_size`` keeps the input's length."""
-    return _maximum(F.adaptive_max_pool2d, 2, x, x_qparams, output_size)
+    return _adaptive_maximum(F.adaptive_max_pool2d, 2, (x, x_qparams), output_size)
 
 
 @defined
 def adaptive_max_pool3d(x: Tensor, x_qparams: QParams, output_size: Sizes) -> Tensor:
     """`adaptive_max_pool1d` over 3 axes; None in ``output_size`` keeps the input's length."""
-    return _maximum(F.adaptive_max_pool3d, 3, x, x_qparams, output_size)
+    return _adaptive_maximum(F.adaptive_max_pool3d, 3, (x, x_qparams), output_size)
 
 
 @defined

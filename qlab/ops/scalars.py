@@ -87,7 +87,7 @@ def mul_scalar_qparams(x_qparams: QParams, scalar: float) -> QParams:
 def _checked(qparams: QParams, scale: float, zero_point: int) -> QParams:
     made = replace(
         qparams,
-        scale=torch.full_like(qparams.scale, scale),
+        scale=torch.full_like(qparams.scale, scale, dtype=torch.float64).to(torch.float32),
         zero_point=torch.full_like(qparams.zero_point, zero_point),
     )
     made.check()

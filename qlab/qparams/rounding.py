@@ -32,10 +32,15 @@ def _expanded(qparams: QParams, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _to_codes(rounded: Tensor, zero_point: Tensor, qparams: QParams) -> Tensor:
+    """Clamps, NaN being the zero point; ``rounded`` is overwritten."""
     if qparams.dtype.bits > 16:  # float32 cannot express 2**31 - 1
         rounded = rounded.to(torch.float64)
-    codes = torch.where(rounded.isnan(), zero_point.to(rounded.dtype), rounded)
-    return codes.clamp(qparams.quant_min, qparams.quant_max)
+    if zero_point.dim() == 0 and not zero_point.is_floating_point():
+        limits = {"posinf": torch.inf, "neginf": -torch.inf}
+        rounded.nan_to_num_(nan=float(qparams.zero_point_value), **limits)
+    else:
+        rounded = torch.where(rounded.isnan(), zero_point.to(rounded.dtype), rounded)
+    return rounded.clamp_(qparams.quant_min, qparams.quant_max)
 
 
 def _float8_values(x: Tensor, scale: Tensor, qparams: QParams) -> Tensor:
@@ -89,15 +94,15 @@ def quantize_round_first(x: Tensor, qparams: QParams) -> Tensor:
     x = x.to(torch.float32)
     if qparams.dtype.is_float:
         return _float8_values(x, scale, qparams)
-    rounded = _rounded_first(x, scale, zero_point)
+    rounded = _rounded_first(x.detach(), scale, zero_point)
     return _to_codes(rounded, zero_point, qparams).to(qparams.dtype.storage)
 
 
 def _rounded_first(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     scaled = x * (1.0 / scale)
     if zero_point.is_floating_point():  # not a code itself, so there is nothing to round before it
-        return torch.round(scaled + zero_point)
-    return torch.round(scaled) + zero_point
+        return scaled.add_(zero_point).round_()
+    return scaled.round_().add_(zero_point)
 
 
 def dequantize(codes: Tensor, qparams: QParams) -> Tensor:
@@ -126,7 +131,7 @@ def dequantize(codes: Tensor, qparams: QParams) -> Tensor:
     # The subtraction is exact: in float32 below 2**24, in int64 for the wider types.
     if qparams.dtype.bits > 16:
         return (codes.to(torch.int64) - zero_point).to(torch.float32) * scale
-    return (codes.to(torch.float32) - zero_point) * scale
+    return codes.to(torch.float32).sub_(zero_point).mul_(scale)
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -192,5 +197,5 @@ def requantize(real: Tensor, qparams: QParams) -> Tensor:
     scale, zero_point = _expanded(qparams, real)
     if qparams.dtype.is_float:
         return _float8_values(real, scale, qparams)
-    affine = real * (1.0 / scale) + zero_point.to(torch.float32)
-    return _to_codes(torch.round(affine), zero_point, qparams).to(qparams.dtype.storage)
+    affine = (real.detach() * (1.0 / scale)).add_(zero_point.to(torch.float32))
+    return _to_codes(affine.round_(), zero_point, qparams).to(qparams.dtype.storage)

@@ -1,0 +1,68 @@
+"""The cache of packed weights is right whatever changes, and is never copied."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+
+from qlab import ops
+from qlab.dtypes import qint8, quint8
+from qlab.errors import NonFiniteError
+from qlab.qparams import QParams
+from tests.qlab.ops.examples import W, X, Y, codes
+
+IMAGE = codes(quint8, 1, 4, 9, 9)
+KERNEL = codes(qint8, 6, 4, 3, 3)
+
+
+def test_a_packed_weight_is_rebuilt_when_the_weight_changes() -> None:
+    weight, packed = KERNEL.clone(), ops.PackedWeight()
+
+    def run() -> torch.Tensor:
+        return ops.conv2d(IMAGE, X, weight, W, None, Y, packed=packed)
+
+    first = run()
+    weight.neg_()
+    assert torch.equal(run(), ops.conv2d(IMAGE, X, weight, W, None, Y))
+    weight = KERNEL.clone()
+    assert torch.equal(run(), first)
+
+
+@pytest.mark.parametrize(
+    "duplicate", [copy.copy, copy.deepcopy, lambda p: pickle.loads(pickle.dumps(p))]
+)
+def test_copies_of_a_packed_weight_are_empty(duplicate) -> None:
+    packed = ops.PackedWeight()
+    ops.conv2d(IMAGE, X, KERNEL, W, None, Y, packed=packed)
+    assert "empty" not in repr(packed)
+    assert repr(duplicate(packed)) == "PackedWeight(empty)"
+    packed.clear()
+    assert repr(packed) == "PackedWeight(empty)"
+
+
+def test_one_packed_weight_serves_changing_shapes_and_parameters() -> None:
+    packed = ops.PackedWeight()
+    for size in (9, 5, 7):
+        for zero_point in (0, 200):
+            x, x_qparams = (
+                codes(quint8, 2, 4, size, size),
+                QParams.per_tensor(0.02, zero_point, quint8),
+            )
+            y = ops.conv2d(x, x_qparams, KERNEL, W, None, Y, padding=1, packed=packed)
+            assert torch.equal(y, ops.conv2d(x, x_qparams, KERNEL, W, None, Y, padding=1))
+
+
+def test_a_packed_layer_is_checked_anew_when_its_bias_changes() -> None:
+    packed, bias = ops.PackedWeight(), torch.zeros(6)
+    ops.conv2d(IMAGE, X, KERNEL, W, bias, Y, packed=packed)
+    bias[2] = torch.nan
+    with pytest.raises(NonFiniteError, match="the bias must be finite"):
+        ops.conv2d(IMAGE, X, KERNEL, W, bias, Y, packed=packed)
+
+
+def test_weights_made_in_inference_mode_can_be_packed() -> None:
+    with torch.inference_mode():
+        weight, packed = KERNEL.clone(), ops.PackedWeight()
+        first = ops.conv2d(IMAGE, X, weight, W, None, Y, packed=packed)
+        assert torch.equal(first, ops.conv2d(IMAGE, X, weight, W, None, Y, packed=packed))
