@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -91,9 +92,8 @@ def _knobs(view: View, loaded: Loaded, step: Step, places: Places) -> Draft:
     if base.activation is not None and start.activation is not None:
         with right:
             activation = knobs.draw(Knobs("activation", base.activation, start.activation, token))
-    draft = Draft(weight, activation, in_float)
-    space.set_draft(choice, name, draft)
-    return draft
+    space.set_draft(choice, name, Draft(weight, activation, in_float))
+    return Draft(weight, activation, in_float)
 
 
 def _verdict(
@@ -131,7 +131,7 @@ def _weight(loaded: Loaded, draft: Draft, what: WhatIf) -> Shown:
     weight, stats = loaded.lab.weight(what.name), loaded.lab.statistics(what.name, "weight")
     if draft.in_float or draft.weight is None:
         return Shown("weight", stats, weight=weight)
-    observers = loaded.policies(what.name, draft.weight, "weight")
+    observers = partial(loaded.policies, what.name, draft.weight, "weight")
     label = draft.weight.policy.label
     return Shown("weight", stats, what.weight_qparams, what.weight_error, weight, observers, label)
 
@@ -140,7 +140,7 @@ def _activation(loaded: Loaded, draft: Draft, what: WhatIf) -> Shown:
     stats = loaded.lab.statistics(what.name)
     if draft.in_float or draft.activation is None:
         return Shown("activation", stats)
-    observers = loaded.policies(what.name, draft.activation, "activation")
+    observers = partial(loaded.policies, what.name, draft.activation, "activation")
     label = draft.activation.policy.label
     return Shown(
         "activation", stats, what.activation_qparams, what.activation_error, None, observers, label

@@ -48,9 +48,10 @@ def presence() -> Presence:
     return Presence(board(), secrets.token_hex(16))
 
 
-def leave() -> None:
-    """This session wants none of the running jobs any more."""
-    _leave(presence())
+def leave(keep: Key | None = None) -> None:
+    """This session wants none of the running jobs any more, except the one named `keep`."""
+    me = presence()
+    me.board.leave(me.owner, keep)
 
 
 def wait_for(key: Key, title: str, work: Work, workspace: Workspace) -> Any:

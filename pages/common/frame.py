@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from pages.common import engine, messages, navigation, sidebar, workspace
-from pages.common.loaded import Loaded, load
+from pages.common.loaded import Loaded, load, loaded_key
 from pages.common.workspace import Choice, Workspace
 
 if TYPE_CHECKING:
@@ -62,6 +62,6 @@ def page(title: str, about: str, draw: Callable[[View], None]) -> None:
         space = workspace.current()
         choice = sidebar.draw(space)
         if space.choice not in (None, choice):
-            engine.leave()
+            engine.leave(keep=loaded_key(choice))
         space.choice = choice
         draw(View(choice, space))

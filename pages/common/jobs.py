@@ -25,6 +25,16 @@ class Progress(Protocol):
 Work = Callable[[Progress], Any]
 
 
+def log_error(to: logging.Logger, message: str, error: Exception) -> None:
+    """Logs an error; with its traceback only where the engine did not raise it on purpose."""
+    from qlab.errors import QlabError
+
+    if isinstance(error, QlabError):
+        to.warning("%s: %s", message, error)
+    else:
+        to.error(message, exc_info=error)
+
+
 class CancelledError(Exception):
     """Raised by work that stopped because nobody wants its result any more."""
 
@@ -100,7 +110,7 @@ class Job:
             self._cancelled.set()
         except Exception as error:
             self.error = error
-            log.exception("job failed: %s", self.title)
+            log_error(log, f"job failed: {self.title}", error)
         finally:
             self._finished.set()
 
@@ -147,11 +157,11 @@ class Board:
         with self._lock:
             self._jobs.pop(key, None)
 
-    def leave(self, owner: str, wanted: Hashable = None) -> None:
-        """`owner` wants none of the running jobs any more, except the one named `wanted`."""
+    def leave(self, owner: str, keep: Hashable = None) -> None:
+        """`owner` wants none of the running jobs any more, except the one named `keep`."""
         with self._lock:
             for key, job in list(self._jobs.items()):
-                if key == wanted or owner not in job.owners:
+                if key == keep or owner not in job.owners:
                     continue
                 job.owners.discard(owner)
                 if job.state == "running" and not job.owners:

@@ -106,6 +106,11 @@ class Outcome:
     worst: tuple[Finding, ...]
 
 
+def loaded_key(choice: Choice) -> Key:
+    """Names the calibrated lab of a choice on the board; presets share it."""
+    return ("loaded", choice.model, choice.samples)
+
+
 def load(choice: Choice, workspace: Workspace) -> Loaded:
     """The calibrated lab of the chosen model; ends the page's run while it is being made."""
 
@@ -126,8 +131,7 @@ def load(choice: Choice, workspace: Workspace) -> Loaded:
             raise CancelledError
         return Loaded(sample, choice.samples, lab)
 
-    key = ("loaded", choice.model, choice.samples)
-    return wait_for(key, "Collecting the model's ranges", work, workspace)
+    return wait_for(loaded_key(choice), "Collecting the model's ranges", work, workspace)
 
 
 def outcome_key(loaded: Loaded, mapping: QConfigMapping) -> Key:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import streamlit as st
 
 from pages.common.format import escape
+from pages.common.jobs import log_error
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ def shown(key: str = "page") -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        log.exception("shown on the page as a message")
+        log_error(log, "shown on the page as a message", error)
         show(error, retry=_again, key=f"again-{key}")
 
 

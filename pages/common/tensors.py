@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from qlab.stats import TensorStats
 
 
+#: Elements of a weight above which comparing all observers takes longer than a knob may.
+LARGE = 200_000
+
+
 @dataclass(frozen=True)
 class Shown:
     """A tensor and what quantizing it costs.
@@ -36,7 +41,7 @@ class Shown:
         qparams: Its scales and zero points; None where it stays in float.
         error: What they cost; None where it stays in float.
         weight: The tensor itself, where it is a weight.
-        observers: What every observer would cost here, by label.
+        observers: Asks the engine what every observer would cost here, by label.
         observer: The label of the one in use.
     """
 
@@ -45,7 +50,7 @@ class Shown:
     qparams: QParams | None = None
     error: QuantizationError | None = None
     weight: Tensor | None = None
-    observers: dict[str, QuantizationError] = field(default_factory=dict)
+    observers: Callable[[], dict[str, QuantizationError]] | None = None
     observer: str = ""
 
 
@@ -73,9 +78,9 @@ def draw(shown: Shown) -> None:
     if own is not None and shown.error is not None:
         _numbers(shown, shown.error, own)
     _channels(shown)
-    if shown.observers:
+    if shown.observers is not None:
         with st.container(key=f"{shown.kind}_observers"):
-            _observers(shown)
+            _observers(shown, shown.observers)
 
 
 def _scale_in_use(shown: Shown, qparams: QParams) -> QParams:
@@ -141,19 +146,27 @@ def _channels(shown: Shown) -> None:
     st.plotly_chart(chart, key=f"{shown.kind}_channels", theme=THEME, config=CONFIG)
 
 
-def _observers(shown: Shown) -> None:
+def _observers(shown: Shown, ask: Callable[[], dict[str, QuantizationError]]) -> None:
     """All observers side by side on this tensor, the best first."""
+    large = shown.weight is not None and shown.weight.numel() > LARGE
+    if large and not st.toggle(
+        "Compare observers",
+        key=f"{shown.kind}_compare",
+        help="This weight is large: with the comparison every knob takes up to a second.",
+    ):
+        return
+    errors = ask()
+    best = max((e.sqnr_db for e in errors.values() if math.isfinite(e.sqnr_db)), default=1.0)
     rows = [
         {
             "observer": f"▸ {label}" if label == shown.observer else label,
-            "SQNR": error.sqnr_db,
+            "SQNR": min(max(error.sqnr_db, -best), best),
             "clipping": 100 * error.clipping / (error.total or 1.0),
             "clipped": 100 * error.clipped_share,
         }
-        for label, error in shown.observers.items()
+        for label, error in errors.items()
     ]
     frame = pd.DataFrame(rows).sort_values("SQNR", ascending=False, kind="stable")
-    best = max((e.sqnr_db for e in shown.observers.values() if math.isfinite(e.sqnr_db)), default=1)
     st.dataframe(
         frame,
         hide_index=True,

@@ -80,7 +80,7 @@ def test_the_last_owner_who_leaves_cancels():
     jobs.submit(("square", 4), "", until_stopped, owner="b")
     jobs.leave("a")
     assert job.state == "running"
-    jobs.leave("b", wanted=("square", 4))
+    jobs.leave("b", keep=("square", 4))
     assert job.state == "running"
     jobs.leave("b")
     assert finished(job).state == "cancelled"

@@ -221,3 +221,12 @@ def test_a_layer_that_was_kept_in_float_can_be_quantized_again(page: AppTest):
     assert sqnr(page).endswith("dB")
     page.button(key="apply").click().run()
     assert metrics(page)["In the configuration"].endswith("dB")
+
+
+@pytest.mark.slow
+def test_a_large_weight_compares_observers_only_when_asked():
+    page = open_page("layer", model="resnet18", samples=2, layer="fc")
+    assert not page.error
+    assert len(page.dataframe) == 1
+    page.toggle(key="weight_compare").set_value(True).run()
+    assert len(page.dataframe) == 2
