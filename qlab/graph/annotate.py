@@ -129,11 +129,10 @@ class _Annotation:
         """Why an operator stays in float although its qconfig asks for more, or None."""
         if row.output.kind is OutputKind.FLOAT:
             return "its output is never quantized"
-        if row.static is not None and node.op == "call_module":
+        if row.static is not None:
             refused = row.static.obstacle(self._module(node))
             if refused is not None:
                 return refused
-        if row.static is not None:
             if not all(is_real(operand) and is_tensor(operand) for operand in _operands(node)):
                 return "an operand is not a tensor of real numbers"
             if node.kwargs or len(_operands(node)) < len(node.args):
