@@ -19,7 +19,8 @@ from torch import Tensor, fx
 
 from qlab.analysis.report import code_buffers
 from qlab.dtypes import QDType, as_qdtype
-from qlab.errors import ArgumentError, FormatError, QlabError
+from qlab.errors import ArgumentError, DTypeError, FormatError, QlabError
+from qlab.execution import usable_device
 from qlab.io import program
 from qlab.io.files import write_atomically
 from qlab.io.packing import is_packed, pack, unpack
@@ -96,8 +97,10 @@ def load_quantized(
 
     Raises:
         FormatError: Not such a file, truncated, or naming something qlab does not run.
+        ArgumentError: No file can be read there, or no such device.
+        DTypeError: Neither a path nor bytes.
     """
-    content = source if isinstance(source, bytes) else Path(source).read_bytes()
+    place, content = usable_device(device), _content(source)
     header = _header(content)
     try:
         tensors = load(content)
@@ -111,9 +114,40 @@ def load_quantized(
         graph_module.load_state_dict(tensors, strict=True)
     except QlabError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except _MALFORMED as error:
         raise FormatError(f"The checkpoint does not describe a model: {error}") from error
-    return graph_module.eval().to(device)
+    return graph_module.eval().to(place)
+
+
+# What torch and Python raise where a file holds something else than what is read from it.
+_MALFORMED = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
+
+
+def _content(source: Any) -> bytes:
+    if isinstance(source, bytes | bytearray | memoryview):
+        return bytes(source)
+    if not isinstance(source, str | os.PathLike):
+        raise DTypeError(
+            "load_quantized reads a file",
+            expected="a path, or the file's bytes",
+            received=type(source).__name__,
+        )
+    try:
+        return Path(source).read_bytes()
+    except OSError as error:
+        raise ArgumentError(
+            "The checkpoint cannot be read", received=f"{str(source)!r} ({error.strerror})"
+        ) from error
 
 
 def _header(content: bytes) -> dict[str, Any]:

@@ -6,10 +6,23 @@ import os
 import tempfile
 from pathlib import Path
 
+from qlab.errors import ArgumentError
+
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes ``content`` beside ``path`` and renames it, so that no half-written file is left."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Writes ``content`` beside ``path`` and renames it, so that no half-written file is left.
+
+    Raises:
+        ArgumentError: The folder does not exist, or may not be written to.
+    """
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise ArgumentError(
+            "No file can be written there",
+            expected="a folder that exists and may be written to",
+            received=f"{str(path.parent)!r} ({error.strerror})",
+        ) from error
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)

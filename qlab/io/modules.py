@@ -42,6 +42,7 @@ _FLOAT_DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 }
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _SKIPPED_ARGUMENTS = ("device", "dtype", "self")
 
 
@@ -69,8 +70,8 @@ def _fused_classes() -> dict[str, type[FusedModule]]:
 def _float_arguments(module: nn.Module) -> dict[str, Any]:
     """Constructor arguments of a `torch.nn` module, read off the attributes of the same name."""
     arguments: dict[str, Any] = {}
-    for name in inspect.signature(type(module).__init__).parameters:
-        if name in _SKIPPED_ARGUMENTS:
+    for name, parameter in inspect.signature(type(module).__init__).parameters.items():
+        if name in _SKIPPED_ARGUMENTS or parameter.kind in _VARIADIC:
             continue
         value = getattr(module, name, None)
         if isinstance(value, torch.Tensor) or (name == "bias" and not isinstance(value, bool)):

@@ -7,6 +7,7 @@ must be quantized modules or allow-listed classes of `torch.nn`.
 
 from __future__ import annotations
 
+import keyword
 import math
 import operator
 import re
@@ -153,14 +154,15 @@ def build(data: dict[str, Any], tensors: dict[str, torch.Tensor]) -> fx.GraphMod
     """
     root = nn.Module()
     for path, module in data["modules"].items():
-        _attach(root, _checked_path(path), modules.build(module, path))
+        _check_tensors(module, _checked_path(path), tensors)
+        _attach(root, path, modules.build(module, path))
     graph, nodes, functions = fx.Graph(), {}, _functions()
     for entry in data["nodes"]:
         name, op, target = entry["name"], entry["op"], entry["target"]
         if not (isinstance(name, str) and _IDENTIFIER.match(name)) or name in nodes:
             raise FormatError("A node has no usable name", received=repr(name)[:200])
         args = decode(entry["args"], nodes)
-        kwargs = {_checked_path(key): decode(v, nodes) for key, v in entry["kwargs"].items()}
+        kwargs = {_checked_keyword(key): decode(v, nodes) for key, v in entry["kwargs"].items()}
         _check_call(op, target, args, functions)
         if op == "get_attr":
             _attach_tensor(root, target, tensors)
@@ -175,7 +177,7 @@ def build(data: dict[str, Any], tensors: dict[str, torch.Tensor]) -> fx.GraphMod
 
 def _check_call(op: str, target: str, args: Any, functions: dict[str, Any]) -> None:
     known = {
-        "placeholder": lambda: _IDENTIFIER.match(target) is not None,
+        "placeholder": lambda: _is_name(target),
         "output": lambda: target == "output",
         "call_module": lambda: _PATH.match(target) is not None,
         "get_attr": lambda: _PATH.match(target) is not None,
@@ -194,6 +196,30 @@ def _check_call(op: str, target: str, args: Any, functions: dict[str, Any]) -> N
             expected="one of: " + ", ".join(_SHAPE_ATTRIBUTES),
             received=repr(args)[:200],
         )
+
+
+def _check_tensors(module: dict[str, Any], path: str, tensors: dict[str, torch.Tensor]) -> None:
+    """Compares a module's tensors with the file's before there is memory taken for them."""
+    with torch.device("meta"):
+        expected = modules.build(module, path).state_dict()
+    for name, tensor in expected.items():
+        found = tensors.get(f"{path}.{name}")
+        if found is None or found.shape != tensor.shape:
+            raise FormatError(
+                f"The checkpoint's tensors do not fit layer {path!r}",
+                expected=f"{name} of shape {tuple(tensor.shape)}",
+                received="no such tensor" if found is None else f"shape {tuple(found.shape)}",
+            )
+
+
+def _is_name(text: str) -> bool:
+    return _IDENTIFIER.match(text) is not None and not keyword.iskeyword(text)
+
+
+def _checked_keyword(name: str) -> str:
+    if not isinstance(name, str) or not _is_name(name):
+        raise FormatError("A keyword is not readable", received=repr(name)[:200])
+    return name
 
 
 def _checked_path(path: str) -> str:

@@ -317,7 +317,9 @@ class QuantizedModule(QParamsHolder):
                 "formats": dict(formats),
                 "tensors": dict(tensors),
                 **rest,
-            } if not rest and set(tensors) == set(cls.tensors):
+            } if (
+                not rest and set(tensors) == set(cls.tensors) and (inputs or 0) <= len(formats) + 1
+            ):
                 read = {role: CodeFormat.from_dict(data) for role, data in formats.items()}
             case _:
                 raise FormatError(

@@ -10,7 +10,7 @@ from torch import nn
 
 import qlab
 import sample_models
-from qlab.errors import ArgumentError, FormatError
+from qlab.errors import ArgumentError, DTypeError, FormatError
 from qlab.io.checkpoint import checkpoint_bytes, load_quantized, save_quantized
 
 TRAINED = sample_models.names(trained=True)
@@ -23,7 +23,7 @@ def _converted(name, mapping=None):
 
 
 @pytest.mark.parametrize("name", TRAINED)
-@pytest.mark.parametrize("preset", ["int8", "int4-weights", "float8"])
+@pytest.mark.parametrize("preset", qlab.presets.PRESETS)
 def test_a_checkpoint_gives_bit_equal_outputs(name, preset):
     model, images = _converted(name, preset)
     assert torch.equal(load_quantized(checkpoint_bytes(model))(images), model(images))
@@ -112,6 +112,14 @@ def _reclass(name):
     return change
 
 
+def _reconfigure(**values):
+    def change(program):
+        entry = next(m for m in program["modules"].values() if m["class"].endswith("LinearReLU"))
+        entry["config"].update(values)
+
+    return change
+
+
 def _attribute(program):
     node = next(n for n in program["nodes"] if n["op"] == "call_module")
     node["op"], node["target"] = "call_function", "builtins.getattr"
@@ -132,6 +140,14 @@ HOSTILE = {
     "nodes of another type": lambda p: p.update(nodes=3),
     "a module path with code": lambda p: p["modules"].update({"a;b": {"class": "x"}}),
     "another version": lambda p: p.update(version=99),
+    "a keyword of Python as an input": lambda p: p["nodes"][0].update(target="class"),
+    "a keyword with code in it": lambda p: p["nodes"][1].update(kwargs={"a=1, b": 1}),
+    "a keyword that is no name": lambda p: p["nodes"][1].update(kwargs={"a.b": 1}),
+    "arguments of another type": lambda p: p["nodes"][1].update(args="os"),
+    "more inputs than memory": _reconfigure(inputs=10**12),
+    "a layer larger than memory": _reconfigure(
+        arguments={"in_features": 10**9, "out_features": 10**9, "bias": True}
+    ),
     "packed codes of a wrong shape": lambda p: p["packed"].update(
         {"x": {"dtype": "qint4", "shape": [10**9]}}
     ),
@@ -188,3 +204,22 @@ def test_an_embedding_travels_in_float():
     model, x = nn.Sequential(nn.Embedding(9, 6), nn.Linear(6, 2)), torch.randint(0, 9, (4, 5))
     converted = qlab.Lab(model, x, [x]).convert()
     assert torch.equal(load_quantized(checkpoint_bytes(converted))(x), converted(x))
+
+
+@pytest.mark.parametrize(("source", "error"), [("missing", ArgumentError), (None, DTypeError)])
+def test_what_is_no_file_is_refused(tmp_path, source, error):
+    with pytest.raises(error):
+        load_quantized(tmp_path / source if source else source)
+
+
+def test_bytes_of_any_kind_are_read_and_the_device_is_checked():
+    content = checkpoint_bytes(_converted("mlp")[0])
+    assert load_quantized(bytearray(content)).training is False
+    with pytest.raises(ArgumentError, match="no such device"):
+        load_quantized(content, device="nowhere")
+
+
+def test_a_folder_that_does_not_exist_is_named(tmp_path):
+    model = _converted("mlp")[0]
+    with pytest.raises(ArgumentError, match="No file can be written there"):
+        save_quantized(model, tmp_path / "missing" / "model.safetensors")
