@@ -113,6 +113,6 @@ def get(name: str = DEFAULT) -> Preset:
     Raises:
         UnknownNameError: There is none; the message lists those that there are.
     """
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise UnknownNameError.of("preset", name, PRESETS)
     return PRESETS[name]

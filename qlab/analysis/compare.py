@@ -16,8 +16,10 @@ from qlab.analysis.calibration import Progress, Stop
 from qlab.analysis.metrics import METRICS, ErrorSums, LabelCounts
 from qlab.analysis.probe import QuantizedLayer, real
 from qlab.analysis.report import Report, Size, coverage_of, graph_bytes, module_bytes
+from qlab.errors import UnsupportedError
 from qlab.execution import GraphRunner
 from qlab.graph.plan import Plan, Step
+from qlab.graph.shapes import tensors_in
 from qlab.ranges import TensorSpec
 
 _COLUMNS = [
@@ -151,11 +153,19 @@ def _measure_batch(
 
 
 def first_tensor(value: Any) -> Tensor:
-    """The first floating-point tensor of a network's output, which may be a tuple or a dict."""
-    if isinstance(value, Tensor):
-        return value
-    items = value.values() if isinstance(value, dict) else value
-    return next(first_tensor(item) for item in items if isinstance(item, Tensor | tuple | list))
+    """The first floating-point tensor of a network's output, which may be a tuple or a dict.
+
+    The first tensor of whole numbers where nothing else comes out.
+
+    Raises:
+        UnsupportedError: The network gives no tensor.
+    """
+    found = tensors_in(value)
+    if not found:
+        raise UnsupportedError(
+            "The network's output holds no tensor to compare", received=type(value).__name__
+        )
+    return next((tensor for tensor in found if tensor.is_floating_point()), found[0])
 
 
 def _pair(networks: Networks) -> dict[str, _Pair]:

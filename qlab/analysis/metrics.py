@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qlab.errors import NonFiniteError, ShapeError
+from qlab.errors import DTypeError, NonFiniteError, ShapeError
 
 METRICS = ("sqnr", "nmse", "cosine", "max_abs")
 
@@ -142,6 +142,7 @@ class LabelCounts:
 
         Raises:
             ShapeError: Labels that do not match the logits.
+            DTypeError: Labels that are not whole numbers.
         """
         top_x, top_y = x.argmax(-1), y.argmax(-1)
         self.samples += top_x.numel()
@@ -153,6 +154,12 @@ class LabelCounts:
                 "Labels do not match the network's output",
                 expected=f"class indices of shape {tuple(top_x.shape)}",
                 received=f"shape {tuple(labels.shape)}",
+            )
+        if labels.is_floating_point() or labels.is_complex():
+            raise DTypeError(
+                "Labels are class indices",
+                expected="a tensor of whole numbers",
+                received=f"{labels.dtype}",
             )
         self.labelled += top_x.numel()
         self.float_correct += int((top_x == labels).sum())

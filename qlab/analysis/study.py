@@ -103,7 +103,7 @@ class Study:
         Raises:
             UnknownNameError: No such layer; lists those that exist.
         """
-        if name not in self.probes:
+        if not isinstance(name, str) or name not in self.probes:
             raise UnknownNameError.of("layer", name, self.probes)
         return self.probes[name]
 

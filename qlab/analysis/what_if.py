@@ -60,6 +60,13 @@ def what_if(
 ) -> WhatIf:
     """Answers for one layer; specs not given are those of the plan. See ``Lab.what_if``."""
     probe, step = study.probe(name), plan.step(name)
+    for what, spec in (("weight", weight), ("activation", activation)):
+        if spec is not None and not isinstance(spec, TensorSpec):
+            raise DTypeError(
+                f"what_if: the {what}'s quantization has the wrong type",
+                expected="a TensorSpec, or None to leave it as it is",
+                received=type(spec).__name__,
+            )
     if weight is not None and not probe.has_weight:
         raise ArgumentError(
             f"The layer {name!r} has no weight to quantize",

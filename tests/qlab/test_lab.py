@@ -324,3 +324,36 @@ def test_a_device_that_does_not_exist_is_refused(device):
 def test_an_empty_name_is_no_preset():
     with pytest.raises(UnknownNameError, match="preset ''"):
         lab_for("mlp").plan("")
+
+
+class Several(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(6, 3)
+
+    def forward(self, x):
+        logits = self.linear(x)
+        return {"class": logits.argmax(-1), "logits": (logits, None)}
+
+
+def test_the_output_that_is_measured_is_the_first_of_real_numbers():
+    x = torch.randn(8, 6)
+    lab = qlab.Lab(Several(), x, [x])
+    reference, value = (graph(x)["logits"][0] for graph in (lab.graph, lab.convert()))
+    expected = (reference - value).abs().max().item()
+    assert lab.compare().output["max_abs"] == pytest.approx(expected)
+
+
+def test_labels_that_are_no_class_indices_are_refused():
+    x = torch.randn(8, 6)
+    lab = qlab.Lab(nn.Linear(6, 3), x, [(x, torch.randn(8))])
+    with pytest.raises(DTypeError, match="class indices"):
+        lab.compare()
+
+
+def test_what_if_takes_specs_and_names_only():
+    lab = lab_for("mlp")
+    with pytest.raises(DTypeError, match=r"weight's quantization.*Expected a TensorSpec"):
+        lab.what_if(lab.layers[0].name, weight="int4")
+    with pytest.raises(UnknownNameError, match="Unknown layer"):
+        lab.what_if([])
