@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from qlab.errors import ArgumentError, ShapeError, UnknownNameError
 
 
 def _check_axis(axis: int, shape: torch.Size | tuple[int, ...], owner: str) -> int:
+    if not isinstance(axis, Integral):
+        raise ArgumentError(f"{owner}: an axis is a whole number", received=repr(axis))
     if not -len(shape) <= axis < len(shape):
         raise ShapeError(
             f"{owner}: the tensor has no axis {axis}",
@@ -106,9 +109,10 @@ class PerGroup(Granularity):
     axis: int = 1
 
     def __post_init__(self) -> None:
-        if self.group_size < 1:
+        if not isinstance(self.group_size, Integral) or self.group_size < 1:
             raise ArgumentError(
-                "PerGroup: the group size must be positive", received=self.group_size
+                "PerGroup: the group size must be positive, and a whole number",
+                received=repr(self.group_size),
             )
 
     def scale_shape(self, shape: torch.Size | tuple[int, ...]) -> tuple[int, ...]:

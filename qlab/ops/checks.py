@@ -32,6 +32,12 @@ def tensor(op: str, what: str, value: object) -> None:
 def codes(op: str, what: str, value: Tensor, qparams: QParams) -> None:
     """Raises `DTypeError` unless ``value`` is a tensor of codes that ``qparams`` describe."""
     tensor(op, what, value)
+    if not isinstance(qparams, QParams):
+        raise DTypeError(
+            f"{op}: the {what} has no quantization parameters",
+            expected="a qlab.QParams",
+            received=type(qparams).__name__,
+        )
     if value.dtype == qparams.dtype.storage:
         return
     raise DTypeError(
@@ -100,7 +106,8 @@ def whole_numbers(
     Raises:
         ArgumentError: Not integers, too small, or not ``n`` of them.
     """
-    numbers = (value,) * n if isinstance(value, int) else tuple(value)
+    several = value if isinstance(value, Sequence) else ()
+    numbers = (value,) * n if isinstance(value, int) else tuple(several)
     if len(numbers) == n and all(isinstance(v, int) and v >= minimum for v in numbers):
         return numbers
     raise ArgumentError(
@@ -148,6 +155,8 @@ def axis(op: str, value: Tensor, index: int) -> int:
         ShapeError: The tensor has no such axis.
     """
     n = value.dim()
+    if not isinstance(index, int):
+        raise ArgumentError(f"{op}: an axis is a whole number", received=repr(index))
     if not -n <= index < n:
         raise ShapeError(
             f"{op}: the tensor has no axis {index}",

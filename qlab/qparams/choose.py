@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from qlab.dtypes import QDType, as_qdtype
-from qlab.errors import ArgumentError, NonFiniteError, ShapeError, UncalibratedError
+from qlab.errors import ArgumentError, DTypeError, NonFiniteError, ShapeError, UncalibratedError
 from qlab.granularity import Granularity, PerTensor
-from qlab.qparams.params import QParams, check_quant_range
+from qlab.qparams.params import QParams, check_quant_range, check_tensor
 
 EPS = torch.finfo(torch.float32).eps
 
@@ -103,6 +103,10 @@ def _float_qparams(low: Tensor, high: Tensor, steps: float, eps: float) -> tuple
 
 
 def _check_range(min_val: Tensor, max_val: Tensor, eps: float) -> None:
+    for name, value in (("smallest value", min_val), ("largest value", max_val)):
+        check_tensor(value, "choose_qparams", name)
+        if value.is_complex():
+            raise DTypeError("A range is one of real numbers", received=f"{value.dtype}")
     if min_val.shape != max_val.shape:
         raise ShapeError(
             "choose_qparams: min and max have different shapes",
@@ -117,7 +121,8 @@ def _check_range(min_val: Tensor, max_val: Tensor, eps: float) -> None:
             received=f"min={min_val.tolist()}, max={max_val.tolist()}",
             fix="Run calibration data through the model (or the observer) first.",
         )
-    if not bool((torch.isfinite(min_val) & torch.isfinite(max_val)).all()):
+    # In float32, as the scales are: what lies beyond its range in float64 has none.
+    if not bool((torch.isfinite(min_val.float()) & torch.isfinite(max_val.float())).all()):
         raise NonFiniteError(
             "A range must be finite",
             received=f"min={min_val.tolist()}, max={max_val.tolist()}",

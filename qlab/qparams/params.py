@@ -8,11 +8,21 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from qlab.dtypes import QDType
+from qlab.dtypes import QDType, as_qdtype
 from qlab.errors import ArgumentError, DTypeError, NonFiniteError, ShapeError
 from qlab.granularity import Granularity, PerTensor
 
 _OWN = -(2**63)  # stands for "the data type's own limit"
+
+
+def check_tensor(x: object, what: str, name: str = "input") -> None:
+    """Raises `DTypeError` unless ``x``, the ``name`` of the operation ``what``, is a tensor."""
+    if not isinstance(x, Tensor):
+        raise DTypeError(
+            f"{what}: the {name} is not a tensor",
+            expected="a torch.Tensor",
+            received=type(x).__name__,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +47,10 @@ class QParams:
     quant_max: int = _OWN
 
     def __post_init__(self) -> None:
+        for name in ("scale", "zero_point"):
+            check_tensor(getattr(self, name), "QParams", name.replace("_", " "))
+        if not isinstance(self.dtype, QDType):
+            object.__setattr__(self, "dtype", as_qdtype(self.dtype))
         if self.quant_min == _OWN:
             object.__setattr__(self, "quant_min", self.dtype.quant_min)
         if self.quant_max == _OWN:
@@ -61,11 +75,20 @@ class QParams:
             dtype: The quantized data type.
             device: Where the tensors are put.
         """
-        made = cls(
-            torch.tensor(float(scale), dtype=torch.float32, device=device),
-            torch.tensor(int(zero_point), dtype=torch.int32, device=device),
-            dtype,
-        )
+        try:
+            numbers = float(scale), int(zero_point)
+            tensors = (
+                torch.tensor(numbers[0], dtype=torch.float32, device=device),
+                torch.tensor(numbers[1], dtype=torch.int32, device=device),
+            )
+        except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+            raise ArgumentError(
+                "A scale is a number, and a zero point a 32-bit whole number",
+                received=f"scale={scale!r}, zero_point={zero_point!r}",
+            ) from error
+        if numbers[1] != zero_point:
+            raise ArgumentError("A zero point must be a whole number", received=zero_point)
+        made = cls(*tensors, dtype)
         made.check()
         return made
 
@@ -124,7 +147,8 @@ class QParams:
 
 def check_quant_range(dtype: QDType, quant_min: int, quant_max: int) -> None:
     """Raises `ArgumentError` unless the codes lie in ``dtype`` and there are at least two."""
-    if not dtype.quant_min <= quant_min < quant_max <= dtype.quant_max:
+    whole = all(isinstance(code, int) for code in (quant_min, quant_max))
+    if not whole or not dtype.quant_min <= quant_min < quant_max <= dtype.quant_max:
         raise ArgumentError(
             f"The range of codes does not fit {dtype.name}",
             expected=f"{dtype.quant_min} <= quant_min < quant_max <= {dtype.quant_max}",

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from qlab.errors import DTypeError
-from qlab.qparams.params import QParams
+from qlab.qparams.params import QParams, check_tensor
 
 
 def check_float(x: Tensor, what: str) -> None:
     """Raises `DTypeError` unless ``x`` holds real numbers; ``what`` names the operation."""
+    check_tensor(x, what)
     if not x.is_floating_point():
         raise DTypeError(
             f"{what} takes real numbers",
@@ -24,6 +25,12 @@ def check_float(x: Tensor, what: str) -> None:
 
 def _expanded(qparams: QParams, x: Tensor) -> tuple[Tensor, Tensor]:
     """Reciprocal-ready scale and float zero point, broadcastable against ``x``."""
+    if not isinstance(qparams, QParams):
+        raise DTypeError(
+            "There are no quantization parameters",
+            expected="a qlab.QParams",
+            received=type(qparams).__name__,
+        )
     granularity = qparams.granularity
     granularity.check_values(qparams.scale, x.shape, "scale")
     return granularity.expand(qparams.scale, x.shape), granularity.expand(
@@ -119,6 +126,7 @@ def dequantize(codes: Tensor, qparams: QParams) -> Tensor:
         DTypeError: ``codes`` has another storage type.
         ShapeError: Scales and ``codes`` do not fit.
     """
+    check_tensor(codes, "dequantize")
     if codes.dtype != qparams.dtype.storage:
         raise DTypeError(
             f"dequantize: the codes are not stored as {qparams.dtype.name}",

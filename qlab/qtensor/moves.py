@@ -64,7 +64,11 @@ def move(func: OpOverload, args: Args, kwargs: Kwargs) -> Any:
     """Views, indexing, repetition: codes move, and the channels' scales with them."""
     q = quantized(func, args[0])
     storage = q.codes.dtype
-    moved = func(movable(q.codes), *args[1:], **kwargs)
+    codes = movable(q.codes)
+    if func is torch.ops.aten.view.default:  # integer kernels may give another memory layout
+        moved = codes.reshape(*args[1:])
+    else:
+        moved = func(codes, *args[1:], **kwargs)
     several = isinstance(moved, list | tuple)
     pieces = [piece.view(storage) for piece in (moved if several else (moved,))]
     if q.qparams.per_tensor_granularity:

@@ -16,6 +16,7 @@ from qlab.granularity import Granularity, PerAxis, PerGroup, PerTensor
 from qlab.nn.quantized.base import Output, QuantizedModule
 from qlab.nn.quantized.format import CodeFormat
 from qlab.nn.quantized.holder import OUTPUT, WEIGHT, float_copy, qparams_of_numbers
+from qlab.ops import checks
 from qlab.qparams import QParams, quantize
 from qlab.qtensor import QTensor
 
@@ -101,6 +102,7 @@ class WeightedModule(QuantizedModule):
     def _take_weight(self, layer: nn.Module, qparams: QParams) -> None:
         weight: Any = layer.weight
         bias: Any = layer.bias
+        checks.finite(type(self).__name__, "weight", weight.detach())
         self._set_weight(quantize(weight.detach(), qparams.to(weight.device)), qparams, bias)
 
     @property
