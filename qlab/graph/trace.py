@@ -7,6 +7,7 @@ import inspect
 import itertools
 import keyword
 import linecache
+import threading
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -105,7 +106,8 @@ def symbolic(root: nn.Module, inputs: inspect.BoundArguments, leaves: Leaves) ->
     """Runs the forward once with stand-ins for the inputs and records what it does with them."""
     tracer = _Tracer(inputs, leaves)
     try:
-        graph = tracer.trace(root)
+        with _ONE_AT_A_TIME:
+            graph = tracer.trace(root)
     except Exception as error:
         raise _trace_error(root, tracer.stopped_in, error) from error
     for node in graph.nodes:
@@ -123,13 +125,22 @@ def symbolic(root: nn.Module, inputs: inspect.BoundArguments, leaves: Leaves) ->
 FRONT_DOORS: tuple[FrontDoor, ...] = (symbolic,)
 
 
+#: `torch.fx` traces by replacing ``nn.Module.__call__`` for the whole process.
+_ONE_AT_A_TIME = threading.Lock()
+
+
 class _Tracer(fx.Tracer):
-    """Symbolic tracer that keeps library modules whole and remembers where it was stopped."""
+    """Symbolic tracer that keeps library modules whole and remembers where it was stopped.
+
+    It records only what its own thread calls: modules that run in other threads meanwhile, which
+    `torch.fx` sends here as well, run as ever.
+    """
 
     trace_asserts = True
 
     def __init__(self, inputs: inspect.BoundArguments, leaves: Leaves) -> None:
         super().__init__()
+        self.thread = threading.get_ident()
         self.inputs = inputs
         self.leaves = leaves
         self.stopped_in: str | None = None
@@ -145,12 +156,19 @@ class _Tracer(fx.Tracer):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
+        if threading.get_ident() != self.thread:
+            return forward(*args, **kwargs)
         try:
             return super().call_module(m, forward, args, kwargs)
         except Exception:
             if self.stopped_in is None:
                 self.stopped_in = self.path_of_module(m)
             raise
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if threading.get_ident() != self.thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def create_args_for_root(
         self,

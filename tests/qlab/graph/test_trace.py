@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import threading
 
 import pytest
 import torch
@@ -225,3 +226,33 @@ def test_inputs_that_do_not_match_the_signature():
         trace(Block(), (torch.randn(1),) * 5)
     with pytest.raises(ArgumentError, match="cannot be passed to the model"):
         trace(Block(), 3)
+
+
+def test_models_run_and_trace_in_other_threads_meanwhile():
+    """`torch.fx` replaces ``nn.Module.__call__`` for the whole process while it traces."""
+    model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(40)))
+    x = torch.randn(2, 4)
+    expected = model(x)
+    stop, errors, runs = threading.Event(), [], []
+
+    def work(call):
+        while not stop.is_set():
+            try:
+                runs.append(torch.equal(call(), expected))
+            except Exception as error:
+                errors.append(error)
+                return
+
+    others = [
+        threading.Thread(target=work, args=(lambda: model(x),)),
+        threading.Thread(target=work, args=(lambda: trace(model, x)(x),)),
+    ]
+    for thread in others:
+        thread.start()
+    graphs = [trace(model, x) for _ in range(20)]
+    stop.set()
+    for thread in others:
+        thread.join()
+    assert not errors
+    assert runs and all(runs)
+    assert all(len(graph.graph.nodes) == 42 for graph in graphs)
