@@ -1,6 +1,8 @@
 """Every sample model keeps what its table promises."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -187,3 +189,12 @@ def test_depthwise_needs_one_scale_per_channel():
     assert accuracy is not None
     assert accuracy_with_int8_weights(per_channel=True) >= accuracy - 0.6
     assert accuracy_with_int8_weights(per_channel=False) < accuracy - 30
+
+
+def test_loading_a_model_does_not_load_torchs_compiler():
+    code = (
+        "import sys, sample_models\n"
+        "for name in sample_models.names(trained=True): sample_models.load(name)\n"
+        "assert not {'sympy', 'torch._dynamo'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=README_FILE.parent.parent, check=True)
