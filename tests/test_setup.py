@@ -40,7 +40,7 @@ def test_the_documented_floors_are_those_that_import_linter_holds():
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_links_lead_somewhere(name: str):
-    links = re.findall(r"(?<!!)\[[^]]+\]\(([^)#]+)\)", (ROOT / name).read_text())
+    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / name).read_text())
     local = [link for link in links if "://" not in link]
     assert [link for link in local if not (ROOT / link).exists()] == []
 
