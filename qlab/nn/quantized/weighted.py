@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -129,14 +130,15 @@ class WeightedModule(QuantizedModule):
         return x, x_qparams, weight, self.weight_qparams, bias, self.get_qparams(OUTPUT)
 
     def _on_real_numbers(self, x: Tensor) -> Tensor:
-        if "float" not in self._cache:
+        key = f"float {threading.get_ident()}"  # functional_call lends its module the parameters
+        if key not in self._cache:
             arguments = self._arguments_of(self)
             bias = arguments.pop(self.bias_argument)
             with torch.device("meta"):
-                self._cache["float"] = self.plain_float_type()(**arguments, bias=bias)
+                self._cache[key] = self.plain_float_type()(**arguments, bias=bias)
         parameters = {"weight": self.weight().dequantize(), "bias": self.bias()}
         parameters = {name: value for name, value in parameters.items() if value is not None}
-        real = functional_call(self._cache["float"], parameters, (x.to(torch.float32),))
+        real = functional_call(self._cache[key], parameters, (x.to(torch.float32),))
         real = real.relu() if self.relu else real
         output = self.get_qparams(OUTPUT)
         return real.to(x.dtype) if output is None else quantize(real, output)

@@ -1,5 +1,7 @@
 """Linear and convolutions: weights of any type and granularity, loaded, replaced, executed."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import nn
@@ -222,3 +224,14 @@ def test_transposed_convolutions():
         nnq.ConvTranspose1d(4, 6, 3, padding_mode="reflect")
     with pytest.raises(ArgumentError, match=r"do not divide into groups.*groups=4"):
         nnq.ConvTranspose3d(4, 6, 3, groups=4)
+
+
+def test_a_weight_only_layer_runs_in_several_threads_at_once():
+    linear = nn.Linear(64, 64)
+    weight = TensorSpec.int8_weight().qparams_of(linear.weight.detach())
+    module = nnq.Linear.from_qparams(linear, weight=weight).bind_inputs(None)
+    x = torch.randn(8, 64)
+    expected = module(x)
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: module(x), range(200)))
+    assert all(torch.equal(result, expected) for result in results)
