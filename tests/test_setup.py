@@ -49,3 +49,11 @@ def test_links_lead_somewhere(name: str):
 def test_commands_exist(name: str):
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert set(re.findall(r"\bmake ([a-z]+)`", (ROOT / name).read_text())) <= set(targets)
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_paths_exist(name: str):
+    quoted = re.findall(r"`([\w.]+/[\w./*]*)`", (ROOT / name).read_text())
+    made_or_example = re.compile(r"\.venv/|.*\bx\.py|.*\btest_x\.py")
+    paths = [path for path in quoted if not made_or_example.match(path)]
+    assert [path for path in paths if not [*ROOT.glob(path)]] == []
