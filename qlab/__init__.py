@@ -1,7 +1,7 @@
 """qlab: quantization for PyTorch models, on any device."""
 
 from qlab import ops, presets
-from qlab.dtypes import QDType, float8_e4m3fn, float8_e5m2, qint8, qint32, quint8
+from qlab.dtypes import QDType, float8_e4m3fn, float8_e5m2, qint8, qint32, quint4x2, quint8
 from qlab.errors import QlabError
 from qlab.granularity import (
     Granularity,
@@ -16,6 +16,7 @@ from qlab.granularity import (
 )
 from qlab.io.checkpoint import load_quantized
 from qlab.lab import Lab
+from qlab.nn.quantized.functional import quantized_batch_norm
 from qlab.qconfig import QConfig, QConfigMapping, qconfig_of
 from qlab.qparams import QParams
 from qlab.qtensor import QTensor, dequantize, quantize_per_channel, quantize_per_tensor
@@ -50,5 +51,7 @@ __all__ = [
     "qint32",
     "quantize_per_channel",
     "quantize_per_tensor",
+    "quantized_batch_norm",
+    "quint4x2",
     "quint8",
 ]

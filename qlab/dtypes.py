@@ -70,6 +70,7 @@ _ALL: dict[str, QDType] = {
 
 quint8 = _ALL["quint8"]
 qint8 = _ALL["qint8"]
+quint4x2 = _ALL["quint4"]  # the reference names it after how it packs two codes in a byte
 qint32 = _ALL["qint32"]
 float8_e4m3fn = _ALL["float8_e4m3fn"]
 float8_e5m2 = _ALL["float8_e5m2"]

@@ -127,12 +127,13 @@ class _Annotation:
 
     def _obstacle(self, node: fx.Node, row: Row, request: Request) -> str | None:
         """Why an operator stays in float although its qconfig asks for more, or None."""
-        if row.output.kind is OutputKind.FLOAT:
-            return "its output is never quantized"
         if row.static is not None:
             refused = row.static.obstacle(self._module(node))
             if refused is not None:
                 return refused
+        if row.output.kind is OutputKind.FLOAT:
+            return self._float_obstacle(node, row, request)
+        if row.static is not None:
             if not all(is_real(operand) and is_tensor(operand) for operand in _operands(node)):
                 return "an operand is not a tensor of real numbers"
             if node.kwargs or len(_operands(node)) < len(node.args):
@@ -147,6 +148,14 @@ class _Annotation:
         elif not isinstance(request.activation.granularity, PerTensor):
             return "an activation has one scale for the whole tensor, its qconfig asks for more"
         return self._weight_obstacle(node, weight_spec(row, request.weight)) if row.weight else None
+
+    def _float_obstacle(self, node: fx.Node, row: Row, request: Request) -> str | None:
+        """Why an operator that gives real numbers does so with a float weight, or None."""
+        if not row.weight:
+            return "its output is never quantized"
+        if request.activation is not None or request.weight is None:
+            return "it gives real numbers: only a weight-only qconfig quantizes its weight"
+        return self._weight_obstacle(node, request.weight)
 
     def _weight_obstacle(self, node: fx.Node, spec: TensorSpec | None) -> str | None:
         if spec is None:

@@ -156,7 +156,8 @@ class _Conversion:
         self.targets[step.name] = made
         read = self._codes if on_codes else self._real
         args = fx.map_arg(node.args, read)
-        written = self.graph.create_node("call_module", step.name, args, {}, name=node.name)
+        kwargs = fx.map_arg(node.kwargs, read)
+        written = self.graph.create_node("call_module", step.name, args, kwargs, name=node.name)
         written.meta = {**node.meta, "source": node.name}
         if on_codes:
             self.codes[node] = self._carries(written, node)

@@ -181,6 +181,13 @@ def linear(input: Any, weight: Tensor, bias: Tensor | None = None) -> Lifted:
     return _with_parameters(module, weight, bias), (input,)
 
 
+def prelu(input: Any, weight: Tensor) -> Lifted:
+    """`torch.nn.functional.prelu`."""
+    module = nn.PReLU(weight.numel(), device="meta")
+    module.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    return module, (input,)
+
+
 def conv(module: type[nn.Conv1d | nn.Conv2d | nn.Conv3d]) -> Lifter:
     """The lifter of ``conv1d``, ``conv2d`` or ``conv3d``."""
 

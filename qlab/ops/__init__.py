@@ -5,21 +5,25 @@ One public function per operator. Behind those that have several kernels stands 
 """
 
 from qlab.ops.activations import (
+    celu,
     elu,
     gelu,
     hardsigmoid,
     hardswish,
     hardtanh,
     leaky_relu,
+    prelu,
     relu,
     relu6,
     sigmoid,
     softmax,
     tanh,
+    threshold,
 )
 from qlab.ops.arithmetic import add, cat, dequantize, mul, quantize
 from qlab.ops.contractions import ConvOptions, conv1d, conv2d, conv3d, linear, matmul
 from qlab.ops.dynamic import dynamic_qparams, linear_dynamic
+from qlab.ops.embeddings import embedding, embedding_bag
 from qlab.ops.kernels import counts, kernel_for, reset_counts, use
 from qlab.ops.normalization import batch_norm, group_norm, instance_norm, layer_norm
 from qlab.ops.packed import PackedWeight
@@ -65,6 +69,7 @@ __all__ = [
     "avg_pool3d",
     "batch_norm",
     "cat",
+    "celu",
     "conv1d",
     "conv2d",
     "conv3d",
@@ -75,6 +80,8 @@ __all__ = [
     "dequantize",
     "dynamic_qparams",
     "elu",
+    "embedding",
+    "embedding_bag",
     "gelu",
     "group_norm",
     "hardsigmoid",
@@ -95,6 +102,7 @@ __all__ = [
     "mul",
     "mul_scalar",
     "mul_scalar_qparams",
+    "prelu",
     "quantize",
     "relu",
     "relu6",
@@ -102,5 +110,6 @@ __all__ = [
     "sigmoid",
     "softmax",
     "tanh",
+    "threshold",
     "use",
 ]

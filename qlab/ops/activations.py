@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from qlab.errors import ArgumentError
+from qlab.errors import ArgumentError, ShapeError
 from qlab.ops import checks
 from qlab.ops.codes import code_of, selected
 from qlab.ops.kernels import defined
@@ -144,6 +144,67 @@ def gelu(x: Tensor, x_qparams: QParams, y_qparams: QParams, *, approximate: str 
 def elu(x: Tensor, x_qparams: QParams, y_qparams: QParams, *, alpha: float = 1.0) -> Tensor:
     """``x`` if positive, else ``alpha · (exp(x) - 1)``. Arguments as in `sigmoid`."""
     return _through_float("elu", lambda real: F.elu(real, alpha), x, x_qparams, y_qparams)
+
+
+@defined
+def celu(x: Tensor, x_qparams: QParams, y_qparams: QParams, *, alpha: float = 1.0) -> Tensor:
+    """``x`` if positive, else ``alpha · (exp(x / alpha) - 1)``. Arguments as in `sigmoid`.
+
+    Raises:
+        ArgumentError: ``alpha`` is 0.
+    """
+    if alpha == 0:
+        raise ArgumentError("celu: alpha divides, so it must not be 0", received=alpha)
+    return _through_float("celu", lambda real: F.celu(real, alpha), x, x_qparams, y_qparams)
+
+
+@defined
+def threshold(x: Tensor, x_qparams: QParams, threshold: float, value: float) -> Tensor:
+    """``x`` if above ``threshold``, else ``value``; the output keeps the input's qparams.
+
+    Args:
+        x: Codes, any shape.
+        x_qparams: Per tensor.
+        threshold: Real units.
+        value: Real units; where codes cannot express it, the nearest that they can.
+    """
+    checks.per_tensor("threshold", "input", x_qparams)
+    return _through_float(
+        "threshold", lambda real: F.threshold(real, threshold, value), x, x_qparams, x_qparams
+    )
+
+
+@defined
+def prelu(
+    x: Tensor, x_qparams: QParams, weight: Tensor, w_qparams: QParams, y_qparams: QParams
+) -> Tensor:
+    """``x`` if positive, else ``w · x`` with a slope ``w`` for all or for each channel.
+
+    Args:
+        x: Codes; the channels are axis 1.
+        x_qparams: The input's parameters.
+        weight: Codes of shape (1,) or (channels,).
+        w_qparams: The weight's parameters.
+        y_qparams: The output's parameters.
+
+    Returns:
+        Codes of the input's shape, dtype ``y_qparams.dtype.storage``.
+
+    Raises:
+        DTypeError: Not codes of ``x_qparams.dtype`` or ``w_qparams.dtype``.
+        ShapeError: Another number of slopes than channels.
+    """
+    checks.codes("prelu", "weight", weight, w_qparams)
+    checks.tensor("prelu", "input", x)
+    channels = x.shape[1] if x.dim() > 1 else 1
+    if tuple(weight.shape) not in ((1,), (channels,)):
+        raise ShapeError(
+            "prelu: the weight does not fit the input",
+            expected=f"shape (1,) or ({channels},)",
+            received=f"shape {tuple(weight.shape)}",
+        )
+    slopes = dequantize(weight, w_qparams)
+    return _through_float("prelu", lambda real: F.prelu(real, slopes), x, x_qparams, y_qparams)
 
 
 @defined

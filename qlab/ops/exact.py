@@ -26,7 +26,7 @@ def exact_obstacle(call: Call) -> str | None:
     for what, qparams in (("input", call.x_qparams), ("weight", call.w_qparams)):
         if qparams.dtype.bits > 8 or qparams.dtype.is_float:
             return f"the {what}'s type {qparams.dtype.name} is not an integer of at most 8 bits"
-        if qparams.zero_point.is_floating_point():
+        if qparams.float_zero_point:
             return f"the {what}'s zero point is a real number, not a code"
     if not isinstance(call.x_qparams.granularity, PerTensor):
         return f"the input's scale is {call.x_qparams.granularity}, not PerTensor"

@@ -96,13 +96,19 @@ class QParams:
         """Raises unless every scale is positive and finite and every zero point is a valid code.
 
         Raises:
-            NonFiniteError: A scale is NaN or infinite.
+            NonFiniteError: A scale, or a float zero point, is NaN or infinite.
             ArgumentError: A scale is not positive, or a zero point is out of range.
         """
         if not bool(torch.isfinite(self.scale).all()):
             raise NonFiniteError("A scale must be finite", received=self.scale.tolist())
         if bool((self.scale <= 0).any()):
             raise ArgumentError("A scale must be positive in float32", received=self.scale.tolist())
+        if self.float_zero_point:
+            if not bool(torch.isfinite(self.zero_point).all()):
+                raise NonFiniteError(
+                    "A zero point must be finite", received=self.zero_point.tolist()
+                )
+            return
         low, high = (0, 0) if self.dtype.is_float else (self.quant_min, self.quant_max)
         if bool(((self.zero_point < low) | (self.zero_point > high)).any()):
             raise ArgumentError(
@@ -110,6 +116,11 @@ class QParams:
                 expected=f"{low} to {high}",
                 received=self.zero_point.tolist(),
             )
+
+    @property
+    def float_zero_point(self) -> bool:
+        """Whether zero points may be any real number, as for the rows of an embedding."""
+        return self.zero_point.is_floating_point()
 
     @cached_property
     def scale_value(self) -> float:

@@ -58,9 +58,9 @@ def _float8_values(x: Tensor, scale: Tensor, qparams: QParams) -> Tensor:
 def quantize(x: Tensor, qparams: QParams) -> Tensor:
     """Codes of real numbers, in the reference's order: ``clamp(rint(f32(x * (1/s) + z)))``.
 
-    The product and the sum are rounded once, ties to even; for qint32 each on its own, as in
-    `requantize`. NaN gives the zero point, infinities the end codes. float8: ``clamp(x * (1/s))``
-    rounded to the nearest float8, ties to even.
+    The product and the sum are rounded once, ties to even; for qint32 and float zero points each
+    on its own, as in `requantize`. NaN gives the zero point, infinities the end codes. float8:
+    ``clamp(x * (1/s))`` rounded to the nearest float8, ties to even.
 
     Args:
         x: Real numbers, any floating dtype and shape.
@@ -81,7 +81,9 @@ def quantize(x: Tensor, qparams: QParams) -> Tensor:
     if qparams.dtype.is_float:
         return _float8_values(x, scale, qparams)
     inverse = 1.0 / scale
-    if qparams.symmetric_around_zero:  # adding 0 rounds nothing: the float32 product is the result
+    if qparams.float_zero_point:  # the reference rounds product and sum each on its own
+        affine = x.detach() * inverse + zero_point
+    elif qparams.symmetric_around_zero:  # adding 0 rounds nothing
         affine = x.detach() * inverse
     elif qparams.dtype.bits > 16:  # the reference rounds twice for its 32-bit type
         return requantize(x.detach(), qparams)

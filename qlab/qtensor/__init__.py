@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from qlab.dtypes import QDType, as_qdtype
-from qlab.errors import ArgumentError, DTypeError, ShapeError
+from qlab.errors import DTypeError, ShapeError
 from qlab.granularity import PerAxis
 from qlab.qparams import QParams, quantize
 from qlab.qtensor.kernels import supported_operations
@@ -94,7 +94,9 @@ def quantize_per_channel(
     Args:
         input: Real numbers, floating point, any shape.
         scales: Real units per code, positive, shape ``(input.shape[axis],)``.
-        zero_points: The codes that stand for 0.0, integers, the shape of ``scales``.
+        zero_points: The codes that stand for 0.0, the shape of ``scales``. A floating-point tensor
+            gives zero points that need not be codes, as for the rows of an embedding
+            (``per_channel_affine_float_qparams``).
         axis: The axis of the channels.
         dtype: The quantized data type, such as ``qlab.qint8``.
 
@@ -109,12 +111,9 @@ def quantize_per_channel(
 
     Source: the reference's ``torch.quantize_per_channel``; bit-equal to it.
     """
-    if zero_points.is_floating_point() and bool((zero_points != zero_points.round()).any()):
-        raise ArgumentError(
-            "quantize_per_channel: zero points must be whole numbers", received=zero_points.tolist()
-        )
+    zero_type = torch.float32 if zero_points.is_floating_point() else torch.int32
     qparams = QParams(
-        scales.to(torch.float32), zero_points.to(torch.int32), as_qdtype(dtype), PerAxis(axis)
+        scales.to(torch.float32), zero_points.to(zero_type), as_qdtype(dtype), PerAxis(axis)
     )
     qparams.check()
     return QTensor(quantize(input, qparams), qparams)

@@ -20,6 +20,7 @@ from qlab.granularity import (
     granularity_from_dict,
     granularity_to_dict,
     per_channel_affine,
+    per_channel_affine_float_qparams,
     per_tensor_affine,
 )
 from qlab.qparams import QParams
@@ -140,7 +141,7 @@ class QTensor(Tensor):
         return dequantize_codes(self.codes, self.qparams)
 
     def qscheme(self) -> QScheme:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """``per_tensor_affine`` or ``per_channel_affine``.
+        """``per_tensor_affine``, ``per_channel_affine`` or ``per_channel_affine_float_qparams``.
 
         Raises:
             UnsupportedError: One scale per group has no scheme in the reference.
@@ -148,6 +149,8 @@ class QTensor(Tensor):
         match self.qparams.granularity:
             case PerTensor():
                 return per_tensor_affine
+            case PerAxis() if self.qparams.float_zero_point:
+                return per_channel_affine_float_qparams
             case PerAxis():
                 return per_channel_affine
         raise UnsupportedError(
@@ -169,8 +172,9 @@ class QTensor(Tensor):
         return self._per_channel("q_per_channel_scales")[0].scale.to(torch.float64)
 
     def q_per_channel_zero_points(self) -> Tensor:
-        """Zero points, int64 ``(channels,)``, of a per-channel quantized tensor."""
-        return self._per_channel("q_per_channel_zero_points")[0].zero_point.to(torch.int64)
+        """Zero points ``(channels,)`` of a per-channel quantized tensor: int64, or float32."""
+        qparams, _ = self._per_channel("q_per_channel_zero_points")
+        return qparams.zero_point.to(torch.float32 if qparams.float_zero_point else torch.int64)
 
     def q_per_channel_axis(self) -> int:
         """The axis of the channels, counted from the front, of a per-channel quantized tensor."""

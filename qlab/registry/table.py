@@ -78,6 +78,14 @@ ROWS: tuple[Row, ...] = (
         dynamic=nniqd.LinearReLU,
         weight=True,
     ),
+    Row("embedding", modules=(nn.Embedding,), static=nnq.Embedding, output=FLOAT, weight=True),
+    Row(
+        "embedding_bag",
+        modules=(nn.EmbeddingBag,),
+        static=nnq.EmbeddingBag,
+        output=FLOAT,
+        weight=True,
+    ),
     Row(
         "conv1d",
         modules=(nn.Conv1d, nni.ConvBn1d),
@@ -202,6 +210,15 @@ ROWS: tuple[Row, ...] = (
         static=nnq.LeakyReLU,
         functions=(F.leaky_relu, F.leaky_relu_),
         lift=lift.module(nn.LeakyReLU),
+    ),
+    Row(
+        "prelu",
+        modules=(nn.PReLU,),
+        static=nnq.PReLU,
+        functions=(F.prelu,),
+        lift=lift.prelu,
+        parameters=("weight",),
+        weight=True,
     ),
     Row(
         "elu",

@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 import qlab
 from qlab import ops
 from qlab.dtypes import float8_e4m3fn, integer, qint8, qint32, quint8
-from qlab.errors import ArgumentError, DTypeError, ShapeError, UnsupportedError
+from qlab.errors import (
+    ArgumentError,
+    DTypeError,
+    NonFiniteError,
+    ShapeError,
+    UnsupportedError,
+)
 from qlab.granularity import PerAxis, PerGroup, PerTensor
 from qlab.qparams import QParams, fake_quantize, quantize
 from qlab.qtensor import QTensor
@@ -433,8 +439,10 @@ def test_quantizing_checks_its_arguments():
         qlab.quantize_per_tensor(x, 1.0, 0, torch.float64)
     with pytest.raises(DTypeError, match="takes real numbers"):
         qlab.quantize_per_tensor(x.int(), 1.0, 0, quint8)
-    with pytest.raises(ArgumentError, match="zero points must be whole"):
-        qlab.quantize_per_channel(x, torch.ones(3), torch.full((3,), 0.5), 0, quint8)
+    with pytest.raises(ArgumentError, match="zero point must be a code"):
+        qlab.quantize_per_channel(x, torch.ones(3), torch.full((3,), -1), 0, quint8)
+    with pytest.raises(NonFiniteError, match="zero point must be finite"):
+        qlab.quantize_per_channel(x, torch.ones(3), torch.full((3,), torch.inf), 0, quint8)
     with pytest.raises(ArgumentError, match="scale must be positive"):
         qlab.quantize_per_channel(x, -torch.ones(3), torch.zeros(3), 0, quint8)
     with pytest.raises(ShapeError, match="no axis 1"):

@@ -1,5 +1,6 @@
 """Quantized modules: codes in, codes out."""
 
+from qlab.nn.quantized import functional as functional
 from qlab.nn.quantized.activation import (
     ELU,
     GELU,
@@ -8,6 +9,7 @@ from qlab.nn.quantized.activation import (
     Hardswish,
     Hardtanh,
     LeakyReLU,
+    PReLU,
     ReLU,
     ReLU6,
     Sigmoid,
@@ -24,6 +26,7 @@ from qlab.nn.quantized.conv import (
     ConvTranspose2d,
     ConvTranspose3d,
 )
+from qlab.nn.quantized.embedding import Embedding, EmbeddingBag
 from qlab.nn.quantized.functional_modules import (
     FloatFunctional,
     FXFloatFunctional,
@@ -82,6 +85,8 @@ __all__ = [
     "ConvTranspose3d",
     "DeQuantize",
     "Dropout",
+    "Embedding",
+    "EmbeddingBag",
     "FXFloatFunctional",
     "FloatFunctional",
     "GroupNorm",
@@ -102,6 +107,7 @@ __all__ = [
     "Mul",
     "MulScalar",
     "Output",
+    "PReLU",
     "QFunctional",
     "Quantize",
     "QuantizedModule",

@@ -5,11 +5,18 @@ Those that clamp keep the input's scale and zero point; the others have their ow
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from qlab import ops
+from qlab.errors import UncalibratedError
 from qlab.nn.quantized.families import ObservedModule, SharedModule
+from qlab.nn.quantized.holder import OUTPUT, qparams_of_numbers
+from qlab.nn.quantized.observed import weight_qparams
+from qlab.nn.quantized.weight import WeightModule
 from qlab.qparams import QParams
+from qlab.qtensor import QTensor
 
 
 class ReLU(SharedModule):
@@ -60,10 +67,18 @@ class Hardsigmoid(ObservedModule):
 
 
 class Sigmoid(ObservedModule):
-    """``1 / (1 + exp(-x))``."""
+    """``1 / (1 + exp(-x))``.
+
+    Args:
+        output_scale: Scale of the output, real units per code.
+        output_zero_point: Zero point of the output, a quint8 code.
+    """
 
     float_types = (nn.Sigmoid,)
     op = staticmethod(ops.sigmoid)
+
+    def __init__(self, output_scale: float = 1.0, output_zero_point: int = 0) -> None:
+        super().__init__(output_scale, output_zero_point)
 
 
 class Tanh(ObservedModule):
@@ -87,6 +102,46 @@ class LeakyReLU(ObservedModule):
     float_types = (nn.LeakyReLU,)
     fields = ("negative_slope",)
     op = staticmethod(ops.leaky_relu)
+
+
+class PReLU(WeightModule):
+    """``x`` if positive, else ``w · x`` with a quantized slope ``w`` for all or for each channel.
+
+    A new module has a weight of zeros.
+
+    Args:
+        output_scale: Scale of the output, real units per code.
+        output_zero_point: Zero point of the output, a quint8 code.
+        num_parameters: Number of slopes: 1, or the number of channels.
+    """
+
+    float_types = (nn.PReLU,)
+    fields = ("num_parameters",)
+    num_parameters: int
+
+    def __init__(
+        self, output_scale: float = 1.0, output_zero_point: int = 0, num_parameters: int = 1
+    ) -> None:
+        super().__init__()
+        self._take_arguments(num_parameters)
+        self._start_weight((num_parameters,), qparams_of_numbers(1.0, 0))
+        self.set_qparams(OUTPUT, qparams_of_numbers(output_scale, output_zero_point))
+
+    def _take_reference_weight(self, mod: Any) -> None:
+        qparams = weight_qparams(mod, mod.weight.detach(), observe=True)
+        if qparams is None:
+            raise UncalibratedError("PReLU: its qconfig leaves the weight in float")
+        self._take_weight(mod, qparams)
+
+    @property
+    def weight(self) -> QTensor:
+        """The quantized slopes, (num_parameters,); they share their codes with the module."""
+        return self.quantized_weight
+
+    def compute(self, x: Tensor, x_qparams: QParams) -> Tensor:
+        """The operator on codes."""
+        weight = (self.get_buffer("weight_codes"), self.weight_qparams)
+        return ops.prelu(x, x_qparams, *weight, self._own_output())
 
 
 class GELU(ObservedModule):

@@ -27,6 +27,7 @@ from qlab.nn.quantized.holder import (
     QParamsHolder,
     check_per_tensor,
     float_copy,
+    qparams_of_numbers,
 )
 from qlab.nn.quantized.observed import activation_qparams, weight_qparams
 from qlab.qparams import QParams
@@ -131,10 +132,54 @@ class QuantizedModule(QParamsHolder):
         return cls.from_qparams(mod, weight=weight, output=output)
 
     @classmethod
-    def plain_float_type(cls) -> Callable[..., nn.Module]:
-        """The class in `torch.nn` (or `qlab.nn.functions`) that it does the same as, ReLU aside."""
+    def from_reference(
+        cls, mod: nn.Module, scale: float | None = None, zero_point: int | None = None
+    ) -> Self:
+        """The integer module of a reference module: a float module that knows its quantized weight.
+
+        Args:
+            mod: A module of the float class, or one derived from it; where there is a weight to
+                quantize, with ``get_quantized_weight()``, which gives a `QTensor`.
+            scale: Scale of the output, real units per code, quint8; None where the class has no
+                output parameters of its own.
+            zero_point: Zero point of the output.
+
+        Raises:
+            DTypeError: Another class of module, or a weight that is not quantized.
+            ArgumentError: Scale and zero point are missing, or given where there are none.
+        """
+        if not isinstance(mod, cls._plain_class()):
+            raise DTypeError(
+                f"{cls.__name__} cannot be made from this reference module",
+                expected=f"a {cls._plain_class().__name__}",
+                received=type(mod).__name__,
+            )
+        own = cls.output_of in _OWN
+        if own != (scale is not None) or own != (zero_point is not None):
+            raise ArgumentError(
+                f"{cls.__name__}: an output scale and zero point "
+                + ("are missing" if own else "do not exist"),
+                received=f"scale={scale}, zero_point={zero_point}",
+            )
+        made = cls(**cls._arguments_of(mod))
+        for name in cls.tensors:
+            made.register_buffer(name, float_copy(getattr(mod, name)))
+        if cls.has_weight:
+            made._take_reference_weight(mod)
+        if scale is not None and zero_point is not None:
+            made.set_qparams(OUTPUT, qparams_of_numbers(float(scale), int(zero_point)))
+        tensor = next(chain(mod.parameters(), mod.buffers()), None)
+        return made.to(None if tensor is None else tensor.device).eval()
+
+    @classmethod
+    def _plain_class(cls) -> type[nn.Module]:
         plain = cls.float_types[0]
         return plain.parts[0] if issubclass(plain, FusedModule) else plain
+
+    @classmethod
+    def plain_float_type(cls) -> Callable[..., nn.Module]:
+        """The class in `torch.nn` (or `qlab.nn.functions`) that it does the same as, ReLU aside."""
+        return cls._plain_class()
 
     @classmethod
     def weight_of(cls, mod: nn.Module) -> Tensor:
@@ -213,6 +258,9 @@ class QuantizedModule(QParamsHolder):
         return output
 
     def _take_weight(self, layer: nn.Module, qparams: QParams) -> None:
+        raise NotImplementedError
+
+    def _take_reference_weight(self, mod: Any) -> None:
         raise NotImplementedError
 
     def forward(self, *inputs: Tensor) -> Tensor:

@@ -79,7 +79,8 @@ class QParamsHolder(nn.Module):
             qparams.check()
         self._formats[role] = CodeFormat.of(qparams)
         self.register_buffer(scale_name, qparams.scale.detach().to(torch.float32, copy=True))
-        self.register_buffer(zero_point_name, qparams.zero_point.to(torch.int32, copy=True))
+        zero_type = torch.float32 if qparams.float_zero_point else torch.int32
+        self.register_buffer(zero_point_name, qparams.zero_point.to(zero_type, copy=True))
 
     def get_qparams(self, role: str) -> QParams | None:
         """The parameters of a role; None if it has none.

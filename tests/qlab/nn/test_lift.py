@@ -38,6 +38,7 @@ CALLS = {
     "cat of a tuple": (torch.cat, ((X, X),), {"dim": -1}),
     "mean": (torch.mean, (X, (2, 3)), {"keepdim": True}),
     "mean of all": (torch.mean, (X,), {}),
+    "prelu": (F.prelu, (X, ROW), {}),
     "relu": (F.relu, (X,), {"inplace": False}),
     "relu6": (F.relu6, (X,), {}),
     "hardtanh": (F.hardtanh, (X, -2.0, 3.0), {}),

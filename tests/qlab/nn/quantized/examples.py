@@ -19,8 +19,12 @@ from qlab.ranges import TensorSpec
 from qlab.registry import ROWS, OutputKind, Row
 from qlab.registry.asked import weight_spec
 
-#: Rows whose integer module is called with tensors.
-STATIC = [row for row in ROWS if row.static and row.name != "float_functional"]
+#: Rows whose integer module is called with tensors of codes (for Quantize: of real numbers).
+STATIC = [
+    row
+    for row in ROWS
+    if row.static and row.name not in ("float_functional", "embedding", "embedding_bag")
+]
 
 PER_CHANNEL = PerAxis(0)  # one scale per output channel, wherever the weight has those
 Shapes = tuple[tuple[int, ...], ...]
@@ -98,6 +102,7 @@ FLOAT: dict[str, tuple[Callable[[], nn.Module], Shapes]] = {
     "relu6": (nn.ReLU6, ((3, 5),)),
     "hardtanh": (lambda: nn.Hardtanh(-0.5, 2.0), ((3, 5),)),
     "leaky_relu": (lambda: nn.LeakyReLU(0.2), ((3, 5),)),
+    "prelu": (lambda: nn.PReLU(3), ((4, 3, 5),)),
     "elu": (lambda: nn.ELU(0.7), ((3, 5),)),
     "gelu": (lambda: nn.GELU("tanh"), ((3, 5),)),
     "hardswish": (nn.Hardswish, ((3, 5),)),

@@ -20,7 +20,7 @@ from qlab.ranges import TensorSpec
 from qlab.registry import Row, row_for_module
 from tests.qlab.nn.quantized.examples import FLOAT, STATIC, example, run
 
-WEIGHTED = [row for row in STATIC if row.weight]
+WEIGHTED = [row for row in STATIC if issubclass(row.static, WeightedModule)]
 GRANULARITIES = [PerTensor(), PerAxis(0), PerAxis(1), PerGroup(2, 1), PerGroup(1, 1)]
 every_row = pytest.mark.parametrize("row", WEIGHTED, ids=lambda row: row.name)
 INPUT = QParams.per_tensor(0.1, 128, quint8)
