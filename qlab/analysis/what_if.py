@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from qlab.analysis.causes import Cause, Quantized, find_causes, weight_channel_ranges
 from qlab.analysis.metrics import ErrorSums
 from qlab.analysis.study import Study
-from qlab.errors import ArgumentError, DTypeError, UnsupportedError
+from qlab.errors import ArgumentError, DTypeError, UnknownNameError, UnsupportedError
 from qlab.graph import Plan
 from qlab.qparams import QParams
 from qlab.ranges import (
@@ -136,6 +136,8 @@ def compare_policies(
     study: Study, name: str, spec: TensorSpec, kind: str
 ) -> dict[str, QuantizationError]:
     """Every range policy on one tensor, by the policy's label; see ``Lab.policies``."""
+    if kind not in ("activation", "weight"):
+        raise UnknownNameError.of("kind of tensor", kind, ["activation", "weight"])
     probe, results = study.probe(name), {}
     for policy in _POLICIES:
         try:

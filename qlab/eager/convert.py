@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 from torch.nn.utils.parametrize import type_before_parametrizations as type_of
 
+from qlab.eager.fuse import check_model
 from qlab.eager.prepare import get_observer_dict, observe_output, static_mappings
 from qlab.errors import ArgumentError, QlabError
 
@@ -41,6 +42,7 @@ def convert(
         UncalibratedError: An observer has seen no data; names the module.
         QlabError: A module cannot be converted; names it. The model stays as it was.
     """
+    check_model("convert", module)
     if is_reference:
         raise ArgumentError("convert: is_reference=True is not supported", fix="Leave it out.")
     if mapping is None and not _is_prepared(module):

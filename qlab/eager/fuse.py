@@ -10,10 +10,18 @@ from typing import Any
 from torch import nn
 from torch.nn.utils.parametrize import type_before_parametrizations as type_of
 
-from qlab.errors import ArgumentError, UnknownNameError
+from qlab.errors import ArgumentError, DTypeError, UnknownNameError
 from qlab.registry import PATTERNS
 
 Fuser = Callable[[list[nn.Module], bool, Mapping[Any, Any] | None], list[nn.Module]]
+
+
+def check_model(caller: str, model: object) -> None:
+    """Raises `DTypeError` unless a workflow was given a module."""
+    if not isinstance(model, nn.Module):
+        raise DTypeError(
+            f"{caller}: not a model", expected="a torch.nn.Module", received=type(model).__name__
+        )
 
 
 def fuse_modules(
@@ -37,7 +45,14 @@ def fuse_modules(
         UnknownNameError: The model has no module of this path.
         ArgumentError: Modules that no pattern fuses, or training mode. The model stays as it was.
     """
+    check_model("fuse_modules", model)
     chains: Any = modules_to_fuse
+    if isinstance(chains, str) or not isinstance(chains, Sequence):
+        raise DTypeError(
+            "fuse_modules: the modules to fuse are not named",
+            expected="a list of paths, or a list of such lists",
+            received=repr(chains),
+        )
     if all(isinstance(item, str) for item in chains):
         chains = [chains]
     if not inplace:

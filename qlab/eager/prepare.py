@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.utils.parametrize import type_before_parametrizations as type_of
 
 from qlab import registry
+from qlab.eager.fuse import check_model
 from qlab.errors import DTypeError
 from qlab.nn.intrinsic import FusedModule
 from qlab.nn.quantized import FloatFunctional
@@ -99,6 +100,7 @@ def prepare(
     Raises:
         DTypeError: A ``qconfig`` attribute is no pair of observer factories.
     """
+    check_model("prepare", model)
     if not inplace:
         model = copy.deepcopy(model)
     propagate_qconfig_(model, None, prepare_custom_config_dict)

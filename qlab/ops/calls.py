@@ -192,6 +192,11 @@ def bind_linear(
     return call
 
 
+def _broadcast(a: torch.Size, b: torch.Size) -> bool:
+    pairs = zip(reversed(a), reversed(b), strict=False)
+    return all(m == n or 1 in (m, n) for m, n in pairs)
+
+
 def bind_matmul(
     a: Tensor,
     a_qparams: QParams,
@@ -204,10 +209,11 @@ def bind_matmul(
     """Checks the arguments of `qlab.ops.matmul`."""
     checks.codes("matmul", "first operand", a, a_qparams)
     checks.codes("matmul", "second operand", b, b_qparams)
-    if not a.dim() or not b.dim() or a.shape[-1] != b.shape[max(b.dim() - 2, 0)]:
+    depths_differ = not a.dim() or not b.dim() or a.shape[-1] != b.shape[max(b.dim() - 2, 0)]
+    if depths_differ or not _broadcast(a.shape[:-2], b.shape[:-2]):
         raise ShapeError(
             "matmul: the operands do not fit each other",
-            expected="shapes (*, n, k) and (*, k, m)",
+            expected="shapes (*, n, k) and (*, k, m), the leading axes equal or 1",
             received=f"{tuple(a.shape)} and {tuple(b.shape)}",
         )
     return MatmulCall(a, a_qparams, b, b_qparams, None, y_qparams, relu, None)

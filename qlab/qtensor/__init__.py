@@ -111,6 +111,13 @@ def quantize_per_channel(
 
     Source: the reference's ``torch.quantize_per_channel``; bit-equal to it.
     """
+    for what, given in (("scales", scales), ("zero points", zero_points)):
+        if not isinstance(given, Tensor):
+            raise DTypeError(
+                f"quantize_per_channel: the {what} are no tensor",
+                expected="a one-dimensional tensor",
+                received=type(given).__name__,
+            )
     zero_type = torch.float32 if zero_points.is_floating_point() else torch.int32
     qparams = QParams(
         scales.to(torch.float32), zero_points.to(zero_type), as_qdtype(dtype), PerAxis(axis)
@@ -135,6 +142,12 @@ def dequantize(tensors: Tensor | Sequence[Tensor]) -> Tensor | tuple[Tensor, ...
     Raises:
         DTypeError: A plain integer tensor, whose scale nobody knows.
     """
+    if not isinstance(tensors, Tensor | Sequence):
+        raise DTypeError(
+            "dequantize: not a tensor",
+            expected="a QTensor, or a sequence of them",
+            received=type(tensors).__name__,
+        )
     if not isinstance(tensors, Tensor):
         return tuple(dequantize(tensor) for tensor in tensors)
     if isinstance(tensors, QTensor):

@@ -247,6 +247,8 @@ def test_bad_input_says_what_was_expected():
         lab.layer("nope")
     with pytest.raises(UnknownNameError, match=r"kind of tensor 'gradient'"):
         lab.statistics(name, "gradient")
+    with pytest.raises(UnknownNameError, match=r"kind of tensor 'input'"):
+        lab.policies(name, TensorSpec(), kind="input")
     with pytest.raises(UnknownNameError, match=r"int7-magic"):
         lab.compare("int7-magic")
     with pytest.raises(DTypeError, match=r"Not a configuration.*dict"):

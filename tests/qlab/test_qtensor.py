@@ -485,3 +485,10 @@ def test_pooling_a_channels_last_tensor_to_one_pixel():
         QTensor(codes.contiguous(memory_format=torch.channels_last), qparams), 1
     )
     assert torch.equal(pooled.codes, ops.adaptive_avg_pool2d(codes, qparams, 1))
+
+
+def test_what_is_no_tensor_is_refused():
+    with pytest.raises(DTypeError, match=r"dequantize: not a tensor.*NoneType"):
+        qlab.dequantize(None)
+    with pytest.raises(DTypeError, match=r"the scales are no tensor.*list"):
+        qlab.quantize_per_channel(torch.zeros(2, 3), [0.1, 0.2], torch.zeros(2), 0, qlab.qint8)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from qlab.eager import convert, default_eval_fn, prepare, quantize, static_mappings, swap_module
-from qlab.errors import ArgumentError, UncalibratedError
+from qlab.errors import ArgumentError, DTypeError, UncalibratedError
 from qlab.nn import quantized as nnq
 from qlab.nn.stubs import DeQuantStub, QuantStub
 from qlab.observers import MinMaxObserver
@@ -132,3 +132,8 @@ def test_default_eval_fn_feeds_the_data():
     pairs = [(batch, torch.zeros(4)) for batch in batches()]
     converted = quantize(model, default_eval_fn, [pairs])
     assert isinstance(converted.fc, nnq.Linear)
+
+
+def test_what_is_no_model_is_refused():
+    with pytest.raises(DTypeError, match=r"convert: not a model.*NoneType"):
+        convert(None)

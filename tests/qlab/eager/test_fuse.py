@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from qlab.eager import fuse_known_modules, fuse_modules
-from qlab.errors import ArgumentError, UnknownNameError
+from qlab.errors import ArgumentError, DTypeError, UnknownNameError
 from qlab.nn import intrinsic as nni
 from tests.qlab.eager.nets import conv_net
 
@@ -89,3 +89,10 @@ def test_own_fusers():
     )
     replaced = fuse_modules(model, ["0", "1"], fuser_func=lambda chain, qat, extra: chain[::-1])
     assert type(replaced[0]) is nn.Tanh
+
+
+def test_what_is_no_model_or_no_list_of_names_is_refused():
+    with pytest.raises(DTypeError, match=r"fuse_modules: not a model.*NoneType"):
+        fuse_modules(None, ["conv"])
+    with pytest.raises(DTypeError, match=r"modules to fuse are not named.*None"):
+        fuse_modules(nn.Sequential(nn.Linear(1, 1)), None)

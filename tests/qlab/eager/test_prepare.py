@@ -145,3 +145,8 @@ def test_add_quant_dequant_wraps_what_has_a_qconfig():
     single = nn.Linear(2, 2)
     single.qconfig = OTHER
     assert isinstance(add_quant_dequant(single), QuantWrapper)
+
+
+def test_what_is_no_model_is_refused():
+    with pytest.raises(DTypeError, match=r"prepare: not a model.*NoneType"):
+        prepare(None)

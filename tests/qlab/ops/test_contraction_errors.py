@@ -112,3 +112,5 @@ def test_linear_and_matmul_name_shapes_that_do_not_fit() -> None:
         ops.linear(codes(quint8, 2, 5), X, codes(qint8, 6, 4), W, None, Y)
     with pytest.raises(ShapeError, match="the operands do not fit each other"):
         ops.matmul(codes(quint8, 2, 5), X, codes(qint8, 4, 6), W, Y)
+    with pytest.raises(ShapeError, match=r"leading axes equal or 1.*\(2, 3, 4, 5\)"):
+        ops.matmul(codes(quint8, 2, 3, 4, 5), X, codes(qint8, 4, 5, 6), W, Y)
