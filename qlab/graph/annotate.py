@@ -142,7 +142,8 @@ class _Annotation:
             return "a dynamic qconfig: its input's scale is not known before the call"
         if request.activation is None:
             moves = row.static is None
-            weighted = row.weight and request.weight is not None
+            takes_float = row.static is not None and row.static.takes_real_numbers
+            weighted = row.weight and takes_float and request.weight is not None
             if not (moves or weighted):
                 return "its qconfig leaves activations in float"
         elif not isinstance(request.activation.granularity, PerTensor):

@@ -108,6 +108,15 @@ def test_transposed_convolutions_and_slopes_in_graphs(mapping):
     assert sqnr(model(IMAGES), converted(IMAGES)) > 20
 
 
+def test_slopes_stay_in_float_where_activations_do():
+    model = nn.Sequential(nn.Conv2d(4, 6, 3), nn.PReLU(6)).eval()
+    prepared = prepare_fx(model, get("int8-weights-only").mapping(), (IMAGES,))
+    converted = convert_fx(prepared)
+    step = converted.meta["plan"].step("1")
+    assert (step.execution, step.reason) == ("float", "its qconfig leaves activations in float")
+    assert sqnr(model(IMAGES), converted(IMAGES)) > 30
+
+
 def test_a_bag_of_maxima_stays_in_float():
     model = nn.Sequential(nn.EmbeddingBag(30, 6, mode="max")).eval()
     mapping = QConfigMapping().set_global(float_qparams_weight_only_qconfig)
