@@ -1,6 +1,6 @@
 """qlab: quantization for PyTorch models, on any device."""
 
-from qlab import ops, presets
+from qlab import eager, ops, presets
 from qlab.dtypes import QDType, float8_e4m3fn, float8_e5m2, qint8, qint32, quint4x2, quint8
 from qlab.errors import QlabError
 from qlab.granularity import (
@@ -36,6 +36,7 @@ __all__ = [
     "QlabError",
     "TensorSpec",
     "dequantize",
+    "eager",
     "float8_e4m3fn",
     "float8_e5m2",
     "load_quantized",

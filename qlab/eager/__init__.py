@@ -6,23 +6,31 @@ attributes, and ``activation_post_process`` on prepared modules, are read and wr
 ``from_float``, for code that was written against the reference.
 """
 
+from functools import partial
+
 from qlab.eager.convert import convert, swap_module
 from qlab.eager.dynamic import dynamic_mappings, quantize_dynamic
 from qlab.eager.fuse import fuse_known_modules, fuse_modules
 from qlab.eager.prepare import (
     add_observer_,
     add_quant_dequant,
+    custom_mappings,
     get_observer_dict,
     prepare,
     propagate_qconfig_,
     static_mappings,
 )
 from qlab.eager.quantize import default_eval_fn, quantize
+from qlab.nn.quantizable.insides import INSIDES
+
+INSIDES.prepare = partial(prepare, inplace=True)
+INSIDES.convert = convert
 
 __all__ = [
     "add_observer_",
     "add_quant_dequant",
     "convert",
+    "custom_mappings",
     "default_eval_fn",
     "dynamic_mappings",
     "fuse_known_modules",

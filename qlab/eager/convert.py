@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils.parametrize import type_before_parametrizations as type_of
 
 from qlab.eager.fuse import check_model
-from qlab.eager.prepare import get_observer_dict, observe_output, static_mappings
+from qlab.eager.prepare import custom_mappings, get_observer_dict, observe_output, static_mappings
 from qlab.errors import ArgumentError, QlabError
 
 ModuleMapping = Mapping[type[nn.Module], Any]
@@ -34,7 +34,8 @@ def convert(
         remove_qconfig: Take the ``qconfig`` attributes and observers off what stays in float.
         is_reference: Not supported; False.
         convert_custom_config_dict: ``observed_to_quantized_custom_module_class`` maps classes to
-            those whose ``from_observed`` makes the quantized module.
+            those whose ``from_observed`` makes the quantized module. Without a dict, those of
+            `qlab.nn.quantizable` become those of `qlab.nn.quantized`.
         use_precomputed_fake_quant: Use weight observers as they stand.
 
     Raises:
@@ -54,7 +55,9 @@ def convert(
     if not inplace:
         module = copy.deepcopy(module)
     mapping = static_mappings() if mapping is None else mapping
-    custom = (convert_custom_config_dict or {}).get("observed_to_quantized_custom_module_class", {})
+    custom: ModuleMapping = custom_mappings()[1]
+    if convert_custom_config_dict is not None:
+        custom = convert_custom_config_dict.get("observed_to_quantized_custom_module_class", {})
     swapped: dict[int, nn.Module] = {}
     for path, child in _swappable(module, mapping, custom):
         try:

@@ -21,6 +21,8 @@ from qlab.observers import observer_for
 from qlab.registry import OutputKind
 from qlab.registry.asked import asked_by, output_spec
 
+ModuleClasses = dict[type[nn.Module], type[nn.Module]]
+
 
 def static_mappings() -> dict[type[nn.Module], type[nn.Module]]:
     """Which quantized class takes the place of which float class, from the registry.
@@ -34,6 +36,13 @@ def static_mappings() -> dict[type[nn.Module], type[nn.Module]]:
         if row.static is not None and row.output.kind is not OutputKind.SHARED
         for module in row.modules
     }
+
+
+def custom_mappings() -> tuple[ModuleClasses, ModuleClasses]:
+    """What prepare takes apart, from the registry: float → observed, observed → quantized."""
+    rows = [(row.modules, row.custom) for row in registry.ROWS if row.custom is not None]
+    to_observed = {module: custom[0] for modules, custom in rows for module in modules}
+    return to_observed, {observed: quantized for _, (observed, quantized) in rows}
 
 
 def propagate_qconfig_(
@@ -92,7 +101,8 @@ def prepare(
         allow_list: Classes to observe; what the registry can quantize if not given.
         observer_non_leaf_module_list: Further classes to observe, which have children.
         prepare_custom_config_dict: ``float_to_observed_custom_module_class`` maps classes to
-            those whose ``from_float`` makes the observed module.
+            those whose ``from_float`` makes the observed module. Without a dict, ``nn.LSTM`` and
+            ``nn.MultiheadAttention`` become those of `qlab.nn.quantizable`.
 
     Warns:
         UserWarning: No module has a qconfig, so nothing is observed.
@@ -112,7 +122,9 @@ def prepare(
         )
     classes = set(static_mappings() if allow_list is None else allow_list)
     whole = {*(observer_non_leaf_module_list or ())}
-    custom = (prepare_custom_config_dict or {}).get("float_to_observed_custom_module_class", {})
+    custom = custom_mappings()[0]
+    if prepare_custom_config_dict is not None:
+        custom = prepare_custom_config_dict.get("float_to_observed_custom_module_class", {})
     add_observer_(model, classes, whole, custom_module_class_mapping=custom)
     return model
 

@@ -12,6 +12,7 @@ from qlab import registry
 from qlab.errors import FormatError, QlabError, UnsupportedError
 from qlab.nn.intrinsic import FusedModule
 from qlab.nn.quantized.base import QuantizedModule
+from qlab.registry import SHARED
 
 #: Classes of `torch.nn` that stay in float, and that their attributes rebuild.
 _EXTRA_FLOAT = (
@@ -58,7 +59,8 @@ def _quantized_classes() -> dict[str, type[QuantizedModule]]:
 
 
 def _float_classes() -> dict[str, type[nn.Module]]:
-    rows = [cls for row in registry.ROWS for cls in row.modules]
+    leaves = [row for row in registry.ROWS if row.static is not None or row.output is SHARED]
+    rows = [cls for row in leaves for cls in row.modules]
     return {_qualified(c): c for c in (*rows, *_EXTRA_FLOAT) if not issubclass(c, FusedModule)}
 
 

@@ -90,6 +90,8 @@ class Row:
             that its clamped values ask for.
         qat: The module for quantization-aware training.
         dynamic: The module that quantizes its input as it comes.
+        custom: For a module that the eager workflow takes apart: the class that prepare makes of
+            it, and the class that convert makes of that.
     """
 
     name: str
@@ -105,6 +107,7 @@ class Row:
     clamps: bool = False
     qat: type[nn.Module] | None = None
     dynamic: type[nn.Module] | None = None
+    custom: tuple[type[nn.Module], type[nn.Module]] | None = None
 
     @property
     def on_codes(self) -> bool:

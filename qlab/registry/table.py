@@ -13,6 +13,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from qlab.nn import functions, lift, stubs
 from qlab.nn import intrinsic as nni
+from qlab.nn import quantizable as nnqa
 from qlab.nn import quantized as nnq
 from qlab.nn.intrinsic import quantized as nniq
 from qlab.nn.intrinsic.quantized import dynamic as nniqd
@@ -139,11 +140,16 @@ ROWS: tuple[Row, ...] = (
     Row("conv_relu6_2d", modules=(nni.Conv2dReLU6,), static=nniq.Conv2dReLU6, weight=True),
     Row("conv_relu6_3d", modules=(nni.Conv3dReLU6,), static=nniq.Conv3dReLU6, weight=True),
     # Recurrent layers and cells.
-    Row("lstm", modules=(nn.LSTM,), dynamic=nnqd.LSTM),
+    Row("lstm", modules=(nn.LSTM,), dynamic=nnqd.LSTM, custom=(nnqa.LSTM, nnq.LSTM)),
     Row("gru", modules=(nn.GRU,), dynamic=nnqd.GRU),
     Row("lstm_cell", modules=(nn.LSTMCell,), dynamic=nnqd.LSTMCell),
     Row("gru_cell", modules=(nn.GRUCell,), dynamic=nnqd.GRUCell),
     Row("rnn_cell", modules=(nn.RNNCell,), dynamic=nnqd.RNNCell),
+    Row(
+        "multihead_attention",
+        modules=(nn.MultiheadAttention,),
+        custom=(nnqa.MultiheadAttention, nnq.MultiheadAttention),
+    ),
     # Norms.
     Row("batch_norm2d", modules=(nn.BatchNorm2d,), static=nnq.BatchNorm2d),
     Row("batch_norm3d", modules=(nn.BatchNorm3d,), static=nnq.BatchNorm3d),

@@ -26,6 +26,7 @@ from qlab.nn.quantized.conv import (
     ConvTranspose2d,
     ConvTranspose3d,
 )
+from qlab.nn.quantized.custom import LSTM, MultiheadAttention
 from qlab.nn.quantized.embedding import Embedding, EmbeddingBag
 from qlab.nn.quantized.functional_modules import (
     FloatFunctional,
@@ -63,6 +64,7 @@ from qlab.nn.quantized.quantize import DeQuantize, Quantize
 __all__ = [
     "ELU",
     "GELU",
+    "LSTM",
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
     "AdaptiveAvgPool3d",
@@ -106,6 +108,7 @@ __all__ = [
     "Mean",
     "Mul",
     "MulScalar",
+    "MultiheadAttention",
     "Output",
     "PReLU",
     "QFunctional",
