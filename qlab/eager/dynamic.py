@@ -15,6 +15,7 @@ from torch.nn.utils.parametrize import type_before_parametrizations as type_of
 from qlab import registry
 from qlab.dtypes import QDType, as_qdtype, integer, qint8, quint8
 from qlab.eager.convert import ModuleMapping, convert, swap_module
+from qlab.eager.fuse import check_model
 from qlab.eager.prepare import propagate_qconfig_
 from qlab.errors import DTypeError, UnknownNameError
 from qlab.qconfig import (
@@ -24,6 +25,7 @@ from qlab.qconfig import (
     float_qparams_weight_only_qconfig,
     float_qparams_weight_only_qconfig_4bit,
 )
+from qlab.registry.asked import asked_by
 
 QConfigSpec = Mapping[Any, QConfig | None] | Set[Any] | None
 
@@ -49,6 +51,18 @@ def dynamic_mappings() -> dict[type[nn.Module], type[nn.Module]]:
         for module in row.modules
         if module is not NonDynamicallyQuantizableLinear
     }
+
+
+def embedding_mappings() -> dict[type[nn.Module], type[nn.Module]]:
+    """Which quantized class takes the place of which embedding: weights only, from the registry."""
+    rows = [registry.row_for_module(kind) for kind in (nn.Embedding, nn.EmbeddingBag)]
+    return {row.modules[0]: row.static for row in rows if row is not None and row.static}
+
+
+def _float_zero_points(qconfig: QConfig | None) -> bool:
+    """Whether a qconfig is for embeddings, whose zero points are real numbers."""
+    spec = None if qconfig is None else asked_by(qconfig.weight).spec
+    return spec is not None and spec.float_zero_point
 
 
 def quantize_dynamic(
@@ -87,8 +101,12 @@ def quantize_dynamic(
         >>> quantize_dynamic(nn.Sequential(nn.Linear(4, 2)), {nn.Linear})[0]
         DynamicQuantizedLinear(in_features=4, out_features=2, dtype=qlab.qint8, ...)
     """
+    check_model("quantize_dynamic", model)
     spec = _spec(qconfig_spec, dtype)
-    mapping = dynamic_mappings() if mapping is None else mapping
+    if mapping is None:
+        mapping = dynamic_mappings()
+        if any(map(_float_zero_points, spec.values())):
+            mapping = {**mapping, **embedding_mappings()}
     if qconfig_spec is not None:
         _check(model, spec, mapping)
     if not inplace:

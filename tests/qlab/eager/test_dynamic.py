@@ -76,6 +76,22 @@ def test_dtype_decides_about_weights():
     assert by_dict.head[0].dtype is torch.float16
 
 
+@pytest.mark.parametrize("spec", [None, {nn.Embedding}, {"embed"}])
+def test_embeddings_are_quantized_by_their_own_dtype(spec):
+    model = Tagger()
+    quantized = quantize_dynamic(model, spec, dtype=qlab.quint8)
+    assert kinds(quantized) == [nnq.Embedding, nn.LSTM, nn.Linear, nn.Linear]
+    words = torch.randint(10, (2, 5))
+    torch.testing.assert_close(quantized(words), model(words), rtol=0, atol=0.05)
+
+
+def test_embedding_bags_in_four_bits():
+    model = nn.Sequential(nn.EmbeddingBag(10, 6, mode="sum"), nn.Linear(6, 2))
+    quantized = quantize_dynamic(model, dtype=qlab.quint4x2)
+    assert [type(part) for part in quantized] == [nnq.EmbeddingBag, nn.Linear]
+    assert quantized[0].weight().qdtype.bits == 4
+
+
 def test_in_place_and_mapping():
     model = Tagger()
     assert quantize_dynamic(model, inplace=True) is model
@@ -112,6 +128,8 @@ def test_classes_without_a_dynamic_form_are_told():
 
 def test_bad_requests():
     model = Tagger()
+    with pytest.raises(DTypeError, match="quantize_dynamic"):
+        quantize_dynamic("model")
     with pytest.raises(UnknownNameError, match=r"module 'rn'.*Did you mean 'rnn'"):
         quantize_dynamic(model, {"rn"})
     with pytest.raises(DTypeError, match="Expected a dict, a set"):
