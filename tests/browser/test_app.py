@@ -36,12 +36,12 @@ def test_any_page_may_be_the_first_that_a_server_shows(browser: Browser, fresh: 
 
 
 def test_an_address_brings_back_model_preset_and_layer(page: Page):
-    open_page(page, ".st-key-layer", "/layer?model=mlp&preset=int8-per-tensor&samples=64&layer=3")
+    open_page(page, ".st-key-layer", "/layer?model=mlp&preset=int8-per-tensor&samples=64&layer=fc2")
     for name, value in (
         ("Model", "mlp"),
         ("Preset", "int8-per-tensor"),
         ("Calibration images", "64"),
-        ("Layer", "3"),
+        ("Layer", "fc2"),
     ):
         expect(page.get_by_role("combobox", name=name, exact=True)).to_have_value(value)
 
