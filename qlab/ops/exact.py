@@ -72,7 +72,7 @@ def _accumulator(call: Call, weight: Tensor) -> torch.dtype:
 
 
 def _direct_convolution() -> bool:
-    return _X86 and torch.backends.mkldnn.is_available() and torch._C._get_mkldnn_enabled()
+    return _X86 and torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
 
 
 def _shifted(codes: Tensor, qparams: QParams, dtype: torch.dtype) -> Tensor:

@@ -7,7 +7,7 @@ convolutions do, 1×1 do not); this way every kernel computes the same float32 n
 them and its int8 linear divides by the output scale where the others multiply.
 
 The obstacles below were found by comparing some 10⁵ random shapes (10⁹ outputs) with exact
-arithmetic on oneDNN 3.11 with AMX, AVX-512 and AVX2 VNNI instructions: outside them no code
+arithmetic on oneDNN 3.12 with AMX, AVX-512 and AVX2 VNNI instructions: outside them no code
 differed, inside them oneDNN returned wrong numbers.
 """
 
@@ -139,13 +139,13 @@ def pack(
     if layout is None:
         inner = store.get("onednn linear", (weight,), None, lambda: _packed_linear(weight))
     else:
-        given = (weight.contiguous(), scale, 1.0, zero_point, *layout, list(shape))
+        given = (weight, scale, 1.0, zero_point, *layout, list(shape))
         inner = torch.ops.onednn.qconv_prepack(*given)
     return Packed(inner, scale, torch.zeros(len(scale), dtype=torch.int32))
 
 
 def _packed_linear(weight: Tensor) -> Tensor:
-    # The prepacking functions ignore strides.
+    # Unlike that of convolutions, this function ignores strides.
     return torch.ops.onednn.qlinear_prepack(weight.contiguous(), None)
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from qlab import ops
-from qlab.dtypes import float8_e4m3fn, integer, qint8, quint8
+from qlab.dtypes import float8_e4m3fn, integer, qint8, qint32, quint8
 from qlab.errors import (
     ArgumentError,
     DTypeError,
@@ -73,6 +73,12 @@ def test_cat_copies_codes_whose_parameters_are_the_outputs() -> None:
     y = ops.cat(parts, [Y, same, X], 1, Y)
     assert torch.equal(y[:, :5], torch.cat(parts[:2], 1))
     assert torch.equal(y[:, 5:].double(), rounded(real(parts[2], X), Y))
+
+
+def test_cat_copies_codes_that_float32_cannot_hold() -> None:
+    qparams = QParams.per_tensor(0.1, 7, qint32)
+    x = torch.tensor([2**30 + 1, -(2**30) - 3], dtype=torch.int32)
+    assert torch.equal(ops.cat([x, x], [qparams, qparams], 0, qparams), x.repeat(2))
 
 
 def test_cat_takes_operands_of_different_types() -> None:

@@ -29,9 +29,26 @@ def test_a_packed_weight_is_rebuilt_when_the_weight_changes() -> None:
     assert torch.equal(run(), first)
 
 
-@pytest.mark.parametrize(
-    "duplicate", [copy.copy, copy.deepcopy, lambda p: pickle.loads(pickle.dumps(p))]
-)
+def test_another_view_of_the_same_memory_is_another_weight() -> None:
+    packed, turned = ops.PackedWeight(), KERNEL.transpose(2, 3)
+    ops.conv2d(IMAGE, X, KERNEL, W, None, Y, packed=packed)
+    y = ops.conv2d(IMAGE, X, turned, W, None, Y, packed=packed)
+    with ops.use("reference"):
+        assert torch.equal(y, ops.conv2d(IMAGE, X, turned, W, None, Y))
+
+
+def test_a_transposed_weight_is_packed_as_it_reads() -> None:
+    x, weight = codes(quint8, 3, 8), codes(qint8, 8, 6).T
+    y = ops.linear(x, X, weight, W, None, Y, packed=ops.PackedWeight())
+    with ops.use("reference"):
+        assert torch.equal(y, ops.linear(x, X, weight, W, None, Y))
+
+
+def pickled(packed: ops.PackedWeight) -> ops.PackedWeight:
+    return pickle.loads(pickle.dumps(packed))
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickled])
 def test_copies_of_a_packed_weight_are_empty(duplicate) -> None:
     packed = ops.PackedWeight()
     ops.conv2d(IMAGE, X, KERNEL, W, None, Y, packed=packed)
@@ -45,10 +62,8 @@ def test_one_packed_weight_serves_changing_shapes_and_parameters() -> None:
     packed = ops.PackedWeight()
     for size in (9, 5, 7):
         for zero_point in (0, 200):
-            x, x_qparams = (
-                codes(quint8, 2, 4, size, size),
-                QParams.per_tensor(0.02, zero_point, quint8),
-            )
+            x = codes(quint8, 2, 4, size, size)
+            x_qparams = QParams.per_tensor(0.02, zero_point, quint8)
             y = ops.conv2d(x, x_qparams, KERNEL, W, None, Y, padding=1, packed=packed)
             assert torch.equal(y, ops.conv2d(x, x_qparams, KERNEL, W, None, Y, padding=1))
 
