@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from functools import partial
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 from torch import Tensor
 
 from qlab.ops import calls, onednn
 from qlab.ops.calls import Call, Ints
 from qlab.ops.exact import exact_obstacle, no_obstacle, run_exact, run_simulated
-from qlab.ops.kernels import Kernel, Operator
+from qlab.ops.kernels import Kernel, Operator, forced
 from qlab.ops.packed import PackedWeight
 from qlab.qparams import QParams
 
@@ -25,6 +27,42 @@ _matmul: Operator[Call] = Operator("matmul", calls.bind_matmul, (_REFERENCE, _SI
 _conv: dict[int, Operator[Call]] = {
     n: Operator(f"conv{n}d", partial(calls.bind_conv, f"conv{n}d", n), _WEIGHTED) for n in (1, 2, 3)
 }
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """The kernel for calls like one that was checked, and what they have in common."""
+
+    kernel: Kernel[Call]
+    kind: type[Call]
+    shared: dict[str, Any]
+
+
+def _run(
+    operator: Operator[Call],
+    arguments: tuple[Any, ...],
+    options: Mapping[str, Any],
+    packed: PackedWeight | None,
+) -> Tensor:
+    """Runs a call; one like the last, of a packed layer, is neither checked nor bound again."""
+    x, x_qparams, weight, w_qparams, bias, y_qparams = arguments
+    if packed is None or not isinstance(x, Tensor):
+        return operator(operator.bind(*arguments, **options, packed=packed))
+
+    def plan() -> _Plan | None:
+        call = operator.bind(*arguments, **options, packed=packed)
+        if call.x is not x:  # it was padded
+            return None
+        names = {field.name for field in fields(call)} - {"x", "packed"}
+        shared = {name: getattr(call, name) for name in names}
+        return _Plan(operator.choose(call), type(call), shared)
+
+    values = tuple(map(calls.hashable, options.values()))
+    given = (x.shape, x.dtype, x.device, x_qparams, w_qparams, y_qparams)
+    found = packed.get("plan", (weight, bias), (*given, forced(), *options, *values), plan)
+    if found is None:
+        return operator(operator.bind(*arguments, **options, packed=packed))
+    return operator.run(found.kernel, found.kind(x=x, packed=packed, **found.shared))
 
 
 def linear(
@@ -63,11 +101,8 @@ def linear(
         ShapeError: Shapes, scales or bias do not fit.
         NonFiniteError: NaN or infinity in the bias.
     """
-    return _linear(
-        calls.bind_linear(
-            x, x_qparams, weight, w_qparams, bias, y_qparams, relu=relu, packed=packed
-        )
-    )
+    arguments = (x, x_qparams, weight, w_qparams, bias, y_qparams)
+    return _run(_linear, arguments, {"relu": relu}, packed)
 
 
 class ConvOptions(TypedDict, total=False):
@@ -94,6 +129,11 @@ class ConvOptions(TypedDict, total=False):
     packed: PackedWeight | None
 
 
+def _convolve(n: int, arguments: tuple[Any, ...], options: ConvOptions) -> Tensor:
+    packed = options.pop("packed", None)
+    return _run(_conv[n], arguments, options, packed)
+
+
 def conv1d(
     x: Tensor,
     x_qparams: QParams,
@@ -105,7 +145,7 @@ def conv1d(
 ) -> Tensor:
     """`conv2d` over one axis: x (N, C, L), weight (out_channels, C / groups, kernel)."""
     arguments = (x, x_qparams, weight, w_qparams, bias, y_qparams)
-    return _conv[1](calls.bind_conv("conv1d", 1, *arguments, **options))
+    return _convolve(1, arguments, options)
 
 
 def conv2d(
@@ -144,7 +184,7 @@ def conv2d(
         NonFiniteError: NaN or infinity in the bias.
     """
     arguments = (x, x_qparams, weight, w_qparams, bias, y_qparams)
-    return _conv[2](calls.bind_conv("conv2d", 2, *arguments, **options))
+    return _convolve(2, arguments, options)
 
 
 def conv3d(
@@ -158,7 +198,7 @@ def conv3d(
 ) -> Tensor:
     """`conv2d` over three axes: x (N, C, D, H, W), weight (out_channels, C / groups, *kernel)."""
     arguments = (x, x_qparams, weight, w_qparams, bias, y_qparams)
-    return _conv[3](calls.bind_conv("conv3d", 3, *arguments, **options))
+    return _convolve(3, arguments, options)
 
 
 def matmul(

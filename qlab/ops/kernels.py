@@ -66,7 +66,10 @@ class Operator(Generic[CallT]):
 
     def __call__(self, call: CallT) -> Tensor:
         """Runs the kernel that applies, or the forced one, and counts it."""
-        kernel = self.choose(call)
+        return self.run(self.choose(call), call)
+
+    def run(self, kernel: Kernel[CallT], call: CallT) -> Tensor:
+        """Runs a kernel that `choose` returned, and counts it."""
         count(self.name, kernel.name)
         return kernel.run(call)
 
@@ -172,6 +175,11 @@ def use(kernel: str) -> Iterator[None]:
         yield
     finally:
         _FORCED.reset(token)
+
+
+def forced() -> str | None:
+    """The name given to the innermost `use`, or None."""
+    return _FORCED.get()
 
 
 def counts() -> dict[tuple[str, str], int]:

@@ -51,8 +51,8 @@ class PackedWeight:
         """
         entry = self._entries.get(name)
         if entry is None or entry.key != key or not all(map(_unchanged, tensors, entry.stamps)):
-            entry = _Entry(key, tuple(map(_stamp, tensors)), build())
-            self._entries[name] = entry
+            value = build()
+            entry = self._entries[name] = _Entry(key, tuple(map(_stamp, tensors)), value)
         return entry.value
 
     def __copy__(self) -> PackedWeight:

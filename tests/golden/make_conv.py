@@ -32,7 +32,7 @@ def bias_for(real: Tensor, axis: int, ties: bool, unit: float) -> Tensor:
 
 
 def linear_case(writer: Writer) -> None:
-    rows, features, outputs = integer(1, 12), integer(1, 160), integer(1, 40)
+    rows, features, outputs = integer(1, 12), integer(1, 100), integer(1, 32)
     ties, relu = coin(0.3), coin()
     x = per_tensor((rows, features), scale=2.0**-5 if ties else None)
     weight = weight_of((outputs, features), channels=coin(), ties=ties)
@@ -86,7 +86,7 @@ def conv_case(writer: Writer, n: int) -> None:
 def main() -> None:
     torch.manual_seed(1)
     linear, conv = Writer("linear"), Writer("conv")
-    for _ in range(200):
+    for _ in range(160):
         linear_case(linear)
     for n, count in ((1, 80), (2, 160), (3, 60)):
         for _ in range(count):

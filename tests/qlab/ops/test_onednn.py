@@ -157,6 +157,8 @@ def test_linear_is_bit_equal_near_the_middle_of_two_codes(
 def test_a_process_restricted_below_vnni_says_so(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for other in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(other, raising=False)
     monkeypatch.setenv(name, "avx2")
     reason = onednn.unavailable.__wrapped__()
     assert reason == f"{name}=avx2 forbids the VNNI instructions"

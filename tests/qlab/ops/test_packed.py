@@ -1,14 +1,17 @@
 """The cache of packed weights is right whatever changes, and is never copied."""
 
 import copy
+import gc
 import pickle
+import weakref
+from typing import Any
 
 import pytest
 import torch
 
 from qlab import ops
 from qlab.dtypes import qint8, quint8
-from qlab.errors import NonFiniteError
+from qlab.errors import DTypeError, NonFiniteError, ShapeError
 from qlab.qparams import QParams
 from tests.qlab.ops.examples import W, X, Y, codes
 
@@ -74,6 +77,70 @@ def test_a_packed_layer_is_checked_anew_when_its_bias_changes() -> None:
     bias[2] = torch.nan
     with pytest.raises(NonFiniteError, match="the bias must be finite"):
         ops.conv2d(IMAGE, X, KERNEL, W, bias, Y, packed=packed)
+
+
+def test_a_packed_layer_notices_every_change_of_the_call() -> None:
+    """Each call differs from the one before in one respect; none is answered by its memory."""
+    packed = ops.PackedWeight()
+    call: dict[str, Any] = {"x": IMAGE, "x_qparams": X, "y_qparams": Y, "stride": [1, 1]}
+    changes: list[dict[str, Any]] = [
+        {"relu": True},
+        {"stride": [1, 2]},
+        {"dilation": 2},
+        {"padding": 1},
+        {"y_qparams": None},
+        {"x": IMAGE[:, :, 1:]},
+        {"padding_mode": "reflect"},
+        {"x_qparams": QParams.per_tensor(0.01, 3, quint8)},
+        {"bias": torch.ones(6)},
+        {"x": IMAGE.view(torch.int8), "x_qparams": QParams.per_tensor(0.01, 3, qint8)},
+    ]
+    for change in changes:
+        call |= change
+        arguments = (call["x"], call["x_qparams"], KERNEL, W, call.get("bias"), call["y_qparams"])
+        names = call.keys() - {"x", "x_qparams", "y_qparams", "bias"}
+        options = {name: call[name] for name in names}
+        for _ in range(2):
+            y = ops.conv2d(*arguments, **options, packed=packed)
+            assert torch.equal(y, ops.conv2d(*arguments, **options)), change
+
+
+def test_a_list_of_strides_may_be_changed_in_place() -> None:
+    packed, stride = ops.PackedWeight(), [1, 1]
+    for step in (1, 2, 3):
+        stride[0] = step
+        y = ops.conv2d(IMAGE, X, KERNEL, W, None, Y, stride=stride, packed=packed)
+        assert y.shape[2] == (9 - 3) // step + 1
+
+
+def test_a_packed_layer_follows_the_forced_kernel() -> None:
+    packed = ops.PackedWeight()
+    ops.reset_counts()
+    for name in ("reference", "simulated", "reference"):
+        with ops.use(name):
+            ops.conv2d(IMAGE, X, KERNEL, W, None, Y, packed=packed)
+    assert ops.counts() == {("conv2d", "reference"): 2, ("conv2d", "simulated"): 1}
+
+
+def test_a_packed_layer_checks_each_new_input() -> None:
+    packed = ops.PackedWeight()
+    ops.conv2d(IMAGE, X, KERNEL, W, None, Y, packed=packed)
+    with pytest.raises(DTypeError, match="the input does not hold codes"):
+        ops.conv2d(IMAGE.float(), X, KERNEL, W, None, Y, packed=packed)
+    with pytest.raises(ShapeError, match="channels, weight and groups"):
+        ops.conv2d(IMAGE[:, :3], X, KERNEL, W, None, Y, packed=packed)
+
+
+def test_nothing_of_a_packed_layer_outlives_it() -> None:
+    weight, packed = KERNEL.clone(), ops.PackedWeight()
+    ops.conv2d(IMAGE, X, weight, W, None, Y, packed=packed)
+    alive = weakref.ref(weight)
+    gc.disable()
+    try:
+        del weight, packed
+        assert alive() is None
+    finally:
+        gc.enable()
 
 
 def test_weights_made_in_inference_mode_can_be_packed() -> None:
