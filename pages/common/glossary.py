@@ -34,6 +34,11 @@ TERMS: dict[str, str] = {
     "percentile cuts the tails, MSE and entropy weigh clipping against rounding.",
     "percentile": "How much of the values the range keeps [%]: the rest is clipped, half on "
     "each side.",
+    "clip threshold": "Magnitude at which values are clipped, as a share of the largest one "
+    "[%]: what lies above moves to the end of the range.",
+    "outliers": "Values far away from the others. A few of them, in one layer or one channel, are "
+    "the usual reason for a range that is too wide.",
+    "rms": "Root mean square of a tensor: `√(Σx² / n)`, its usual magnitude.",
     "rounding share": "Part of the squared error that values inside the range cause, which move to "
     "the nearest level: at most half a scale each.",
     "clipping share": "Part of the squared error that values outside the range cause, which move "

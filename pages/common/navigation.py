@@ -11,7 +11,8 @@ PAGES = {
     "overview": ("Explore", "Overview"),
     "layer": ("Explore", "Layer"),
     "convert": ("Explore", "Convert"),
-    "learn": ("Understand", "Learn"),
+    "learn": ("Learn", "Quantization math"),
+    "observers": ("Learn", "Observers"),
 }
 
 

@@ -12,17 +12,11 @@ from qlab.errors import ArgumentError, DTypeError, UnknownNameError, Unsupported
 from qlab.graph import Plan
 from qlab.qparams import QParams
 from qlab.ranges import (
-    MSE,
-    Entropy,
-    MinMax,
-    MovingAverage,
-    Percentile,
+    FROM_DATA,
     QuantizationError,
     TensorSpec,
     expected_error,
 )
-
-_POLICIES = (MinMax(), MovingAverage(), Percentile(), MSE(), Entropy())
 
 
 @dataclass(frozen=True)
@@ -139,7 +133,7 @@ def compare_policies(
     if kind not in ("activation", "weight"):
         raise UnknownNameError.of("kind of tensor", kind, ["activation", "weight"])
     probe, results = study.probe(name), {}
-    for policy in _POLICIES:
+    for policy in FROM_DATA:
         try:
             chosen = replace(spec, policy=policy)
             if kind == "weight":
