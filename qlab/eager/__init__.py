@@ -6,11 +6,11 @@ attributes, and ``activation_post_process`` on prepared modules, are read and wr
 ``from_float``, for code that was written against the reference.
 """
 
-from functools import partial
+from torch import nn
 
 from qlab.eager.convert import convert, swap_module
 from qlab.eager.dynamic import dynamic_mappings, quantize_dynamic
-from qlab.eager.fuse import fuse_known_modules, fuse_modules
+from qlab.eager.fuse import fuse_known_modules, fuse_modules, fuse_modules_qat
 from qlab.eager.prepare import (
     add_observer_,
     add_quant_dequant,
@@ -20,10 +20,17 @@ from qlab.eager.prepare import (
     propagate_qconfig_,
     static_mappings,
 )
+from qlab.eager.qat import prepare_qat, quantize_qat
 from qlab.eager.quantize import default_eval_fn, quantize
 from qlab.nn.quantizable.insides import INSIDES
 
-INSIDES.prepare = partial(prepare, inplace=True)
+
+def _prepare_insides(module: nn.Module) -> nn.Module:
+    """A custom module in training learns to live with rounding, one in use is only observed."""
+    return (prepare_qat if module.training else prepare)(module, inplace=True)
+
+
+INSIDES.prepare = _prepare_insides
 INSIDES.convert = convert
 
 __all__ = [
@@ -35,11 +42,14 @@ __all__ = [
     "dynamic_mappings",
     "fuse_known_modules",
     "fuse_modules",
+    "fuse_modules_qat",
     "get_observer_dict",
     "prepare",
+    "prepare_qat",
     "propagate_qconfig_",
     "quantize",
     "quantize_dynamic",
+    "quantize_qat",
     "static_mappings",
     "swap_module",
 ]

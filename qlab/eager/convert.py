@@ -58,20 +58,43 @@ def convert(
     custom: ModuleMapping = custom_mappings()[1]
     if convert_custom_config_dict is not None:
         custom = convert_custom_config_dict.get("observed_to_quantized_custom_module_class", {})
-    swapped: dict[int, nn.Module] = {}
-    for path, child in _swappable(module, mapping, custom):
-        try:
-            new = swap_module(child, mapping, custom, use_precomputed_fake_quant)
-        except QlabError as error:
-            message = f"convert: {path!r} ({type(child).__name__}): {error}"
-            raise type(error)(message) from error
-        swapped[id(child)] = new
-    for path, child in list(module.named_modules(remove_duplicate=False)):
-        if id(child) in swapped and path:
-            module.set_submodule(path, swapped[id(child)])
+    swap_children("convert", module, (mapping, custom), use_precomputed_fake_quant)
     if remove_qconfig:
         _remove_qconfig(module)
     return module
+
+
+def swap_children(
+    caller: str,
+    module: nn.Module,
+    mappings: tuple[ModuleMapping, ModuleMapping],
+    use_precomputed_fake_quant: bool = False,
+) -> None:
+    """Replaces every module below one that has a counterpart and a qconfig, in place.
+
+    Nothing is replaced unless everything can be; a module that occurs twice stays one.
+
+    Args:
+        caller: Named in errors.
+        module: The model.
+        mappings: Those of `swap_module`.
+        use_precomputed_fake_quant: Likewise.
+
+    Raises:
+        QlabError: A module cannot be converted; names it.
+    """
+    swapped: dict[int, nn.Module] = {}
+    for path, child in _swappable(module, *mappings):
+        if id(child) in swapped:
+            continue
+        try:
+            swapped[id(child)] = swap_module(child, *mappings, use_precomputed_fake_quant)
+        except QlabError as error:
+            message = f"{caller}: {path!r} ({type(child).__name__}): {error}"
+            raise type(error)(message) from error
+    for path, child in list(module.named_modules(remove_duplicate=False)):
+        if id(child) in swapped and path:
+            module.set_submodule(path, swapped[id(child)])
 
 
 def swap_module(

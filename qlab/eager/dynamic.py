@@ -48,8 +48,8 @@ def dynamic_mappings() -> dict[type[nn.Module], type[nn.Module]]:
         module: row.dynamic
         for row in registry.ROWS
         if row.dynamic is not None
-        for module in row.modules
-        if module is not NonDynamicallyQuantizableLinear
+        for module in (*row.modules, row.qat_dynamic)
+        if module not in (None, NonDynamicallyQuantizableLinear)
     }
 
 

@@ -45,11 +45,46 @@ def fuse_modules(
         UnknownNameError: The model has no module of this path.
         ArgumentError: Modules that no pattern fuses, or training mode. The model stays as it was.
     """
-    check_model("fuse_modules", model)
-    chains: Any = modules_to_fuse
+    return _fuse(model, modules_to_fuse, inplace, fuser_func, fuse_custom_config_dict, False)
+
+
+def fuse_modules_qat(
+    model: nn.Module,
+    modules_to_fuse: Sequence[str] | Sequence[Sequence[str]],
+    inplace: bool = False,
+    fuser_func: Fuser | None = None,
+    fuse_custom_config_dict: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """As `fuse_modules`, for training: batch norm is kept, beside the layer before it.
+
+    Args:
+        model: In training mode.
+        modules_to_fuse: As in `fuse_modules`.
+        inplace: Change the model itself instead of a copy.
+        fuser_func: Turns ``(modules, True, additional mapping)`` into as many modules.
+        fuse_custom_config_dict: As in `fuse_modules`.
+
+    Raises:
+        UnknownNameError: The model has no module of this path.
+        ArgumentError: Modules that no pattern fuses, or evaluation mode.
+        UnsupportedError: A pattern that exists in evaluation mode only. The model stays as it was.
+    """
+    return _fuse(model, modules_to_fuse, inplace, fuser_func, fuse_custom_config_dict, True)
+
+
+def _fuse(
+    model: nn.Module,
+    chains: Any,
+    inplace: bool,
+    fuser_func: Fuser | None,
+    custom: Mapping[str, Any] | None,
+    is_qat: bool,
+) -> nn.Module:
+    caller = "fuse_modules_qat" if is_qat else "fuse_modules"
+    check_model(caller, model)
     if isinstance(chains, str) or not isinstance(chains, Sequence):
         raise DTypeError(
-            "fuse_modules: the modules to fuse are not named",
+            f"{caller}: the modules to fuse are not named",
             expected="a list of paths, or a list of such lists",
             received=repr(chains),
         )
@@ -57,9 +92,9 @@ def fuse_modules(
         chains = [chains]
     if not inplace:
         model = copy.deepcopy(model)
-    extra = (fuse_custom_config_dict or {}).get("additional_fuser_method_mapping")
+    extra = (custom or {}).get("additional_fuser_method_mapping")
     fuser = fuser_func or fuse_known_modules
-    fused = [fuser([_module(model, path) for path in chain], False, extra) for chain in chains]
+    fused = [fuser([_module(model, path) for path in chain], is_qat, extra) for chain in chains]
     for chain, modules in zip(chains, fused, strict=True):
         for path, module in zip(chain, modules, strict=True):
             model.set_submodule(path, module)

@@ -14,6 +14,8 @@ from torch.nn.utils.parametrize import type_before_parametrizations as type_of
 from qlab import registry
 from qlab.eager.fuse import check_model
 from qlab.errors import DTypeError
+from qlab.fake_quantize import FakeQuantizeBase, FixedQParamsFakeQuantize
+from qlab.nn.aware import QuantizationAware
 from qlab.nn.intrinsic import FusedModule
 from qlab.nn.quantized import FloatFunctional
 from qlab.nn.stubs import DeQuantStub, QuantWrapper
@@ -34,7 +36,8 @@ def static_mappings() -> dict[type[nn.Module], type[nn.Module]]:
         module: row.static
         for row in registry.ROWS
         if row.static is not None and row.output.kind is not OutputKind.SHARED
-        for module in row.modules
+        for module in (*row.modules, *row.qat, row.qat_dynamic)
+        if module is not None
     }
 
 
@@ -156,7 +159,7 @@ def add_observer_(
     def visit(current: nn.Module) -> None:
         qconfig: Any = getattr(current, "qconfig", None)
         kind = type_of(current)
-        single = isinstance(current, FusedModule | FloatFunctional)
+        single = isinstance(current, FusedModule | FloatFunctional | QuantizationAware)
         childless = next(current.children(), None) is None
         wanted = kind in whole or (kind in leaves and (single or childless))
         if qconfig is not None and wanted and not isinstance(current, DeQuantStub):
@@ -180,7 +183,9 @@ def _observe(module: nn.Module, qconfig: Any, device: torch.device | None) -> No
     row = registry.row_for_module(type_of(module))
     factory, asked = qconfig.activation, asked_by(qconfig.activation).spec
     if row is not None and asked is not None and output_spec(row.output, asked) != asked:
-        factory = observer_for(output_spec(row.output, asked))
+        fixed = observer_for(output_spec(row.output, asked))
+        rounds = isinstance(factory(), FakeQuantizeBase)
+        factory = FixedQParamsFakeQuantize.with_args(observer=fixed) if rounds else fixed
     module.add_module("activation_post_process", factory().to(device))
     if not isinstance(module, FloatFunctional):
         module.register_forward_hook(observe_output, prepend=True)

@@ -6,7 +6,7 @@ from qlab.graph.fuse import fuse
 from qlab.graph.plan import Plan, Step, Value
 from qlab.graph.prepare import prepare
 from qlab.graph.trace import trace
-from qlab.graph.workflow import as_mapping, convert_fx, fuse_fx, prepare_fx
+from qlab.graph.workflow import as_mapping, convert_fx, fuse_fx, prepare_fx, prepare_qat_fx
 
 __all__ = [
     "Plan",
@@ -20,5 +20,6 @@ __all__ = [
     "fuse_fx",
     "prepare",
     "prepare_fx",
+    "prepare_qat_fx",
     "trace",
 ]

@@ -70,7 +70,7 @@ def check_parameters(graph_module: fx.GraphModule, plan: Plan) -> None:
     for step in plan.steps:
         if step.execution not in ("integer", "simulated", "dynamic"):
             continue
-        layer = graph_module.get_submodule(step.name)
+        layer = core(graph_module.get_submodule(step.name))
         for name, tensor in chain(layer.named_parameters(), layer.named_buffers()):
             bad = tensor.numel() - int(torch.isfinite(tensor).sum())
             if bad:

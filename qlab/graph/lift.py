@@ -25,12 +25,17 @@ _PLAIN_PYTHON = frozenset({"_operator", "builtins", "math"})
 Kind = type[nn.Module] | Callable[..., Any] | str
 
 
-def lift(graph_module: fx.GraphModule) -> None:
+def lift(graph_module: fx.GraphModule, *, training: bool = False) -> None:
     """Rewrites a traced graph in place; nodes keep their names and ``meta``.
 
     ``meta["kind"]`` records what the model called (a module class, a function, or a method's
     name): rules by type refer to it. ``meta["refused"]`` says why a call that the registry knows
     could not become a module.
+
+    Args:
+        graph_module: A traced graph.
+        training: Whether it is to be trained: ``F.dropout`` was called with the mode at hand, and
+            shall follow ``train()`` and ``eval()`` from now on.
     """
     in_place = _forget_in_place(graph_module)
     for node in graph_module.graph.nodes:
@@ -41,6 +46,8 @@ def lift(graph_module: fx.GraphModule) -> None:
     shapes = shape_nodes(graph_module)
     for node in graph_module.graph.nodes:
         if node.op in ("call_function", "call_method") and node not in shapes and is_real(node):
+            if training and node.target is F.dropout:
+                node.kwargs = {**node.kwargs, "training": False}  # the module follows the mode
             _lift_call(graph_module, node)
         elif node.op == "call_module" and node.kwargs:
             _name_no_arguments(graph_module, node)

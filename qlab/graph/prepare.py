@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import fx, nn
 
-from qlab.graph.plan import Plan
+from qlab.graph.plan import Plan, Value
 
 
 def prepare(graph_module: fx.GraphModule, plan: Plan) -> fx.GraphModule:
@@ -25,25 +26,43 @@ def prepare(graph_module: fx.GraphModule, plan: Plan) -> fx.GraphModule:
         The observed graph; its ``meta["plan"]`` is the plan.
     """
     prepared = copy.deepcopy(graph_module)
-    nodes = {node.name: node for node in prepared.graph.nodes}
-    observed = [value for value in plan.values if value.observed]
-    for index, value in enumerate(observed):
-        qconfig = plan.step(value.asked_by).requested
-        assert qconfig is not None and qconfig.activation is not None
-        name = f"activation_post_process_{index}"
-        prepared.add_submodule(name, qconfig.activation().to(device_of(graph_module)))
-        _observe(nodes[value.node], name)
+    observed = ((value, asked_factory(plan, value)) for value in plan.values if value.observed)
+    hang(prepared, observed)
     prepared.meta["plan"] = plan
     prepared.recompile()
     return prepared
 
 
-def _observe(node: fx.Node, observer: str) -> None:
-    """Lets everything that reads a node read it through an observer."""
+def asked_factory(plan: Plan, value: Value) -> Callable[[], nn.Module]:
+    """What makes the observer of a quantized tensor: its step's qconfig."""
+    qconfig = plan.step(value.asked_by).requested
+    assert qconfig is not None and qconfig.activation is not None
+    return qconfig.activation
+
+
+def hang(
+    graph_module: fx.GraphModule, factories: Iterable[tuple[Value, Callable[[], nn.Module]]]
+) -> dict[str, str]:
+    """Lets everything that reads a tensor read it through a new observer, in place.
+
+    Returns:
+        The observers' names, by the node they observe.
+    """
+    nodes = {node.name: node for node in graph_module.graph.nodes}
+    device, names = device_of(graph_module), {}
+    for index, (value, factory) in enumerate(factories):
+        names[value.node] = name = f"activation_post_process_{index}"
+        graph_module.add_submodule(name, factory().to(device))
+        insert_behind(nodes[value.node], name, observes=value.node)
+    return names
+
+
+def insert_behind(node: fx.Node, module: str, **meta: str) -> None:
+    """Lets everything that reads a node read it through a module, marked as no operator."""
     with node.graph.inserting_after(node):
-        observed = node.graph.call_module(observer, (node,))
-    observed.meta = {"name": observer, "observes": node.name}
-    node.replace_all_uses_with(observed, delete_user_cb=lambda user: user is not observed)
+        inserted = node.graph.call_module(module, (node,))
+    inserted.meta = {"name": module, **meta}
+    node.replace_all_uses_with(inserted, delete_user_cb=lambda user: user is not inserted)
 
 
 def without_observers(prepared: fx.GraphModule) -> tuple[fx.GraphModule, dict[str, nn.Module]]:
@@ -55,6 +74,7 @@ def without_observers(prepared: fx.GraphModule) -> tuple[fx.GraphModule, dict[st
     for node in list(graph.nodes):
         if "observes" in node.meta:
             observers[node.meta["observes"]] = prepared.get_submodule(str(node.target))
+        if "observes" in node.meta or "rounds" in node.meta:
             node.replace_all_uses_with(node.all_input_nodes[0])
             graph.erase_node(node)
     return fx.GraphModule(prepared, graph, type(prepared).__name__), observers

@@ -35,7 +35,11 @@ _FRAMEWORK_FOLDERS = (str(Path(torch.__file__).parent), str(Path(__file__).paren
 
 
 def trace(
-    model: nn.Module, example_inputs: Inputs | None = None, *, leaves: Leaves = ()
+    model: nn.Module,
+    example_inputs: Inputs | None = None,
+    *,
+    leaves: Leaves = (),
+    training: bool = False,
 ) -> fx.GraphModule:
     """The model as a graph: a copy in evaluation mode, the model itself stays as it is.
 
@@ -53,9 +57,11 @@ def trace(
             arguments as a mapping. Arguments that are not tensors are fixed at the given value,
             absent ones at their default; the graph takes the others.
         leaves: Modules to keep whole, by path or class, besides those of ``torch.nn``.
+        training: Keep every module's mode instead, for a graph that is to be trained; dropout by
+            function becomes a module, which follows ``train()`` and ``eval()``.
 
     Returns:
-        A graph module of the same outputs as ``model.eval()``.
+        A graph module of the same outputs as ``model.eval()``; with ``training`` as the model.
 
     Raises:
         TraceError: The forward decides on what it computes; names module, file and line.
@@ -64,9 +70,11 @@ def trace(
             model is quantized already, or has parameters that do not exist yet.
     """
     _check_model(model)
-    root = copy.deepcopy(model).eval()
+    root = copy.deepcopy(model)
+    if not training:
+        root.eval()
     if _is_library_leaf(root):
-        root = nn.Sequential(root)
+        root = nn.Sequential(root).train(root.training)
     _plain_functionals(root)
     inputs = _bind(root, example_inputs)
     refusals = []
@@ -77,9 +85,13 @@ def trace(
             refusals.append(refusal)
             continue
         _name_nodes(traced)
+        modes = {path: module.training for path, module in traced.named_modules()}
+        traced.eval()  # the pass that follows must not move a batch norm's statistics
         if example_inputs is not None:
             record_shapes(traced, [value for _, value in _tensors_of(inputs)])
-        lift(traced)
+        lift(traced, training=training)
+        for path, module in traced.named_modules():
+            module.training = modes.get(path, root.training)
         return traced
     raise refusals[0]
 

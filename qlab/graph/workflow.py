@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from qlab import presets
 from qlab.errors import ArgumentError, DTypeError, UncalibratedError, UnsupportedError
@@ -14,9 +14,11 @@ from qlab.graph.convert import check_parameters, convert, is_converted
 from qlab.graph.fuse import fuse
 from qlab.graph.plan import Plan, uncalibrated
 from qlab.graph.prepare import prepare, without_observers
+from qlab.graph.qat import prepare_for_training
 from qlab.graph.trace import Inputs, trace
+from qlab.nn.aware import QuantizationAware
 from qlab.nn.intrinsic.fold import core
-from qlab.nn.quantized.observed import qparams_of
+from qlab.nn.quantized.observed import qparams_of, weight_qparams
 from qlab.observers import registered_observers
 from qlab.qconfig import QConfigMapping
 from qlab.qparams import QParams
@@ -65,16 +67,55 @@ def prepare_fx(
         QuantizedLinearReLU(...)
     """
     _refuse("prepare_fx", _equalization_config=_equalization_config, backend_config=backend_config)
-    custom = _custom("prepare_fx", prepare_custom_config)
-    leaves = {
-        *custom.pop("non_traceable_module_name", ()),
-        *custom.pop("non_traceable_module_class", ()),
-    }
-    preserved = _attributes(model, custom.pop("preserved_attributes", ()))
-    _refuse("prepare_fx", **custom)
+    leaves, preserved = _customised("prepare_fx", model, prepare_custom_config)
     traced = fuse(trace(model, example_inputs, leaves=leaves))
     prepared = prepare(traced, annotate(traced, as_mapping(qconfig_mapping)))
     return _with_attributes(prepared, preserved)
+
+
+def prepare_qat_fx(
+    model: nn.Module,
+    qconfig_mapping: QConfigMapping | Mapping[str, Any] | str,
+    example_inputs: Inputs,
+    prepare_custom_config: Mapping[str, Any] | None = None,
+    backend_config: None = None,
+) -> fx.GraphModule:
+    """A model as a graph that trains with rounded weights and activations.
+
+    The model is copied, traced and fused in training mode, batch norm kept beside its layer, and
+    itself stays as it is. Train the result, call ``eval()``, then `convert_fx`.
+
+    Args:
+        model: A float model in training mode that traces. A batch norm in evaluation mode stays
+            frozen.
+        qconfig_mapping: As in `prepare_fx`, with qconfigs of fake quantizers such as
+            ``get_default_qat_qconfig_mapping()``.
+        example_inputs: As in `prepare_fx`.
+        prepare_custom_config: As in `prepare_fx`.
+        backend_config: None.
+
+    Returns:
+        A graph in training mode; ``meta["plan"]`` says what was decided.
+
+    Raises:
+        ArgumentError: The model is in evaluation mode; or the inputs do not fit it.
+        TraceError: The model cannot be turned into a graph; names module, file and line.
+        UnknownNameError: No preset has this name.
+        DTypeError: Not a mapping.
+        UnsupportedError: A part of the customisation that is not known.
+    """
+    _refuse("prepare_qat_fx", backend_config=backend_config)
+    if isinstance(model, nn.Module) and not model.training:
+        raise ArgumentError(
+            "prepare_qat_fx: the model is not in training mode",
+            expected="model.training",
+            received="evaluation mode",
+            fix="Call model.train() first; to quantize without training, use prepare_fx.",
+        )
+    leaves, preserved = _customised("prepare_qat_fx", model, prepare_custom_config)
+    traced = fuse(trace(model, example_inputs, leaves=leaves, training=True))
+    plan = annotate(traced, as_mapping(qconfig_mapping))
+    return _with_attributes(prepare_for_training(traced, plan), preserved)
 
 
 def convert_fx(
@@ -166,6 +207,20 @@ def as_mapping(mapping: QConfigMapping | Mapping[str, Any] | str) -> QConfigMapp
     )
 
 
+def _customised(
+    function: str, model: nn.Module, given: Mapping[str, Any] | None
+) -> tuple[set[str | type[nn.Module]], dict[str, Any]]:
+    """The modules to keep whole and the attributes to carry over."""
+    custom = _custom(function, given)
+    leaves = {
+        *custom.pop("non_traceable_module_name", ()),
+        *custom.pop("non_traceable_module_class", ()),
+    }
+    preserved = _attributes(model, custom.pop("preserved_attributes", ()))
+    _refuse(function, **custom)
+    return leaves, preserved
+
+
 def _custom(function: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
     """A customisation as a dict of its own."""
     if given is not None and not isinstance(given, Mapping):
@@ -222,7 +277,7 @@ def _observed_qparams(plan: Plan, observers: Mapping[str, nn.Module]) -> dict[st
 
 
 def _own_weights(graph_module: fx.GraphModule, plan: Plan) -> dict[str, QParams]:
-    """What weight observers that qlab does not know find, by step.
+    """What the weights' fake quantizers, and observers that qlab does not know, find, by step.
 
     For its own observers the step's spec says the same.
     """
@@ -231,11 +286,21 @@ def _own_weights(graph_module: fx.GraphModule, plan: Plan) -> dict[str, QParams]
     for step in plan.steps:
         if step.weight is None or step.requested is None or step.requested.weight is None:
             continue
+        layer = graph_module.get_submodule(step.name)
+        if isinstance(layer, QuantizationAware) and step.execution != "dynamic":
+            found[step.name] = weight_qparams(layer, _folded(layer), observe=True)
+            continue
         observer = step.requested.weight()
         if type(observer) not in known:
-            observer(core(graph_module.get_submodule(step.name)).weight)
+            observer(_folded(layer))
             found[step.name] = qparams_of(observer)
     return {name: qparams for name, qparams in found.items() if qparams is not None}
+
+
+def _folded(layer: nn.Module) -> Tensor:
+    """A layer's weight in float32, batch norm folded in."""
+    weight: Any = core(layer).weight
+    return weight.detach().float()
 
 
 def _refuse(function: str, **given: object) -> None:

@@ -7,9 +7,11 @@ from qlab.eager import (
     default_eval_fn,
     get_observer_dict,
     prepare,
+    prepare_qat,
     propagate_qconfig_,
     quantize,
     quantize_dynamic,
+    quantize_qat,
     swap_module,
 )
 
@@ -20,8 +22,10 @@ __all__ = [
     "default_eval_fn",
     "get_observer_dict",
     "prepare",
+    "prepare_qat",
     "propagate_qconfig_",
     "quantize",
     "quantize_dynamic",
+    "quantize_qat",
     "swap_module",
 ]

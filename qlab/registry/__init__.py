@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from qlab.errors import UnknownNameError
+from qlab.nn.aware import QuantizationAware
 from qlab.nn.quantized import QuantizedModule
 from qlab.registry.patterns import PATTERNS, Pattern
 from qlab.registry.rows import (
@@ -40,21 +41,33 @@ __all__ = [
     "Pattern",
     "Row",
     "lift_call",
+    "qat_modules",
     "quantized_module",
     "row_for_function",
     "row_for_method",
     "row_for_module",
 ]
 
-_BY_MODULE = {module: row for row in ROWS for module in row.modules}
+_QAT = {aware.float_type: aware for row in ROWS for aware in row.qat}
+_BY_MODULE = {
+    module: row for row in ROWS for module in (*row.modules, *row.qat, row.qat_dynamic) if module
+}
 _BY_FUNCTION = {function: row for row in ROWS for function in row.functions}
 _BY_METHOD = {method: row for row in ROWS for method in row.methods}
 _STATIC = {row.static.__name__: row.static for row in ROWS if row.static is not None}
 
 
 def row_for_module(module: type[nn.Module]) -> Row | None:
-    """The row that covers a module class; exact classes only, since a subclass may do more."""
+    """The row that covers a module class, float, fused or quantization-aware.
+
+    Exact classes only, since a subclass may do more.
+    """
     return _BY_MODULE.get(module)
+
+
+def qat_modules() -> dict[type[nn.Module], type[QuantizationAware]]:
+    """Which quantization-aware class takes the place of which float or fused class."""
+    return dict(_QAT)
 
 
 def row_for_function(function: Callable[..., Any]) -> Row | None:

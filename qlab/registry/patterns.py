@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -43,7 +43,7 @@ class Pattern:
             UnsupportedError: In training mode, and the pattern has no `train`; or the batch norm
                 has no running statistics.
         """
-        if len({module.training for module in chain}) > 1:
+        if len({module.training for module in self._same_mode(chain)}) > 1:
             raise ArgumentError(
                 f"Cannot fuse {self.title}: some modules are in training mode, some are not",
                 fix="Call model.eval() (or model.train()) on the whole model first.",
@@ -61,6 +61,13 @@ class Pattern:
         if type(layer) is self.fused:
             return layer
         return self.fused(layer, *rest).eval()
+
+    @staticmethod
+    def _same_mode(chain: Sequence[nn.Module]) -> Iterator[nn.Module]:
+        """The modules whose modes must agree: in training a batch norm may be frozen."""
+        for module in chain:
+            if not (chain[0].training and isinstance(module, _BATCH_NORMS)):
+                yield module
 
     @property
     def title(self) -> str:
@@ -81,7 +88,7 @@ PATTERNS: tuple[Pattern, ...] = (
     Pattern((nn.Conv1d, nn.BatchNorm1d), nn.Conv1d, nni.ConvBn1d),
     Pattern((nn.Conv2d, nn.BatchNorm2d), nn.Conv2d, nni.ConvBn2d),
     Pattern((nn.Conv3d, nn.BatchNorm3d), nn.Conv3d, nni.ConvBn3d),
-    Pattern((nn.Linear, nn.BatchNorm1d), nn.Linear),
+    Pattern((nn.Linear, nn.BatchNorm1d), nn.Linear, nni.LinearBn1d),
     Pattern((nn.Conv1d, nn.ReLU), nni.ConvReLU1d, nni.ConvReLU1d),
     Pattern((nn.Conv2d, nn.ReLU), nni.ConvReLU2d, nni.ConvReLU2d),
     Pattern((nn.Conv3d, nn.ReLU), nni.ConvReLU3d, nni.ConvReLU3d),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from qlab.dtypes import QDType
 from qlab.errors import ArgumentError, UnsupportedError
+from qlab.nn.aware import QuantizationAware
 from qlab.nn.lift import Lifter
 from qlab.nn.quantized import QuantizedModule
 from qlab.qparams import QParams
@@ -88,8 +89,9 @@ class Row:
         clamps: Whether it clamps its input between bounds that the model fixes. Where nothing else
             reads that input, codes beyond the bounds would be wasted: give the input the scale
             that its clamped values ask for.
-        qat: The module for quantization-aware training.
+        qat: The modules for quantization-aware training, each for one of `modules`.
         dynamic: The module that quantizes its input as it comes.
+        qat_dynamic: The module that trains for it.
         custom: For a module that the eager workflow takes apart: the class that prepare makes of
             it, and the class that convert makes of that.
     """
@@ -105,8 +107,9 @@ class Row:
     weight: bool = False
     weight_axis: int = 0
     clamps: bool = False
-    qat: type[nn.Module] | None = None
+    qat: tuple[type[QuantizationAware], ...] = ()
     dynamic: type[nn.Module] | None = None
+    qat_dynamic: type[QuantizationAware] | None = None
     custom: tuple[type[nn.Module], type[nn.Module]] | None = None
 
     @property

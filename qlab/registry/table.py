@@ -13,10 +13,13 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from qlab.nn import functions, lift, stubs
 from qlab.nn import intrinsic as nni
+from qlab.nn import qat as nnqat
 from qlab.nn import quantizable as nnqa
 from qlab.nn import quantized as nnq
+from qlab.nn.intrinsic import qat as nniqat
 from qlab.nn.intrinsic import quantized as nniq
 from qlab.nn.intrinsic.quantized import dynamic as nniqd
+from qlab.nn.qat import dynamic as nnqatd
 from qlab.nn.quantized import dynamic as nnqd
 from qlab.registry.rows import FLOAT, SHARED, SIGNED_UNIT_INTERVAL, UNIT_INTERVAL, Row
 
@@ -64,7 +67,9 @@ ROWS: tuple[Row, ...] = (
     # Layers with weights.
     Row(
         "linear",
-        modules=(nn.Linear, NonDynamicallyQuantizableLinear),
+        modules=(nn.Linear, NonDynamicallyQuantizableLinear, nni.LinearBn1d),
+        qat=(nnqat.Linear, nniqat.LinearBn1d),
+        qat_dynamic=nnqatd.Linear,
         static=nnq.Linear,
         dynamic=nnqd.Linear,
         functions=(F.linear,),
@@ -75,14 +80,23 @@ ROWS: tuple[Row, ...] = (
     Row(
         "linear_relu",
         modules=(nni.LinearReLU,),
+        qat=(nniqat.LinearReLU,),
         static=nniq.LinearReLU,
         dynamic=nniqd.LinearReLU,
         weight=True,
     ),
-    Row("embedding", modules=(nn.Embedding,), static=nnq.Embedding, output=FLOAT, weight=True),
+    Row(
+        "embedding",
+        modules=(nn.Embedding,),
+        qat=(nnqat.Embedding,),
+        static=nnq.Embedding,
+        output=FLOAT,
+        weight=True,
+    ),
     Row(
         "embedding_bag",
         modules=(nn.EmbeddingBag,),
+        qat=(nnqat.EmbeddingBag,),
         static=nnq.EmbeddingBag,
         output=FLOAT,
         weight=True,
@@ -90,6 +104,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "conv1d",
         modules=(nn.Conv1d, nni.ConvBn1d),
+        qat=(nnqat.Conv1d, nniqat.ConvBn1d),
         static=nnq.Conv1d,
         functions=(F.conv1d,),
         lift=lift.conv(nn.Conv1d),
@@ -99,6 +114,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "conv2d",
         modules=(nn.Conv2d, nni.ConvBn2d),
+        qat=(nnqat.Conv2d, nniqat.ConvBn2d),
         static=nnq.Conv2d,
         functions=(F.conv2d,),
         lift=lift.conv(nn.Conv2d),
@@ -108,6 +124,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "conv3d",
         modules=(nn.Conv3d, nni.ConvBn3d),
+        qat=(nnqat.Conv3d, nniqat.ConvBn3d),
         static=nnq.Conv3d,
         functions=(F.conv3d,),
         lift=lift.conv(nn.Conv3d),
@@ -120,18 +137,21 @@ ROWS: tuple[Row, ...] = (
     Row(
         "conv_relu1d",
         modules=(nni.ConvReLU1d, nni.ConvBnReLU1d),
+        qat=(nniqat.ConvReLU1d, nniqat.ConvBnReLU1d),
         static=nniq.ConvReLU1d,
         weight=True,
     ),
     Row(
         "conv_relu2d",
         modules=(nni.ConvReLU2d, nni.ConvBnReLU2d),
+        qat=(nniqat.ConvReLU2d, nniqat.ConvBnReLU2d),
         static=nniq.ConvReLU2d,
         weight=True,
     ),
     Row(
         "conv_relu3d",
         modules=(nni.ConvReLU3d, nni.ConvBnReLU3d),
+        qat=(nniqat.ConvReLU3d, nniqat.ConvBnReLU3d),
         static=nniq.ConvReLU3d,
         weight=True,
     ),

@@ -38,10 +38,10 @@ NAMES = {
         QConfigMapping get_default_qconfig_mapping get_default_qat_qconfig_mapping
     """,
     "quantize": """
-        quantize quantize_dynamic prepare convert propagate_qconfig_ swap_module
+        quantize quantize_dynamic quantize_qat prepare prepare_qat convert propagate_qconfig_ swap_module
         add_quant_dequant add_observer_ get_observer_dict default_eval_fn
     """,
-    "fuse_modules": "fuse_modules fuse_known_modules",
+    "fuse_modules": "fuse_modules fuse_modules_qat fuse_known_modules",
     "stubs": "QuantStub DeQuantStub QuantWrapper",
 }
 
@@ -76,7 +76,7 @@ def test_top_level_names():
 
 def test_graph_names_are_in_their_submodule_only():
     face = importlib.import_module("qlab.quantization.quantize_fx")
-    assert set(face.__all__) == {"prepare_fx", "convert_fx", "fuse_fx"}
+    assert set(face.__all__) == {"prepare_fx", "prepare_qat_fx", "convert_fx", "fuse_fx"}
     assert all(callable(getattr(face, name)) for name in face.__all__)
 
 

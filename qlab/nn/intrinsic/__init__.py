@@ -17,6 +17,7 @@ from qlab.nn.intrinsic.modules import (
     ConvReLU2d,
     ConvReLU3d,
     FusedModule,
+    LinearBn1d,
     LinearReLU,
     LinearReLU6,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "ConvReLU2d",
     "ConvReLU3d",
     "FusedModule",
+    "LinearBn1d",
     "LinearReLU",
     "LinearReLU6",
 ]

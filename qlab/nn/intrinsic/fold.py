@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from qlab.errors import ShapeError, UnsupportedError
+from qlab.nn.aware import QuantizationAware
 from qlab.nn.intrinsic.modules import FusedModule
 
 
@@ -95,12 +96,14 @@ def core(module: nn.Module) -> nn.Module:
     """The layer of a fused module that carries the weights, batch norm folded in.
 
     Args:
-        module: A module of `qlab.nn.intrinsic`, or any other.
+        module: A module of `qlab.nn.intrinsic`, quantization-aware or not, or any other.
 
     Returns:
         For ``ConvBnReLU2d``: a folded copy of its convolution; for ``LinearReLU``: its linear
         layer; for a module that is not fused: itself.
     """
+    if isinstance(module, QuantizationAware):
+        return core(module.to_float())
     if not isinstance(module, FusedModule):
         return module
     first, *rest = module

@@ -117,6 +117,12 @@ class ConvBnReLU3d(FusedModule):
     parts = (nn.Conv3d, nn.BatchNorm3d, nn.ReLU)
 
 
+class LinearBn1d(FusedModule):
+    """``bn(linear(x))`` of ``nn.Linear`` and ``nn.BatchNorm1d``."""
+
+    parts = (nn.Linear, nn.BatchNorm1d)
+
+
 class BNReLU2d(FusedModule):
     """``relu(bn(x))`` of ``nn.BatchNorm2d`` and ``nn.ReLU``."""
 

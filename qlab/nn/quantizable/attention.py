@@ -76,7 +76,7 @@ class MultiheadAttention(nn.MultiheadAttention):
             linear.bias = None if b is None else nn.Parameter(b.detach().clone())
         made.bias_k, made.bias_v = source.bias_k, source.bias_v
         vars(made)["qconfig"] = qconfig_of(other)
-        INSIDES.prepare(made.eval())
+        INSIDES.prepare(made.train(other.training))
         return made
 
     @classmethod

@@ -18,6 +18,7 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 
 from qlab.dtypes import quint8
 from qlab.errors import ArgumentError, DTypeError, FormatError, UnsupportedError
+from qlab.nn.aware import QuantizationAware
 from qlab.nn.intrinsic import FusedModule
 from qlab.nn.intrinsic.fold import core, hooked
 from qlab.nn.quantized.format import CodeFormat
@@ -206,7 +207,8 @@ class QuantizedModule(QParamsHolder):
 
     @classmethod
     def _accept(cls, mod: nn.Module) -> nn.Module:
-        if type_before_parametrizations(mod) not in cls.float_types:
+        kind = mod.float_type if isinstance(mod, QuantizationAware) else None
+        if (kind or type_before_parametrizations(mod)) not in cls.float_types:
             raise DTypeError(
                 f"{cls.__name__} cannot be made from this module",
                 expected=" or ".join(float_type.__name__ for float_type in cls.float_types),

@@ -8,6 +8,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from qlab import ops
 from qlab.dtypes import QDType, as_qdtype, qint8
+from qlab.nn import intrinsic as nni
 from qlab.nn.quantized.holder import qparams_of_numbers
 from qlab.nn.quantized.weighted import WeightedModule
 
@@ -25,7 +26,7 @@ class Linear(WeightedModule):
         dtype: Quantized data type of the weight.
     """
 
-    float_types = (nn.Linear, NonDynamicallyQuantizableLinear)
+    float_types = (nn.Linear, NonDynamicallyQuantizableLinear, nni.LinearBn1d)
     fields = ("in_features", "out_features")
     bias_argument = "bias_"
     op = staticmethod(ops.linear)

@@ -23,6 +23,7 @@ PARTS = {
     nni.ConvBnReLU1d: (nn.Conv1d(2, 3, 1), nn.BatchNorm1d(3), nn.ReLU()),
     nni.ConvBnReLU2d: (nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3), nn.ReLU()),
     nni.ConvBnReLU3d: (nn.Conv3d(2, 3, 1), nn.BatchNorm3d(3), nn.ReLU()),
+    nni.LinearBn1d: (nn.Linear(4, 3), nn.BatchNorm1d(3)),
     nni.BNReLU2d: (nn.BatchNorm2d(2), nn.ReLU()),
     nni.BNReLU3d: (nn.BatchNorm3d(2), nn.ReLU()),
 }
@@ -36,6 +37,7 @@ def names(cls: type) -> str:
 def test_parts_run_in_turn(cls: type[nni.FusedModule]):
     parts = PARTS[cls]
     x = torch.randn((5, 2, 4, 4, 4)[: 5 if "3d" in names(cls) else 4 if "2d" in names(cls) else 3])
+    x = x.flatten(0, -2) if "Linear" in names(cls) else x
     expected = x
     for part in parts:
         expected = part(expected)
