@@ -38,8 +38,8 @@ NAMES = {
         QConfigMapping get_default_qconfig_mapping get_default_qat_qconfig_mapping
     """,
     "quantize": """
-        quantize quantize_dynamic quantize_qat prepare prepare_qat convert propagate_qconfig_ swap_module
-        add_quant_dequant add_observer_ get_observer_dict default_eval_fn
+        quantize quantize_dynamic quantize_qat prepare prepare_qat convert propagate_qconfig_
+        swap_module add_quant_dequant add_observer_ get_observer_dict default_eval_fn
     """,
     "fuse_modules": "fuse_modules fuse_modules_qat fuse_known_modules",
     "stubs": "QuantStub DeQuantStub QuantWrapper",
