@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest
 # Two workers per core gain nothing; more than eight cost more memory than they save time.
 PYTEST_ARGS ?= --numprocesses auto --maxprocesses 8 --dist loadscope
 
-CODE := qlab tests $(wildcard app.py pages sample_models benchmarks docs hatch_build.py)
+CODE := qlab tests $(wildcard app.py pages sample_models benchmarks docs examples hatch_build.py)
 
 .PHONY: app test lint types floors suite golden clean
 
