@@ -18,15 +18,18 @@ from torch import fx, nn
 
 from qlab import registry
 from qlab.errors import ShapeError
-from qlab.granularity import PerAxis, PerTensor
+from qlab.granularity import PerTensor
+from qlab.graph.custom import QuantType
 from qlab.graph.lift import is_real, is_tensor, shape_nodes
 from qlab.graph.plan import Execution, Plan, Step, Value
+from qlab.graph.reasons import dtype_words, why_simulated
 from qlab.graph.requests import Request, requests_for
+from qlab.graph.special import STANDALONE, kind_of
 from qlab.nn.intrinsic.fold import core
 from qlab.qconfig import QConfigMapping
 from qlab.ranges import Fixed, TensorSpec
 from qlab.registry import OutputKind, Row
-from qlab.registry.asked import output_spec, weight_spec
+from qlab.registry.asked import Asked, output_spec, weight_spec
 
 
 def annotate(graph_module: fx.GraphModule, mapping: QConfigMapping) -> Plan:
@@ -59,6 +62,7 @@ class _Role(Enum):
     FLOAT = "computes in float"
     WEIGHT = "computes in float with a quantized weight"
     DYNAMIC = "quantizes its input as it comes and gives real numbers"
+    CUSTOM = "a custom module that takes and gives real numbers"
     CODES = "takes codes and gives codes"
     SHARED = "passes on what comes"
 
@@ -93,6 +97,8 @@ class _Annotation:
     # Verdicts: what each operator could do, seen alone.
 
     def _row(self, node: fx.Node) -> Row | None:
+        if "special" in node.meta:
+            return None
         if node.op == "call_module":
             return registry.row_for_module(type(self._module(node)))
         if isinstance(node.target, str):
@@ -110,6 +116,8 @@ class _Annotation:
         if not is_real(node):
             return _Verdict(_Role.NONE, "its result is not real numbers")
         row, request = self._row(node), self.requests[node]
+        if "special" in node.meta:
+            return _special(node, request)
         if row is not None and row.dynamic is not None and request.dynamic:
             if request.weight is None and not _half_weight(request):
                 return _Verdict(_Role.FLOAT, "its qconfig leaves the weight in float")
@@ -306,6 +314,8 @@ class _Annotation:
         match verdict.role:
             case _Role.NONE:
                 return "none", verdict.reason
+            case _Role.CUSTOM | _Role.CODES if "special" in node.meta:
+                return "custom", verdict.reason
             case _Role.FLOAT:
                 return "float", verdict.reason
             case _Role.WEIGHT:
@@ -313,7 +323,7 @@ class _Annotation:
             case _Role.DYNAMIC if weight is None:
                 return "dynamic", "dynamic qconfig: float16 weight, float arithmetic"
             case _Role.DYNAMIC:
-                kind = _dtype(weight)
+                kind = dtype_words(weight)
                 return "dynamic", f"dynamic qconfig: {kind} weight, input quantized in every call"
             case _Role.SHARED if output is not None:
                 return "shared", "keeps the scale and zero point of its input"
@@ -323,13 +333,28 @@ class _Annotation:
                 return ("shared" if moves else "float"), reason
         if row is not None and row.weight and weight is None:
             return "simulated", "activation-only qconfig: float arithmetic, float weight"
-        simulated = _why_simulated(row, inputs, weight, output)
+        simulated = why_simulated(row, inputs, weight, output)
         if simulated:
             return "simulated", simulated
-        words = " × ".join(_dtype(spec) for spec in (*inputs, weight) if spec is not None)
+        words = " × ".join(dtype_words(spec) for spec in (*inputs, weight) if spec is not None)
         clamps = [clamp.meta["name"] for clamp in self._clamps_behind(node)]
         behind = f", in the range that {clamps[-1]} leaves" if clamps else ""
-        return "integer", f"{words} → {_dtype(output)}{behind}"
+        return "integer", f"{words} → {dtype_words(output)}{behind}"
+
+
+def _special(node: fx.Node, request: Request) -> _Verdict:
+    """The verdict on a custom module, or on one that is quantized on its own."""
+    offered = node.meta["special"]
+    if offered == STANDALONE:
+        return _Verdict(_Role.FLOAT, "a standalone module: it is quantized on its own")
+    if request.qconfig is None:
+        return _Verdict(_Role.FLOAT, request.why_float)
+    kind = kind_of(Asked(request.activation, request.dynamic))
+    if kind not in offered:
+        return _Verdict(_Role.FLOAT, f"a custom module without a {kind.name.lower()} form")
+    if kind is QuantType.STATIC:
+        return _Verdict(_Role.CODES, "a custom module: codes in, codes out")
+    return _Verdict(_Role.CUSTOM, f"a custom module, {kind.name.lower()}: real numbers in and out")
 
 
 def _half_weight(request: Request) -> bool:
@@ -361,35 +386,3 @@ def _calls(node: fx.Node) -> str:
 
 def _no_form(node: fx.Node) -> str:
     return f"no integer form of {_calls(node)}"
-
-
-def _dtype(spec: TensorSpec | None) -> str:
-    return "float" if spec is None else spec.dtype.name.removeprefix("q")
-
-
-def _why_simulated(
-    row: Row | None,
-    inputs: list[TensorSpec | None],
-    weight: TensorSpec | None,
-    output: TensorSpec | None,
-) -> str:
-    """Why integer arithmetic cannot do it, in words; empty if it can.
-
-    Args:
-        row: The operator; where it sums products, integers of more than 8 bits would overflow.
-        inputs: How the tensors arrive.
-        weight: How the weight is quantized.
-        output: How the output leaves.
-    """
-    sums = row is not None and (row.weight or row.name == "matmul")
-    channels = PerAxis(0 if row is None else row.weight_axis)
-    given = [spec for spec in (*inputs, weight) if spec is not None]
-    for spec in (*given, *([output] if output is not None else [])):
-        if spec.dtype.is_float:
-            return f"{_dtype(spec)} codes are not integers"
-    for spec in given:
-        if sums and spec.dtype.bits > 8:
-            return f"sums of {_dtype(spec)} products do not fit an integer kernel"
-    if weight is None or weight.granularity in (PerTensor(), channels):
-        return ""
-    return f"the weight's scales ({weight.granularity}) lie along the axis that is summed"

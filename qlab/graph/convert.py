@@ -15,6 +15,7 @@ from qlab.errors import ArgumentError, NonFiniteError, QlabError, UnsupportedErr
 from qlab.graph.lift import attribute, shape_nodes
 from qlab.graph.plan import Plan, Step, Value, uncalibrated
 from qlab.graph.prepare import device_of
+from qlab.graph.special import CodesToQTensor, QTensorToCodes
 from qlab.nn.intrinsic.fold import core
 from qlab.nn.quantized import DeQuantize, Output, Quantize
 from qlab.nn.stubs import QuantStub
@@ -29,6 +30,7 @@ def convert(
     qparams: Mapping[str, QParams],
     *,
     weights: Mapping[str, QParams] | None = None,
+    replaced: Mapping[str, nn.Module] | None = None,
 ) -> fx.GraphModule:
     """The quantized graph that a plan describes. Plain tensors of codes flow between its modules.
 
@@ -44,6 +46,7 @@ def convert(
         qparams: Scale and zero point of the observed tensors, by node, as `Plan.qparams` gives.
         weights: Scale and zero point of weights, by step, where they shall not be what the step's
             spec gives for the weight.
+        replaced: Modules to put in place of custom and standalone ones, by node.
 
     Returns:
         A graph in evaluation mode that takes and gives what the float graph does; its
@@ -62,7 +65,7 @@ def convert(
             received=f"steps at nodes it does not have: {', '.join(foreign[:5])}",
         )
     check_parameters(graph_module, plan)
-    return _Conversion(graph_module, plan, qparams, weights or {}).run()
+    return _Conversion(graph_module, plan, (qparams, weights or {}), replaced or {}).run()
 
 
 def check_parameters(graph_module: fx.GraphModule, plan: Plan) -> None:
@@ -93,13 +96,13 @@ class _Conversion:
         self,
         graph_module: fx.GraphModule,
         plan: Plan,
-        qparams: Mapping[str, QParams],
-        weights: Mapping[str, QParams],
+        qparams: tuple[Mapping[str, QParams], Mapping[str, QParams]],
+        replaced: Mapping[str, nn.Module],
     ) -> None:
         self.source = graph_module
         self.plan = plan
-        self.given = qparams
-        self.weights = weights
+        self.given, self.weights = qparams
+        self.replaced = replaced
         self.steps = {step.node: step for step in plan.steps}
         self.shapes = shape_nodes(graph_module)
         self.device = device_of(graph_module)
@@ -128,6 +131,8 @@ class _Conversion:
         if node in self.shapes:
             of_codes = "dtype" not in node.args  # which would not be the float network's
             self.reals[node] = self._copy(node, self._any_form if of_codes else self._real)
+        elif node.name in self.replaced:
+            self._write_replaced(node, step)
         elif step.execution == "dynamic":
             self._write_dynamic(node, step)
         elif step.weight is None and step.output is None:
@@ -163,6 +168,24 @@ class _Conversion:
             self.codes[node] = self._carries(written, node)
         else:
             self.reals[node] = written
+
+    def _write_replaced(self, node: fx.Node, step: Step) -> None:
+        """Puts a person's own module into the graph; on codes it takes and gives a `QTensor`."""
+        self.targets[step.name] = self.replaced[node.name]
+        on_codes = step.output is not None
+        written = self.graph.node_copy(node, self._as_qtensor if on_codes else self._real)
+        written.meta["source"] = node.name
+        if on_codes:
+            module = QTensorToCodes().bind_inputs(self._qparams(node))
+            self.codes[node] = self._carries(self._border(node, written, "codes", module), node)
+        else:
+            self.reals[node] = written
+
+    def _as_qtensor(self, node: fx.Node) -> fx.Node:
+        if node.name not in self.plan.by_node:
+            return self._real(node)
+        module = CodesToQTensor().bind_inputs(self._qparams(node))
+        return self._border(node, self._codes(node), "qtensor", module)
 
     def _write_dynamic(self, node: fx.Node, step: Step) -> None:
         """Puts the module that quantizes its input as it comes into the graph."""

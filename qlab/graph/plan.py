@@ -18,7 +18,7 @@ from qlab.registry import ROWS
 from qlab.registry.asked import asked_by
 from qlab.stats import TensorStats
 
-Execution = Literal["integer", "simulated", "dynamic", "float", "shared", "none"]
+Execution = Literal["integer", "simulated", "dynamic", "custom", "float", "shared", "none"]
 
 _WITH_WEIGHT = frozenset(row.name for row in ROWS if row.weight)
 
@@ -41,7 +41,8 @@ class Step:
         output: How the output leaves; None for float.
         execution: ``integer``: codes in, codes out. ``simulated``: float arithmetic on quantized
             numbers. ``dynamic``: real numbers in and out, the input is quantized in every call.
-            ``shared``: moves elements as they come, codes or not. ``float``: as in the
+            ``custom``: a person's own module. ``shared``:
+            moves elements as they come, codes or not. ``float``: as in the
             float model. ``none``: a size or another plain value, no tensor of real numbers.
         reason: Why, in words.
         bounds: What the operators behind it clamp its output to, where they alone read it; what

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -11,10 +13,18 @@ from qlab import presets
 from qlab.errors import ArgumentError, DTypeError, UncalibratedError, UnsupportedError
 from qlab.graph.annotate import annotate
 from qlab.graph.convert import check_parameters, convert, is_converted
+from qlab.graph.custom import (
+    ConvertCustomConfig,
+    FuseCustomConfig,
+    PrepareCustomConfig,
+    StandaloneModuleConfigEntry,
+    as_custom,
+)
 from qlab.graph.fuse import fuse
 from qlab.graph.plan import Plan, uncalibrated
 from qlab.graph.prepare import prepare, without_observers
 from qlab.graph.qat import prepare_for_training
+from qlab.graph.special import at_borders, mark, observe, quantized
 from qlab.graph.trace import Inputs, trace
 from qlab.nn.aware import QuantizationAware
 from qlab.nn.intrinsic.fold import core
@@ -28,7 +38,7 @@ def prepare_fx(
     model: nn.Module,
     qconfig_mapping: QConfigMapping | Mapping[str, Any] | str,
     example_inputs: Inputs,
-    prepare_custom_config: Mapping[str, Any] | None = None,
+    prepare_custom_config: PrepareCustomConfig | Mapping[str, Any] | None = None,
     _equalization_config: None = None,
     backend_config: None = None,
 ) -> fx.GraphModule:
@@ -41,9 +51,8 @@ def prepare_fx(
         model: A float model that traces.
         qconfig_mapping: A `QConfigMapping`, its dict form, or the name of a preset.
         example_inputs: One tensor, or the arguments of one call (see `qlab.graph.trace`).
-        prepare_custom_config: Dict form of the reference; its keys
-            ``non_traceable_module_name``, ``non_traceable_module_class`` (modules kept whole) and
-            ``preserved_attributes`` (attributes of the model carried over) are known.
+        prepare_custom_config: Custom, standalone and non-traceable modules, and more; a
+            `PrepareCustomConfig` or its dict form.
         _equalization_config: Not supported; None.
         backend_config: Not needed, qlab's registry says what has an integer form; None.
 
@@ -67,17 +76,15 @@ def prepare_fx(
         QuantizedLinearReLU(...)
     """
     _refuse("prepare_fx", _equalization_config=_equalization_config, backend_config=backend_config)
-    leaves, preserved = _customised("prepare_fx", model, prepare_custom_config)
-    traced = fuse(trace(model, example_inputs, leaves=leaves))
-    prepared = prepare(traced, annotate(traced, as_mapping(qconfig_mapping)))
-    return _with_attributes(prepared, preserved)
+    custom = as_custom("prepare_fx", PrepareCustomConfig, prepare_custom_config)
+    return _prepared(model, as_mapping(qconfig_mapping), example_inputs, custom)
 
 
 def prepare_qat_fx(
     model: nn.Module,
     qconfig_mapping: QConfigMapping | Mapping[str, Any] | str,
     example_inputs: Inputs,
-    prepare_custom_config: Mapping[str, Any] | None = None,
+    prepare_custom_config: PrepareCustomConfig | Mapping[str, Any] | None = None,
     backend_config: None = None,
 ) -> fx.GraphModule:
     """A model as a graph that trains with rounded weights and activations.
@@ -112,15 +119,44 @@ def prepare_qat_fx(
             received="evaluation mode",
             fix="Call model.train() first; to quantize without training, use prepare_fx.",
         )
-    leaves, preserved = _customised("prepare_qat_fx", model, prepare_custom_config)
-    traced = fuse(trace(model, example_inputs, leaves=leaves, training=True))
-    plan = annotate(traced, as_mapping(qconfig_mapping))
-    return _with_attributes(prepare_for_training(traced, plan), preserved)
+    custom = as_custom("prepare_qat_fx", PrepareCustomConfig, prepare_custom_config)
+    return _prepared(model, as_mapping(qconfig_mapping), example_inputs, custom, training=True)
+
+
+def _prepared(
+    model: nn.Module,
+    mapping: QConfigMapping,
+    example_inputs: Inputs,
+    custom: PrepareCustomConfig,
+    training: bool = False,
+) -> fx.GraphModule:
+    """A model traced, fused, annotated and prepared, to be calibrated or to be trained."""
+    preserved = _attributes(model, custom.preserved_attributes)
+    traced = fuse(trace(model, example_inputs, leaves=custom.leaves, training=training))
+    mark(traced, custom)
+    plan = annotate(traced, mapping)
+    prepared = prepare_for_training(traced, plan) if training else prepare(traced, plan)
+
+    def own(module: nn.Module, entry: StandaloneModuleConfigEntry) -> fx.GraphModule:
+        _refuse("A standalone module's entry", backend_config=entry.backend_config)
+        if not entry.example_inputs:
+            raise ArgumentError(
+                "A standalone module needs example inputs",
+                expected="a tuple of the arguments of one call",
+                received=repr(entry.example_inputs),
+            )
+        its = mapping if entry.qconfig_mapping is None else as_mapping(entry.qconfig_mapping)
+        inner = entry.prepare_custom_config or PrepareCustomConfig()
+        return _prepared(module, its, entry.example_inputs, inner, training)
+
+    observe(prepared, plan, custom, own)
+    prepared.meta["custom"] = custom
+    return _with_attributes(prepared, preserved)
 
 
 def convert_fx(
     graph_module: fx.GraphModule,
-    convert_custom_config: Mapping[str, Any] | None = None,
+    convert_custom_config: ConvertCustomConfig | Mapping[str, Any] | None = None,
     _remove_qconfig: bool = True,
     qconfig_mapping: QConfigMapping | Mapping[str, Any] | str | None = None,
     backend_config: None = None,
@@ -130,7 +166,8 @@ def convert_fx(
 
     Args:
         graph_module: What `prepare_fx` returned, after calibration; it stays as it is.
-        convert_custom_config: Dict form of the reference; ``preserved_attributes`` is known.
+        convert_custom_config: What custom modules become, and attributes to carry over; a
+            `ConvertCustomConfig` or its dict form.
         _remove_qconfig: As in the reference; qconfigs are never left on the modules.
         qconfig_mapping: A mapping to use instead of the one given to `prepare_fx`. It may leave
             more in float, not less.
@@ -147,11 +184,10 @@ def convert_fx(
         UnsupportedError: A part of the customisation that is not known.
     """
     plan = _plan_of(graph_module)
-    custom = _custom("convert_fx", convert_custom_config)
-    preserved = _attributes(graph_module, custom.pop("preserved_attributes", ()))
+    custom = as_custom("convert_fx", ConvertCustomConfig, convert_custom_config)
+    preserved = _attributes(graph_module, custom.preserved_attributes)
     _refuse(
         "convert_fx",
-        **custom,
         backend_config=backend_config,
         keep_original_weights=keep_original_weights,
     )
@@ -160,29 +196,34 @@ def convert_fx(
         plan = annotate(floating, as_mapping(qconfig_mapping))
     check_parameters(floating, plan)  # before NaN that they cause is taken for missing data
     qparams = _observed_qparams(plan, observers)
-    converted = convert(floating, plan, qparams, weights=_own_weights(floating, plan))
+    inner = replace(custom, preserved_attributes=[])
+    own = partial(convert_fx, convert_custom_config=inner)
+    replaced = quantized(floating, plan, observers, custom, own)
+    weights = _own_weights(floating, plan)
+    converted = convert(floating, plan, qparams, weights=weights, replaced=replaced)
+    converted = at_borders(converted, graph_module.meta.get("custom") or PrepareCustomConfig())
     return _with_attributes(converted, preserved)
 
 
 def fuse_fx(
     model: nn.Module,
-    fuse_custom_config: Mapping[str, Any] | None = None,
+    fuse_custom_config: FuseCustomConfig | Mapping[str, Any] | None = None,
     backend_config: None = None,
 ) -> fx.GraphModule:
     """A model as a graph in evaluation mode, its convolutions, norms and activations fused.
 
     Args:
         model: A float model that traces; it stays as it is.
-        fuse_custom_config: Dict form of the reference; ``preserved_attributes`` is known.
+        fuse_custom_config: Attributes to carry over; a `FuseCustomConfig` or its dict form.
         backend_config: None.
 
     Raises:
         TraceError: The model cannot be turned into a graph; names module, file and line.
         UnsupportedError: A part of the customisation that is not known.
     """
-    custom = _custom("fuse_fx", fuse_custom_config)
-    preserved = _attributes(model, custom.pop("preserved_attributes", ()))
-    _refuse("fuse_fx", **custom, backend_config=backend_config)
+    custom = as_custom("fuse_fx", FuseCustomConfig, fuse_custom_config)
+    preserved = _attributes(model, custom.preserved_attributes)
+    _refuse("fuse_fx", backend_config=backend_config)
     return _with_attributes(fuse(trace(model)), preserved)
 
 
@@ -205,31 +246,6 @@ def as_mapping(mapping: QConfigMapping | Mapping[str, Any] | str) -> QConfigMapp
         expected="a QConfigMapping, its dict form, or a preset's name",
         received=type(mapping).__name__,
     )
-
-
-def _customised(
-    function: str, model: nn.Module, given: Mapping[str, Any] | None
-) -> tuple[set[str | type[nn.Module]], dict[str, Any]]:
-    """The modules to keep whole and the attributes to carry over."""
-    custom = _custom(function, given)
-    leaves = {
-        *custom.pop("non_traceable_module_name", ()),
-        *custom.pop("non_traceable_module_class", ()),
-    }
-    preserved = _attributes(model, custom.pop("preserved_attributes", ()))
-    _refuse(function, **custom)
-    return leaves, preserved
-
-
-def _custom(function: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A customisation as a dict of its own."""
-    if given is not None and not isinstance(given, Mapping):
-        raise DTypeError(
-            f"{function}: the customisation is not in its dict form",
-            expected="a dict such as {'preserved_attributes': ['name']}",
-            received=type(given).__name__,
-        )
-    return dict(given or {})
 
 
 def _attributes(model: nn.Module, names: Iterable[str]) -> dict[str, Any]:

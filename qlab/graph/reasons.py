@@ -1,0 +1,40 @@
+"""Why integer arithmetic can or cannot do an operator, in words."""
+
+from __future__ import annotations
+
+from qlab.granularity import PerAxis, PerTensor
+from qlab.ranges import TensorSpec
+from qlab.registry import Row
+
+
+def dtype_words(spec: TensorSpec | None) -> str:
+    """The data type of a spec for people: ``"int8"``; ``"float"`` without one."""
+    return "float" if spec is None else spec.dtype.name.removeprefix("q")
+
+
+def why_simulated(
+    row: Row | None,
+    inputs: list[TensorSpec | None],
+    weight: TensorSpec | None,
+    output: TensorSpec | None,
+) -> str:
+    """Why integer arithmetic cannot do it, in words; empty if it can.
+
+    Args:
+        row: The operator; where it sums products, integers of more than 8 bits would overflow.
+        inputs: How the tensors arrive.
+        weight: How the weight is quantized.
+        output: How the output leaves.
+    """
+    sums = row is not None and (row.weight or row.name == "matmul")
+    channels = PerAxis(0 if row is None else row.weight_axis)
+    given = [spec for spec in (*inputs, weight) if spec is not None]
+    for spec in (*given, *([output] if output is not None else [])):
+        if spec.dtype.is_float:
+            return f"{dtype_words(spec)} codes are not integers"
+    for spec in given:
+        if sums and spec.dtype.bits > 8:
+            return f"sums of {dtype_words(spec)} products do not fit an integer kernel"
+    if weight is None or weight.granularity in (PerTensor(), channels):
+        return ""
+    return f"the weight's scales ({weight.granularity}) lie along the axis that is summed"

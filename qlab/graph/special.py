@@ -1,0 +1,250 @@
+"""Modules that the registry does not decide about: custom and standalone ones."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from qlab.errors import ArgumentError, DTypeError, QlabError, UnsupportedError
+from qlab.graph.custom import (
+    ConvertCustomConfig,
+    PrepareCustomConfig,
+    QuantType,
+    StandaloneModuleConfigEntry,
+)
+from qlab.graph.plan import Plan, Step
+from qlab.nn.quantized import DeQuantize
+from qlab.nn.quantized.holder import QParamsHolder
+from qlab.qparams import QParams, quantize
+from qlab.qtensor import QTensor
+from qlab.registry.asked import Asked, asked_by
+
+#: ``meta["special"]`` of a node: a submodule quantized on its own; else its quantization types.
+STANDALONE = "standalone"
+Prepare = Callable[[nn.Module, StandaloneModuleConfigEntry], fx.GraphModule]
+
+
+class CodesToQTensor(QParamsHolder):
+    """Plain codes → the `QTensor` that a person's own module takes."""
+
+    def forward(self, codes: Tensor) -> QTensor:
+        """Codes as bound → a `QTensor` of the same shape."""
+        bound = self.input_qparams
+        assert bound is not None and bound[0] is not None
+        return QTensor(codes, bound[0])
+
+
+class QTensorToCodes(QParamsHolder):
+    """What a person's own module gives → plain codes of the bound scale and zero point."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A `QTensor`, whose codes are taken as they are if they mean the same; or real numbers.
+
+        Raises:
+            DTypeError: Something else.
+        """
+        bound = self.input_qparams
+        assert bound is not None and bound[0] is not None
+        if isinstance(x, QTensor):
+            return x.codes if _same(x.qparams, bound[0]) else quantize(x.dequantize(), bound[0])
+        if isinstance(x, Tensor) and x.is_floating_point():
+            return quantize(x, bound[0])
+        raise DTypeError(
+            "A custom module gave something that cannot be quantized",
+            expected="a QTensor or a floating-point tensor",
+            received=str(x.dtype) if isinstance(x, Tensor) else type(x).__name__,
+        )
+
+
+def _same(a: QParams, b: QParams) -> bool:
+    if a.dtype != b.dtype or a.scale.shape != b.scale.shape:
+        return False
+    return bool((a.scale == b.scale).all() and (a.zero_point == b.zero_point).all())
+
+
+def mark(graph_module: fx.GraphModule, custom: PrepareCustomConfig) -> None:
+    """Marks the nodes of custom and standalone modules for `annotate`, in place.
+
+    Raises:
+        ArgumentError: A standalone module is named that the model does not call.
+    """
+    found = set()
+    for node in graph_module.graph.nodes:
+        if node.op != "call_module":
+            continue
+        module = graph_module.get_submodule(str(node.target))
+        if custom.standalone(node.meta["path"], module) is not None:
+            node.meta["special"] = STANDALONE
+            found.add(node.meta["path"])
+        elif type(module) in custom.observed_classes:
+            node.meta["special"] = frozenset(custom.observed_classes[type(module)])
+    missing = sorted(set(custom.standalone_module_names) - found)
+    if missing:
+        raise ArgumentError(
+            "A standalone module is not there",
+            expected="paths of modules that the model calls",
+            received=", ".join(map(repr, missing)),
+        )
+
+
+def observe(
+    prepared: fx.GraphModule, plan: Plan, custom: PrepareCustomConfig, own: Prepare
+) -> None:
+    """Puts observed modules in place of custom ones, and prepares standalone ones, in place.
+
+    Args:
+        prepared: What `prepare` made.
+        plan: Its plan.
+        custom: The customisation.
+        own: Prepares a standalone module by its entry.
+
+    Raises:
+        QlabError: A standalone module cannot be prepared; names it.
+    """
+    nodes = {node.name: node for node in prepared.graph.nodes}
+    for step in plan.steps:
+        special = nodes[step.node].meta.get("special")
+        if special is None:
+            continue
+        module = prepared.get_submodule(step.name)
+        if special == STANDALONE:
+            entry = custom.standalone(nodes[step.node].meta["path"], module)
+            assert entry is not None
+            try:
+                prepared.add_submodule(step.name, own(module, entry))
+            except QlabError as error:
+                message = f"standalone module {step.name!r} ({step.type}): {error}"
+                raise type(error)(message) from error
+        elif step.execution == "custom":
+            vars(module)["qconfig"] = step.requested
+            observed: Any = custom.observed_classes[type(module)][_kind(step)]
+            prepared.add_submodule(step.name, observed.from_float(module))
+
+
+def quantized(
+    floating: fx.GraphModule,
+    plan: Plan,
+    observers: Mapping[str, nn.Module],
+    custom: ConvertCustomConfig,
+    own: Callable[[fx.GraphModule], fx.GraphModule],
+) -> dict[str, nn.Module]:
+    """The quantized modules of custom and standalone ones, by node.
+
+    Args:
+        floating: The graph behind a prepared one; its modules are those that were calibrated.
+        plan: Its plan.
+        observers: By the node they observe; a custom module gets that of its output as the
+            attribute ``activation_post_process``.
+        custom: The customisation of `convert_fx`.
+        own: Converts a standalone module.
+
+    Raises:
+        UnsupportedError: Nothing says what a custom module becomes; names it.
+    """
+    nodes = {node.name: node for node in floating.graph.nodes}
+    found: dict[str, nn.Module] = {}
+    for step in plan.steps:
+        special = nodes[step.node].meta.get("special")
+        module = floating.get_submodule(step.name) if special is not None else None
+        if special == STANDALONE and isinstance(module, fx.GraphModule):
+            found[step.node] = own(module)
+        elif step.execution == "custom" and module is not None:
+            value = plan.by_node.get(step.node)
+            observer = observers.get(value.source) if value is not None else None
+            found[step.node] = _from_observed(step, module, observer, custom)
+    return found
+
+
+def _from_observed(
+    step: Step, module: nn.Module, observer: nn.Module | None, custom: ConvertCustomConfig
+) -> nn.Module:
+    kind = _kind(step)
+    classes = custom.observed_to_quantized_mapping.get(kind, {})
+    target: Any = classes.get(type(module))
+    if target is None:
+        raise UnsupportedError(
+            f"convert_fx: nothing says what the custom module {step.name!r} becomes",
+            expected=f"a quantized class for {type(module).__name__}, {kind.name.lower()}",
+            received=", ".join(known.__name__ for known in classes) or "no classes",
+            fix="Call ConvertCustomConfig().set_observed_to_quantized_mapping(observed, quantized, "
+            "quant_type).",
+        )
+    observed = copy.deepcopy(module)
+    if observer is not None:
+        observed.activation_post_process = observer
+    return target.from_observed(observed)
+
+
+def _kind(step: Step) -> QuantType:
+    assert step.requested is not None
+    return kind_of(asked_by(step.requested.activation))
+
+
+def kind_of(activation: Asked) -> QuantType:
+    """As what a qconfig quantizes a module, from what it asks for the activation."""
+    if activation.dynamic:
+        return QuantType.DYNAMIC
+    return QuantType.WEIGHT_ONLY if activation.spec is None else QuantType.STATIC
+
+
+def at_borders(graph_module: fx.GraphModule, custom: PrepareCustomConfig) -> fx.GraphModule:
+    """Lets a converted graph take and give `QTensor` where the customisation says so, in place.
+
+    Raises:
+        ArgumentError: It has no input or output of that index; or the output is no codes.
+    """
+    graph = graph_module.graph
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    for index in custom.input_quantized_indexes:
+        node = _at("input", inputs, index)
+        with graph.inserting_after(node):
+            real = graph.call_method("dequantize", (node,))
+        real.meta = {"source": node.name}
+        node.replace_all_uses_with(real, delete_user_cb=lambda user, real=real: user is not real)
+    (output,) = (node for node in graph.nodes if node.op == "output")
+    given = output.args[0]
+    outputs = list(given) if isinstance(given, tuple | list) else [given]
+    for index in custom.output_quantized_indexes:
+        node = _at("output", outputs, index)
+        codes = _codes_behind(graph_module, node)
+        if codes is None:
+            raise ArgumentError(
+                "An output that is not quantized cannot be returned quantized",
+                received=f"output {index}, {node}",
+                fix="Quantize the layer that gives it, or leave it out of "
+                "output_quantized_indexes.",
+            )
+        name = f"{node.name}_kept"
+        graph_module.add_submodule(name, CodesToQTensor().bind_inputs(codes.meta["qparams"]))
+        with graph.inserting_before(output):
+            kept = graph.call_module(name, (codes,))
+        kept.meta = {"source": node.meta["source"]}
+        outputs[index] = kept
+    if isinstance(given, tuple | list):
+        output.args = (type(given)(outputs),)
+    elif custom.output_quantized_indexes:
+        output.args = (outputs[0],)
+    graph.eliminate_dead_code()
+    graph_module.recompile()
+    return graph_module
+
+
+def _codes_behind(graph_module: fx.GraphModule, node: Any) -> fx.Node | None:
+    """The codes that a graph's output was dequantized from, or None."""
+    if not isinstance(node, fx.Node) or node.op != "call_module":
+        return None
+    module = graph_module.get_submodule(str(node.target))
+    return node.all_input_nodes[0] if isinstance(module, DeQuantize) else None
+
+
+def _at(what: str, nodes: list[Any], index: int) -> Any:
+    if not 0 <= index < len(nodes):
+        raise ArgumentError(
+            f"The model has no {what} of this index",
+            expected=f"0 to {len(nodes) - 1}",
+            received=index,
+        )
+    return nodes[index]
