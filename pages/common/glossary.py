@@ -54,6 +54,10 @@ TERMS: dict[str, str] = {
     "configured sqnr": "The same number as the configuration has it, before the knobs were moved.",
     "worst": "The five layers with the lowest local SQNR, each with the cause that the engine "
     "found and, where one helps, a remedy with the gain in output SQNR that it measured.",
+    "covered dtypes": "Codes it computes on, in integers; *simulated* means float arithmetic on "
+    "quantized values. For an observer: what it finds scales for.",
+    "covered devices": "Where it runs. *any*: wherever PyTorch does; a named kernel is "
+    "a faster one.",
     "quantize": "`q = clamp(round(x / s) + z, q_min, q_max)`",
     "dequantize": "`x̂ = (q − z) · s`",
 }

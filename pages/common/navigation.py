@@ -13,6 +13,7 @@ PAGES = {
     "convert": ("Explore", "Convert"),
     "learn": ("Learn", "Quantization math"),
     "observers": ("Learn", "Observers"),
+    "coverage": ("Learn", "Coverage"),
 }
 
 

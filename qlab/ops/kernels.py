@@ -151,6 +151,12 @@ def kernel_for(operator: str, /, *args: Any, **kwargs: Any) -> str:
     return found.choose(found.bind(*args, **kwargs)).name
 
 
+def kernels_of(operator: str) -> tuple[str, ...]:
+    """The names of an operator's kernels, most preferred first; none for another name."""
+    found = _OPERATORS.get(operator)
+    return () if found is None else tuple(kernel.name for kernel in found.kernels)
+
+
 @contextmanager
 def use(kernel: str) -> Iterator[None]:
     """Forces a kernel inside a ``with`` block: ``with ops.use("reference"): …``.

@@ -201,6 +201,18 @@ _FAMILIES: dict[Kernel, tuple[Any, ...]] = {
 KERNELS.update({packet: kernel for kernel, packets in _FAMILIES.items() for packet in packets})
 
 
+def describe_operation(name: str) -> str:
+    """What an operation does to a quantized tensor, in a line.
+
+    Args:
+        name: Of a tensor method such as ``"view"``.
+    """
+    packet: Any = getattr(aten, name, None)
+    kernel = KERNELS.get(packet)
+    line = (kernel.__doc__ or "").partition("\n")[0] if kernel is not None else ""
+    return line or "Made of operations on the codes that keep their scale"
+
+
 def supported_operations() -> tuple[str, ...]:
     """Names of the torch operators that quantized tensors answer, in alphabetical order."""
     return tuple(sorted(str(packet) for packet in KERNELS))

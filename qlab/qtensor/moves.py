@@ -103,11 +103,13 @@ def _moved_numbers(func: OpOverload, q: QTensor, args: Args, kwargs: Kwargs) -> 
 
 
 def same_shape(func: OpOverload, args: Args, kwargs: Kwargs) -> QTensor:
+    """Copies: codes and parameters as they are."""
     q = quantized(func, args[0])
     return QTensor(func(q.codes, *args[1:], **kwargs), q.qparams)
 
 
 def restride(func: OpOverload, args: Args, kwargs: Kwargs) -> QTensor:
+    """Codes read with other strides; one scale for the whole tensor."""
     q = per_tensor(func, args[0])
     return QTensor(func(q.codes, *args[1:], **kwargs), q.qparams)
 

@@ -28,6 +28,7 @@ def ordered(func: OpOverload, args: Args, kwargs: Kwargs) -> Any:
 
 
 def position(func: OpOverload, args: Args, kwargs: Kwargs) -> Tensor:
+    """Where the codes would stand in order: positions, no quantized tensor."""
     q = per_tensor(func, args[0])
     return func(as_reals(q.codes), *args[1:], **kwargs)
 

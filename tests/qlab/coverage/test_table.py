@@ -1,0 +1,54 @@
+"""The table of names: complete, in qlab's own words, true to registry and kernels."""
+
+import inspect
+
+import pytest
+import torch
+
+import qlab.nn.quantized as nnq
+from qlab.coverage import Name, names, table
+from qlab.ops.kernels import kernels_of
+
+
+def row(path: str):
+    place, _, name = path.rpartition(".")
+    frame = table()
+    (found,) = frame[(frame["place"] == place) & (frame["name"] == name)].to_dict("records")
+    return found
+
+
+def test_it_has_every_name_once():
+    frame = table()
+    assert len(frame) == len(names()) == 201
+    assert not frame.duplicated(["place", "name"]).any()
+    assert not frame[["kind", "does", "documentation"]].eq("").any().any()
+
+
+@pytest.mark.parametrize("name", names(), ids=lambda name: name.path)
+def test_every_name_is_documented_in_qlabs_own_words(name: Name):
+    found, shown = name.resolve(), row(name.path)
+    assert 8 < len(shown["does"]) < 160, shown["does"]
+    if inspect.isclass(found) or inspect.isfunction(found):
+        assert found.__module__.startswith("qlab") and found.__doc__
+    torchs = getattr(torch.Tensor, name.name, None) if name.place == "qlab.QTensor" else None
+    assert torchs is None or (torchs.__doc__ or "-").strip() != shown["documentation"]
+
+
+def test_data_types_and_devices_follow_registry_and_kernels():
+    linear = row("qlab.nn.quantized.Linear")
+    assert linear["data types"].startswith("uint2–8, int2–8; simulated: uint16")
+    assert "onednn" in kernels_of("linear") and "oneDNN" in linear["devices"]
+    assert row("qlab.nn.quantized.LayerNorm")["devices"] == "any"
+    assert row("qlab.quint8")["does"] == "8-bit unsigned codes, 0 to 255"
+    assert row("qlab.nn.qat.Linear")["data types"] == "floating point"
+    histogram = row("qlab.quantization.observer.HistogramObserver")
+    assert histogram["kind"] == "observer" and "uint2–8" in histogram["data types"]
+    default = row("qlab.quantization.qconfig.default_qconfig")
+    assert default["kind"] == "qconfig" and "int8 symmetric per tensor" in default["does"]
+    assert row("qlab.QTensor.view")["kind"] == "tensor method"
+    assert nnq.Linear.op.__name__ == "linear"
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error():
+    with pytest.raises(AttributeError):
+        Name("qlab.quantization", "nonsense", "").resolve()
