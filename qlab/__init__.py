@@ -15,6 +15,7 @@ from qlab.granularity import (
     per_tensor_symmetric,
 )
 from qlab.io.checkpoint import load_quantized
+from qlab.io.migrate import migrate
 from qlab.lab import Lab
 from qlab.nn.quantized.functional import quantized_batch_norm
 from qlab.qconfig import QConfig, QConfigMapping, qconfig_of
@@ -40,6 +41,7 @@ __all__ = [
     "float8_e4m3fn",
     "float8_e5m2",
     "load_quantized",
+    "migrate",
     "ops",
     "per_channel_affine",
     "per_channel_affine_float_qparams",
