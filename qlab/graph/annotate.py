@@ -19,17 +19,17 @@ from torch import fx, nn
 from qlab import registry
 from qlab.errors import ShapeError
 from qlab.granularity import PerTensor
-from qlab.graph.custom import QuantType
 from qlab.graph.lift import is_real, is_tensor, shape_nodes
 from qlab.graph.plan import Execution, Plan, Step, Value
 from qlab.graph.reasons import dtype_words, why_simulated
 from qlab.graph.requests import Request, requests_for
-from qlab.graph.special import STANDALONE, kind_of
+from qlab.graph.special import STANDALONE
 from qlab.nn.intrinsic.fold import core
 from qlab.qconfig import QConfigMapping
 from qlab.ranges import Fixed, TensorSpec
 from qlab.registry import OutputKind, Row
 from qlab.registry.asked import Asked, output_spec, weight_spec
+from qlab.registry.quant_type import QuantType, kind_of
 
 
 def annotate(graph_module: fx.GraphModule, mapping: QConfigMapping) -> Plan:

@@ -4,37 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Any, Self
 
 from torch import nn
 
 from qlab.errors import ArgumentError, DTypeError, UnknownNameError, UnsupportedError
+from qlab.registry.quant_type import QuantType
 
 ModuleClass = type[nn.Module]
-
-
-class QuantType(IntEnum):
-    """How a module is quantized, as the reference numbers it."""
-
-    DYNAMIC = 0
-    STATIC = 1
-    QAT = 2
-    WEIGHT_ONLY = 3
-
-    @classmethod
-    def of(cls, given: QuantType | str) -> QuantType:
-        """From itself or its name in lower case, such as ``"static"``.
-
-        Raises:
-            UnknownNameError: There is no such type.
-        """
-        if isinstance(given, QuantType):
-            return given
-        names = {kind.name.lower(): kind for kind in cls}
-        if given not in names:
-            raise UnknownNameError.of("quantization type", str(given), list(names))
-        return names[given]
 
 
 @dataclass

@@ -12,7 +12,6 @@ from qlab.errors import ArgumentError, DTypeError, QlabError, UnsupportedError
 from qlab.graph.custom import (
     ConvertCustomConfig,
     PrepareCustomConfig,
-    QuantType,
     StandaloneModuleConfigEntry,
 )
 from qlab.graph.plan import Plan, Step
@@ -20,7 +19,8 @@ from qlab.nn.quantized import DeQuantize
 from qlab.nn.quantized.holder import QParamsHolder
 from qlab.qparams import QParams, quantize
 from qlab.qtensor import QTensor
-from qlab.registry.asked import Asked, asked_by
+from qlab.registry.asked import asked_by
+from qlab.registry.quant_type import QuantType, kind_of
 
 #: ``meta["special"]`` of a node: a submodule quantized on its own; else its quantization types.
 STANDALONE = "standalone"
@@ -181,13 +181,6 @@ def _from_observed(
 def _kind(step: Step) -> QuantType:
     assert step.requested is not None
     return kind_of(asked_by(step.requested.activation))
-
-
-def kind_of(activation: Asked) -> QuantType:
-    """As what a qconfig quantizes a module, from what it asks for the activation."""
-    if activation.dynamic:
-        return QuantType.DYNAMIC
-    return QuantType.WEIGHT_ONLY if activation.spec is None else QuantType.STATIC
 
 
 def at_borders(graph_module: fx.GraphModule, custom: PrepareCustomConfig) -> fx.GraphModule:

@@ -2,8 +2,11 @@
 
 from qlab.quantization.fake_quantize import *  # noqa: F403
 from qlab.quantization.fuse_modules import *  # noqa: F403
+from qlab.quantization.fuser_method_mappings import *  # noqa: F403
 from qlab.quantization.observer import *  # noqa: F403
 from qlab.quantization.qconfig import *  # noqa: F403
 from qlab.quantization.qconfig_mapping import *  # noqa: F403
+from qlab.quantization.quant_type import *  # noqa: F403
+from qlab.quantization.quantization_mappings import *  # noqa: F403
 from qlab.quantization.quantize import *  # noqa: F403
 from qlab.quantization.stubs import *  # noqa: F403

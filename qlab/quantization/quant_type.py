@@ -1,5 +1,5 @@
-"""Face of `torch.ao.quantization.quant_type`: see `qlab.graph.custom`."""
+"""Face of `torch.ao.quantization.quant_type`: see `qlab.registry.quant_type`."""
 
-from qlab.graph.custom import QuantType
+from qlab.registry.quant_type import QuantType
 
 __all__ = ["QuantType"]

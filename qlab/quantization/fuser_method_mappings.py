@@ -1,0 +1,15 @@
+"""Face of `torch.ao.quantization.fuser_method_mappings`: see `qlab.eager.fusers`."""
+
+from qlab.eager.fusers import (
+    fuse_conv_bn,
+    fuse_conv_bn_relu,
+    fuse_linear_bn,
+    get_fuser_method,
+)
+
+__all__ = [
+    "fuse_conv_bn",
+    "fuse_conv_bn_relu",
+    "fuse_linear_bn",
+    "get_fuser_method",
+]
