@@ -103,12 +103,12 @@ def quantize_dynamic(
     """
     check_model("quantize_dynamic", model)
     spec = _spec(qconfig_spec, dtype)
-    if mapping is None:
-        mapping = dynamic_mappings()
-        if any(map(_float_zero_points, spec.values())):
-            mapping = {**mapping, **embedding_mappings()}
+    known = dynamic_mappings() if mapping is None else mapping
     if qconfig_spec is not None:
-        _check(model, spec, mapping)
+        _check(model, spec, {**known, **embedding_mappings()})
+    if mapping is None and any(map(_float_zero_points, spec.values())):
+        known = {**known, **embedding_mappings()}
+    mapping = known
     if not inplace:
         model = copy.deepcopy(model)
     model.eval()
@@ -154,6 +154,12 @@ def _check(model: nn.Module, spec: Mapping[Any, QConfig | None], mapping: Module
     """Raises for paths that do not exist, and warns of classes that would silently stay float."""
     paths = dict(model.named_modules())
     for key, qconfig in spec.items():
+        if qconfig is not None and not (isinstance(qconfig, tuple) and len(qconfig) == 2):
+            raise DTypeError(
+                f"quantize_dynamic: {key!r} is given something that is no qconfig",
+                expected="a QConfig(activation=..., weight=...) or None",
+                received=repr(qconfig),
+            )
         if isinstance(key, str):
             if key not in paths:
                 raise UnknownNameError.of("module", key, [path for path in paths if path])

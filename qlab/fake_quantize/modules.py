@@ -22,7 +22,7 @@ from qlab.observers import (
     register_observer,
     scheme_of,
 )
-from qlab.qparams import QParams, choose_dynamic_qparams, fake_quantize
+from qlab.qparams import QParams, check_tensor, choose_dynamic_qparams, fake_quantize
 from qlab.ranges import TensorSpec
 
 
@@ -183,6 +183,7 @@ class FakeQuantize(FakeQuantizeBase):
         Returns:
             The dtype and shape of ``x``.
         """
+        check_tensor(x, type(self).__name__)
         if not x.numel():
             return x
         if self.observer_enabled[0] == 1:

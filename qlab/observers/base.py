@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from qlab.dtypes import QDType, as_qdtype
 from qlab.errors import ArgumentError, UncalibratedError, UnsupportedError
 from qlab.granularity import QScheme, per_channel_affine_float_qparams, per_tensor_affine
-from qlab.qparams import EPS, QParams
+from qlab.qparams import EPS, QParams, check_tensor
 from qlab.ranges import MinMax, RangePolicy, TensorSpec
 
 DTypeLike = QDType | torch.dtype | str
@@ -300,6 +300,7 @@ class UniformQuantizationObserverBase(ObserverBase):
         Returns:
             ``x`` itself.
         """
+        check_tensor(x, type(self).__name__)
         if x.numel():
             self.observe(x.detach())
         return x

@@ -145,8 +145,8 @@ def kernel_for(operator: str, /, *args: Any, **kwargs: Any) -> str:
         UnknownNameError: No operator has this name.
         QlabError: What the function itself would raise for these arguments.
     """
-    if operator not in _OPERATORS:
-        raise UnknownNameError.of("operator", operator, sorted(_OPERATORS))
+    if not isinstance(operator, str) or operator not in _OPERATORS:
+        raise UnknownNameError.of("operator", str(operator), sorted(_OPERATORS))
     found = _OPERATORS[operator]
     return found.choose(found.bind(*args, **kwargs)).name
 

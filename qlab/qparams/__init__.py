@@ -26,6 +26,7 @@ from qlab.qparams.params import (
 )
 from qlab.qparams.rounding import (
     check_float,
+    check_tensor,
     dequantize,
     fake_quantize,
     quantize,
@@ -38,6 +39,7 @@ __all__ = [
     "QParams",
     "check_float",
     "check_quant_range",
+    "check_tensor",
     "choose_dynamic_qparams",
     "choose_qparams",
     "dequantize",

@@ -215,6 +215,14 @@ class QTensor(Tensor):
         Tensor.data.__set__(self, value)  # pyright: ignore[reportAttributeAccessIssue]
         self.codes, self.qparams = value.codes, value.qparams
 
+    def numpy(self, *, force: bool = False) -> Any:
+        """Raises `UnsupportedError`: codes and real numbers are both arrays; say which."""
+        raise UnsupportedError(
+            "A quantized tensor is no single array",
+            received=repr(self.qdtype),
+            fix="Call .int_repr().numpy() for the codes, .dequantize().numpy() for real numbers.",
+        )
+
     def tolist(self) -> Any:
         """The real numbers as nested lists."""
         return self.dequantize().tolist()

@@ -76,3 +76,32 @@ def test_arguments_are_named_in_the_message():
         QParams(torch.ones(()), 0, quint8)
     with pytest.raises(ArgumentError, match=r"an axis is a whole number\. Received '0'"):
         PerAxis("0").scale_shape((4,))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: ops.kernel_for([]), QlabError, "Unknown operator"),
+        (lambda: nnq.Conv2d(3, 4, 1, padding_mode="zz"), QlabError, "padding mode 'zz'"),
+        (lambda: nnq.Conv2d(3, 4, 1, groups="a"), QlabError, "groups='a'"),
+        (lambda: nnq.Quantize("a"), QlabError, "scale and zero point are numbers"),
+        (lambda: nnq.DeQuantize()(None), QlabError, "expected quantized input"),
+        (lambda: nnq.Linear(3, 2)(*[_quantized()] * 2), QlabError, "number of inputs.*1.*2"),
+        (lambda: nnq.QFunctional().cat([]), QlabError, "nothing to join"),
+        (lambda: qlab.quantization.MinMaxObserver()(None), QlabError, "MinMaxObserver.*NoneType"),
+        (lambda: qlab.quantization.default_fake_quant()(3), QlabError, "FakeQuantize.*int"),
+        (lambda: _quantized().numpy(), QlabError, r"int_repr\(\)\.numpy\(\)"),
+        (
+            lambda: qlab.quantization.quantize_dynamic(torch.nn.Sequential(), {"": 3}),
+            QlabError,
+            "no qconfig.*Received 3",
+        ),
+    ],
+)
+def test_silly_arguments_are_answered_in_words(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def _quantized() -> "qlab.QTensor":
+    return qlab.quantize_per_tensor(torch.zeros(2, 3), 0.1, 0, qlab.quint8)

@@ -7,8 +7,10 @@ conversion from float, configuration and checks of the input are here, once.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from enum import Enum
+from functools import cache
 from itertools import chain
 from typing import Any, ClassVar, Self
 
@@ -290,10 +292,21 @@ class QuantizedModule(QParamsHolder):
         pairs = [(x.codes, x.qparams) for x in inputs if isinstance(x, QTensor)]
         if len(pairs) != len(inputs):
             raise self._not_quantized(inputs)
+        self._check_count(len(inputs))
         result = self.compute(*chain.from_iterable(pairs))
         shares = self.output_of is Output.INPUT
         qparams = pairs[0][1] if shares else self.get_qparams(OUTPUT)
         return result if qparams is None else QTensor(result, qparams)
+
+    def _check_count(self, given: int) -> None:
+        """Raises `ArgumentError` for more or fewer inputs than `compute` takes."""
+        wanted = _operands(type(self))
+        if wanted is not None and given != wanted:
+            raise ArgumentError(
+                f"{self._get_name()}: the wrong number of inputs",
+                expected=f"{wanted}",
+                received=f"{given}",
+            )
 
     def _not_quantized(self, inputs: tuple[Any, ...]) -> DTypeError:
         received = ", ".join(str(getattr(x, "dtype", type(x).__name__)) for x in inputs)
@@ -428,6 +441,15 @@ class QuantizedModule(QParamsHolder):
 
     def _get_name(self) -> str:
         return f"Quantized{type(self).__name__}"
+
+
+@cache
+def _operands(kind: type[QuantizedModule]) -> int | None:
+    """How many inputs a module's `compute` takes; None for any number."""
+    parameters = list(inspect.signature(kind.compute).parameters.values())[1:]
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+        return None
+    return len(parameters) // 2
 
 
 def _fits(x: Any, qparams: QParams | None) -> bool:

@@ -9,19 +9,24 @@ from torch import nn
 from torch.nn.modules.utils import _ntuple
 
 from qlab import ops
-from qlab.errors import ArgumentError
+from qlab.errors import ArgumentError, UnknownNameError
 from qlab.nn import intrinsic as nni
 from qlab.nn.quantized.weighted import WeightedModule
 
 Ints = int | Sequence[int]
 
 
+_PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+
+
 def _check_groups(owner: str, in_channels: int, out_channels: int, groups: int) -> None:
-    if groups < 1 or in_channels % groups or out_channels % groups:
+    whole = all(isinstance(number, int) for number in (in_channels, out_channels, groups))
+    if not whole or groups < 1 or in_channels % groups or out_channels % groups:
         raise ArgumentError(
             f"{owner}: the channels do not divide into groups",
             expected="in_channels and out_channels divisible by groups",
-            received=f"in_channels={in_channels}, out_channels={out_channels}, groups={groups}",
+            received=f"in_channels={in_channels!r}, out_channels={out_channels!r}, "
+            f"groups={groups!r}",
         )
 
 
@@ -88,6 +93,8 @@ class _ConvNd(_AnyConv):
         padding_mode: str = "zeros",
     ) -> None:
         _check_groups(type(self).__name__, in_channels, out_channels, groups)
+        if padding_mode not in _PADDING_MODES:
+            raise UnknownNameError.of("padding mode", str(padding_mode), _PADDING_MODES)
         per_axis = _ntuple(self.rank)
         kernel = tuple(per_axis(kernel_size))
         super().__init__((out_channels, in_channels // groups, *kernel), bias)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from qlab import ops
-from qlab.errors import DTypeError, UnsupportedError
+from qlab.errors import ArgumentError, DTypeError, UnsupportedError
 from qlab.nn.quantized.base import QuantizedModule
 from qlab.nn.quantized.holder import OUTPUT, qparams_of_numbers
 from qlab.qparams import QParams
@@ -115,6 +115,12 @@ class QFunctional(QuantizedModule):
 
     def cat(self, x: Sequence[Tensor], dim: int = 0) -> QTensor:
         """The tensors joined along ``dim``, in the module's output scale."""
+        if not len(x):
+            raise ArgumentError(
+                "QFunctional.cat: there is nothing to join",
+                expected="at least one QTensor",
+                received="an empty sequence",
+            )
         codes, qparams = zip(*map(_parts, x), strict=True)
         return self._result(ops.cat(codes, qparams, dim, self._own_output()))
 

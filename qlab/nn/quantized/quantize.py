@@ -7,7 +7,7 @@ from torch import Tensor
 
 from qlab import ops
 from qlab.dtypes import QDType, as_qdtype, quint8
-from qlab.errors import DTypeError
+from qlab.errors import ArgumentError, DTypeError
 from qlab.nn.quantized.base import Output, QuantizedModule
 from qlab.nn.quantized.holder import OUTPUT, qparams_of_numbers
 from qlab.nn.stubs import DeQuantStub, QuantStub
@@ -36,9 +36,15 @@ class Quantize(QuantizedModule):
         dtype: QDType | str | torch.dtype = quint8,
     ) -> None:
         super().__init__()
-        self.set_qparams(
-            OUTPUT, qparams_of_numbers(float(scale), int(zero_point), as_qdtype(dtype))
-        )
+        try:
+            numbers = float(scale), int(zero_point)
+        except (TypeError, ValueError) as error:
+            raise ArgumentError(
+                "Quantize: scale and zero point are numbers",
+                expected="a number, or a tensor of one, each",
+                received=f"scale={scale!r}, zero_point={zero_point!r}",
+            ) from error
+        self.set_qparams(OUTPUT, qparams_of_numbers(*numbers, as_qdtype(dtype)))
 
     def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Floating-point tensor of any shape → `QTensor` or codes of that shape.
@@ -70,6 +76,8 @@ class DeQuantize(QuantizedModule):
 
     def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """`QTensor`, or codes if inputs are bound → float32 of the same shape."""
+        if not isinstance(x, Tensor):
+            raise self._not_quantized((x,))
         passes = self.input_qparams is None and not isinstance(x, QTensor)
         return x if passes and x.is_floating_point() else super().forward(x)
 
