@@ -207,12 +207,12 @@ class PrepareCustomConfig(FuseCustomConfig):
 
     def set_input_quantized_indexes(self, indexes: Iterable[int]) -> Self:
         """Sets `input_quantized_indexes`; returns the configuration."""
-        self.input_quantized_indexes = list(indexes)
+        self.input_quantized_indexes = _whole("input", indexes)
         return self
 
     def set_output_quantized_indexes(self, indexes: Iterable[int]) -> Self:
         """Sets `output_quantized_indexes`; returns the configuration."""
-        self.output_quantized_indexes = list(indexes)
+        self.output_quantized_indexes = _whole("output", indexes)
         return self
 
     @classmethod
@@ -332,6 +332,15 @@ def _pairs(key: str, given: Mapping[str, Any]) -> Iterator[tuple[str, ModuleClas
         )
     for kind, classes in levels.items():
         yield from ((kind, first, second) for first, second in classes.items())
+
+
+def _whole(what: str, indexes: Iterable[int]) -> list[int]:
+    given = list(indexes)
+    if not all(isinstance(index, int) for index in given):
+        raise DTypeError(
+            f"Indexes of quantized {what}s are whole numbers", received=", ".join(map(repr, given))
+        )
+    return given
 
 
 def _check_maker(kind: ModuleClass, method: str) -> None:

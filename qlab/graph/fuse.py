@@ -66,3 +66,5 @@ def _replace(graph_module: fx.GraphModule, chain: list[fx.Node], pattern: Patter
     chain[-1].replace_all_uses_with(first)
     for part in reversed(rest):
         graph_module.graph.erase_node(part)
+        # By name: a batch norm kept for training would be reached in two ways, and its mode set.
+        graph_module.delete_submodule(str(part.target))

@@ -281,6 +281,8 @@ def test_customisations_that_make_no_sense_are_refused():
         PrepareCustomConfig().set_float_to_observed_mapping(Custom, ObservedCustom, "statik")
     with pytest.raises(ArgumentError, match="a method from_float"):
         PrepareCustomConfig().set_float_to_observed_mapping(Custom, nn.Linear)
+    with pytest.raises(DTypeError, match="inputs are whole numbers"):
+        PrepareCustomConfig().set_input_quantized_indexes("a")
     with pytest.raises(ArgumentError, match="a method from_observed"):
         ConvertCustomConfig().set_observed_to_quantized_mapping(Custom, nn.Linear)
     with pytest.raises(DTypeError, match=r"prepare_fx: not a customisation.*ConvertCustomConfig"):

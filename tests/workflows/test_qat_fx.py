@@ -111,6 +111,14 @@ def test_a_frozen_batch_norm_stays_frozen_and_modes_are_kept():
     assert torch.equal(prepared.conv.bn.running_mean, mean)
 
 
+def test_statistics_that_are_frozen_stay_so_when_the_mode_of_the_graph_changes():
+    prepared = prepare_qat_fx(net(), MAPPING, X).apply(nniqat.freeze_bn_stats)
+    prepared.eval()
+    prepared.train()
+    assert prepared.training and not prepared.conv.bn.training
+    assert "bn" not in dict(prepared.named_modules(remove_duplicate=False))
+
+
 def test_preparing_moves_no_statistics():
     plain = net()
     prepared = prepare_qat_fx(plain, MAPPING, X)
