@@ -12,6 +12,8 @@ from qlab.observers.base import (
     ObserverOptions,
     Partial,
     UniformQuantizationObserverBase,
+    qparams_from,
+    spec_from,
 )
 from qlab.observers.defaults import (
     default_affine_fixed_qparams_observer,
@@ -107,9 +109,11 @@ __all__ = [
     "load_observer_state_dict",
     "observer_for",
     "per_channel_weight_observer_range_neg_127_to_127",
+    "qparams_from",
     "register_observer",
     "registered_observers",
     "scheme_of",
+    "spec_from",
     "spec_of",
     "weight_observer_range_neg_127_to_127",
 ]

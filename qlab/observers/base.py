@@ -13,7 +13,12 @@ from torch import Tensor, nn
 
 from qlab.dtypes import QDType, as_qdtype
 from qlab.errors import ArgumentError, UncalibratedError, UnsupportedError
-from qlab.granularity import QScheme, per_channel_affine_float_qparams, per_tensor_affine
+from qlab.granularity import (
+    PerAxis,
+    QScheme,
+    per_channel_affine_float_qparams,
+    per_tensor_affine,
+)
 from qlab.qparams import EPS, QParams, check_tensor
 from qlab.ranges import MinMax, RangePolicy, TensorSpec
 
@@ -67,6 +72,31 @@ class Partial:
         return f"{name}.with_args({', '.join(shown)})"
 
 
+def spec_from(observer: Any) -> TensorSpec | None:
+    """How an observer of anyone's asks to quantize, from its attributes; None for float.
+
+    Args:
+        observer: With ``dtype`` and, where they are not the usual ones, ``qscheme`` and
+            ``ch_axis``.
+    """
+    dtype = getattr(observer, "dtype", torch.float32)
+    if isinstance(dtype, torch.dtype) and dtype.is_floating_point and dtype.itemsize > 1:
+        return None
+    scheme = QScheme.parse(getattr(observer, "qscheme", per_tensor_affine))
+    granularity = scheme.granularity(getattr(observer, "ch_axis", 0))
+    return TensorSpec(as_qdtype(dtype), scheme.symmetric, granularity)
+
+
+def qparams_from(observer: Any) -> QParams:
+    """What an observer of anyone's found, from its ``calculate_qparams()``."""
+    scale, zero_point = map(torch.as_tensor, observer.calculate_qparams())
+    dtype = as_qdtype(observer.dtype)
+    if scale.numel() == 1:
+        return QParams(scale.reshape(()).float(), zero_point.reshape(()).int(), dtype)
+    axis = getattr(observer, "ch_axis", 0)
+    return QParams(scale.float(), zero_point.int(), dtype, PerAxis(axis))
+
+
 def _pairs(arguments: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     return tuple(sorted(arguments.items()))
 
@@ -80,17 +110,27 @@ class ActivationPostProcess(nn.Module, ABC):
     dtype: QDType | torch.dtype
 
     @property
-    @abstractmethod
     def spec(self) -> TensorSpec | None:
-        """How the tensor is to be quantized; None where it stays in floating point."""
+        """How the tensor is to be quantized; None where it stays in floating point.
 
-    @abstractmethod
+        Read off the attributes ``dtype``, ``qscheme`` and ``ch_axis``, unless a subclass knows
+        more.
+        """
+        return spec_from(self)
+
     def qparams(self) -> QParams:
-        """Scale and zero point from the data seen so far.
+        """Scale and zero point from the data seen so far; by default of `calculate_qparams`.
 
         Raises:
             UncalibratedError: No data was seen.
+            UnsupportedError: The class defines neither of the two.
         """
+        if type(self).calculate_qparams is ActivationPostProcess.calculate_qparams:
+            raise UnsupportedError(
+                f"{type(self).__name__} says nothing about scale and zero point",
+                expected="a method calculate_qparams() or qparams()",
+            )
+        return qparams_from(self)
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
         """Scale (float32) and zero point (int32) as 1-d tensors, one element per scale.

@@ -7,10 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from qlab.dtypes import as_qdtype
 from qlab.errors import DTypeError
-from qlab.granularity import PerAxis, QScheme, per_tensor_affine
-from qlab.observers import ActivationPostProcess, Factory
+from qlab.granularity import PerAxis
+from qlab.observers import ActivationPostProcess, Factory, spec_from
 from qlab.ranges import Fixed, TensorSpec
 from qlab.registry.rows import OutputKind, OutputRule, Row
 
@@ -50,9 +49,7 @@ def asked_by(factory: Factory | None) -> Asked:
             expected="a class or factory of observers, which have calculate_qparams()",
             received=repr(factory),
         )
-    scheme = QScheme.parse(getattr(made, "qscheme", per_tensor_affine))
-    granularity = scheme.granularity(getattr(made, "ch_axis", 0))
-    return Asked(TensorSpec(as_qdtype(made.dtype), scheme.symmetric, granularity), dynamic)
+    return Asked(spec_from(made), dynamic)
 
 
 def weight_spec(row: Row, asked: TensorSpec | None) -> TensorSpec | None:

@@ -6,6 +6,7 @@ from typing import Literal
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from pages.common.navigation import PAGES
 from pages.common.theme import LOCAL, resolve
 from tests.browser import harness
 from tests.browser.harness import ROOT, Server, open_page, settled
@@ -30,7 +31,7 @@ def test_any_page_may_be_the_first_that_a_server_shows(browser: Browser, fresh: 
     with harness.visit(browser, fresh) as visit:
         open_page(visit.page, ".st-key-error_curve", "/learn?model=mlp")
         links = visit.page.get_by_test_id("stSidebarNavLink")
-        assert links.all_inner_texts() == ["Overview", "Layer", "Convert", "Learn"]
+        assert links.all_inner_texts() == [title for _, title in PAGES.values()]
         expect(visit.page.get_by_role("combobox", name="Model")).to_have_value("mlp")
         visit.assert_healthy()
 

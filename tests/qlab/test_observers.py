@@ -41,6 +41,7 @@ from qlab.observers import (
     MovingAveragePerChannelMinMaxObserver,
     MSEObserver,
     NoopObserver,
+    ObserverBase,
     Partial,
     PercentileObserver,
     PerChannelMinMaxObserver,
@@ -597,3 +598,23 @@ def test_schemes_of_specs():
 
 def test_partial_of_a_plain_function():
     assert Partial(make_by_hand)().min_val == torch.inf
+
+
+def test_an_observer_of_ones_own_needs_no_more_than_calculate_qparams():
+    class Mine(ObserverBase):
+        def forward(self, x):
+            return x
+
+        def calculate_qparams(self):
+            return torch.tensor([0.25]), torch.tensor([4])
+
+    made = Mine(dtype=quint8)
+    assert made.spec.describe().startswith("uint8 affine per tensor")
+    assert (made.qparams().scale_value, made.qparams().zero_point_value) == (0.25, 4)
+
+    class Silent(ObserverBase):
+        def forward(self, x):
+            return x
+
+    with pytest.raises(UnsupportedError, match="Silent says nothing about scale"):
+        Silent(dtype=quint8).qparams()

@@ -6,10 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from qlab.dtypes import as_qdtype
 from qlab.errors import UncalibratedError
-from qlab.granularity import PerAxis
-from qlab.observers import ActivationPostProcess
+from qlab.observers import ActivationPostProcess, qparams_from
 from qlab.qparams import QParams
 
 _PREPARE = "Call prepare (or prepare_qat) on the model and run calibration data through it first."
@@ -29,11 +27,7 @@ def qparams_of(observer: Any) -> QParams | None:
         return None
     if isinstance(observer, ActivationPostProcess):
         return None if observer.spec is None else observer.qparams()
-    scale, zero_point = observer.calculate_qparams()
-    dtype = as_qdtype(observer.dtype)
-    if scale.numel() == 1:
-        return QParams(scale.reshape(()).float(), zero_point.reshape(()).int(), dtype)
-    return QParams(scale.float(), zero_point.int(), dtype, PerAxis(observer.ch_axis))
+    return qparams_from(observer)
 
 
 def activation_qparams(mod: nn.Module) -> QParams | None:
