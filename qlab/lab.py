@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
+import time
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from qlab.analysis.batches import Batches
 from qlab.analysis.calibration import Calibration, Progress, Stop
 from qlab.analysis.causes import Cause
 from qlab.analysis.compare import Networks, compare_graphs
+from qlab.analysis.fingerprint import combined, data_fingerprint, graph_fingerprint
 from qlab.analysis.layers import Layer, describe_layers
 from qlab.analysis.report import Report
 from qlab.analysis.study import Study
@@ -27,6 +30,7 @@ from qlab.io.files import write_atomically
 from qlab.qconfig import QConfigMapping
 from qlab.qparams import QParams
 from qlab.ranges import QuantizationError, TensorSpec
+from qlab.runs import Runs, record_report
 from qlab.stats import TensorStats
 
 Mapping = QConfigMapping | str | None
@@ -43,6 +47,11 @@ class Lab:
         evaluation: Batches of (inputs, labels) on which `compare` measures; the calibration data
             if not given.
         device: Where everything runs; the model's own device if not given.
+        runs: Where what `compare` measures is kept: a `Runs`, or the path of its SQLite file, which
+            several Labs may share. None: a private file, gone with the Lab.
+
+    Attributes:
+        runs: Every configuration that was measured.
 
     Raises:
         TraceError: The model cannot be turned into a graph; names module, file and line.
@@ -56,6 +65,8 @@ class Lab:
         calibration: Any,
         evaluation: Any = None,
         device: torch.device | str | None = None,
+        *,
+        runs: str | os.PathLike[str] | Runs | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise DTypeError(
@@ -74,6 +85,7 @@ class Lab:
         example = tuple(_to(x, self.device) for x in inputs)
         self._study = Study(graph, example, self._calibration_data)
         self.layers: tuple[Layer, ...] = describe_layers(graph, self.plan())
+        self.runs = runs if isinstance(runs, Runs) else Runs(runs)
 
     @property
     def graph(self) -> fx.GraphModule:
@@ -192,7 +204,9 @@ class Lab:
         """Every layer's local and accumulated error, and the network's own, measured.
 
         The quantized network that is measured is the one that `convert` returns and `export`
-        writes, run on the evaluation data beside the float network.
+        writes, run on the evaluation data beside the float network. What was measured is kept in
+        `runs`, with the latest run as its parent; measuring an equal mapping again updates its run.
+        A comparison that was stopped, or a mapping with an unregistered callable, is not kept.
 
         Args:
             mapping: A `QConfigMapping`, a preset's name, or None for the default preset.
@@ -205,14 +219,22 @@ class Lab:
         resolved = resolve_mapping(mapping)
         if self.calibrated is None:
             self.calibrate(on_progress)
-        plan = self._study.plan(resolved)
-        return compare_graphs(
+        plan, began = self._study.plan(resolved), time.monotonic()
+        report = compare_graphs(
             Networks(self.graph, self._study.converted(resolved), plan),
             self._evaluation_data,
             self._study.ideal_sqnr,
             on_progress=on_progress,
             should_stop=should_stop,
         )
+        seconds = time.monotonic() - began
+        record_report(self.runs, resolved, report, subject=self.subject, seconds=seconds)
+        return report
+
+    @cached_property
+    def subject(self) -> str:
+        """A fingerprint of model and evaluation data: runs with the same one are comparable."""
+        return combined(graph_fingerprint(self.graph), data_fingerprint(self._evaluation_data))
 
     def what_if(
         self,
