@@ -27,6 +27,8 @@ from qlab.execution import usable_device
 from qlab.graph import Plan, fuse, trace
 from qlab.io.checkpoint import save_quantized
 from qlab.io.files import write_atomically
+from qlab.io.float_graph import is_float_graph
+from qlab.io.lab_file import LabFile, save_lab
 from qlab.qconfig import QConfigMapping
 from qlab.qparams import QParams
 from qlab.ranges import QuantizationError, TensorSpec
@@ -52,6 +54,7 @@ class Lab:
 
     Attributes:
         runs: Every configuration that was measured.
+        mapping: A configuration that `save` keeps; the default preset until somebody sets it.
 
     Raises:
         TraceError: The model cannot be turned into a graph; names module, file and line.
@@ -75,7 +78,9 @@ class Lab:
         home = _device_of(model)
         self.device = usable_device(home if device is None else device)
         inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-        graph = fuse(trace(model, tuple(_to(x, home) for x in inputs))).to(self.device)
+        traced = is_float_graph(model)
+        graph = model if traced else fuse(trace(model, tuple(_to(x, home) for x in inputs)))
+        graph = graph.to(self.device)
         self._calibration_data = Batches(calibration, len(inputs), self.device, "calibration")
         self._evaluation_data = (
             Batches(evaluation, len(inputs), self.device, "evaluation")
@@ -86,6 +91,8 @@ class Lab:
         self._study = Study(graph, example, self._calibration_data)
         self.layers: tuple[Layer, ...] = describe_layers(graph, self.plan())
         self.runs = runs if isinstance(runs, Runs) else Runs(runs)
+        self.mapping = resolve_mapping(None)
+        self._data: str | None = None
 
     @property
     def graph(self) -> fx.GraphModule:
@@ -306,6 +313,57 @@ class Lab:
             expected="a path that ends in .safetensors or .json",
             received=str(path),
         )
+
+    def save(self, path: str | os.PathLike[str], mapping: Mapping = None) -> Path:
+        """Writes the Lab to one file, whole or not at all; `qlab.load_lab` reads it. No pickle.
+
+        It holds the float model, the statistics (calibrating first where that has not happened),
+        the example inputs, the sample that `what_if` runs on, the runs, and a configuration.
+
+        Args:
+            path: The file.
+            mapping: The configuration to keep as `mapping`; the present one if not given.
+
+        Raises:
+            ArgumentError: No file can be written there.
+            UnknownNameError: The mapping holds something unregistered.
+        """
+        self.calibrate()
+        self._study.sample()
+        if self._data is None:
+            self._data = data_fingerprint(self._calibration_data)
+        return save_lab(
+            LabFile(
+                graph=self.graph,
+                fingerprint=graph_fingerprint(self.graph),
+                data=self._data,
+                subject=self.subject,
+                example_inputs=self._study.example_inputs,
+                sample_inputs=self._study.sample_inputs or (),
+                calibration=self.calibrate(),
+                mapping=self.mapping if mapping is None else resolve_mapping(mapping),
+                runs=self.runs.dump(),
+            ),
+            path,
+        )
+
+    def restore(self, stored: LabFile, with_data: bool) -> None:
+        """Goes on where a file was saved; `qlab.load_lab` calls it.
+
+        Args:
+            stored: The file.
+            with_data: Whether the Lab has calibration data of its own, to be checked.
+
+        Raises:
+            ArgumentError: The file was saved from another model or other data.
+        """
+        stored.check_model(self.graph)
+        if with_data:
+            stored.check_data(data_fingerprint(self._calibration_data))
+        self._data, self.mapping = stored.data, stored.mapping
+        self._study.calibration = stored.calibration
+        self._study.sample_inputs = tuple(_to(x, self.device) for x in stored.sample_inputs)
+        self.runs.restore(stored.runs)
 
 
 def resolve_mapping(mapping: Mapping) -> QConfigMapping:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from qlab.analysis.batches import Batch
+from qlab.graph.lift import attribute
 
 _MODULUS = 2**256
 
@@ -40,10 +41,17 @@ def graph_fingerprint(graph_module: fx.GraphModule) -> dict[str, str]:
             what = f"{what} = {graph_module.get_submodule(str(node.target))!r}"
         arguments = f"{node.args!r} {dict(node.kwargs)!r}"
         parts[f"node {node.name}"] = f"{node.op} {what} on {arguments}"
-    for name, tensor in graph_module.state_dict().items():
+    for name, tensor in graph_tensors(graph_module).items():
         shape = f"{str(tensor.dtype).removeprefix('torch.')}{tuple(tensor.shape)}"
         parts[f"tensor {name}"] = f"{shape} {tensor_fingerprint(tensor)}"
     return parts
+
+
+def graph_tensors(graph_module: fx.GraphModule) -> dict[str, Tensor]:
+    """Every tensor of a graph by name: its state, and buffers outside of it that nodes read."""
+    read = {str(n.target): n for n in graph_module.graph.nodes if n.op == "get_attr"}
+    loose = {name: attribute(graph_module, node) for name, node in read.items()}
+    return {**loose, **graph_module.state_dict()}
 
 
 def _name_of(function: Any) -> str:

@@ -26,5 +26,5 @@ def test_the_first_difference_is_named():
     assert wider is not None and wider.startswith("node _0: call_module 0 = Linear")
     assert "became" in wider
     assert "node _1" in str(first_difference(here, parts(net(act=nn.Tanh))))
-    assert first_difference(here, {}) == "node input is missing"
+    assert first_difference(here, {}) == "node input_1 is missing"
     assert first_difference({}, {"node x": "y"}) == "node x is new"
