@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
+import time
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from qlab.analysis.batches import Batches
 from qlab.analysis.calibration import Calibration, Progress, Stop
 from qlab.analysis.causes import Cause
 from qlab.analysis.compare import Networks, compare_graphs
+from qlab.analysis.fingerprint import combined, data_fingerprint, graph_fingerprint
 from qlab.analysis.layers import Layer, describe_layers
 from qlab.analysis.report import Report
 from qlab.analysis.study import Study
@@ -24,9 +27,12 @@ from qlab.execution import usable_device
 from qlab.graph import Plan, fuse, trace
 from qlab.io.checkpoint import save_quantized
 from qlab.io.files import write_atomically
+from qlab.io.float_graph import is_float_graph
+from qlab.io.lab_file import LabFile, save_lab
 from qlab.qconfig import QConfigMapping
 from qlab.qparams import QParams
 from qlab.ranges import QuantizationError, TensorSpec
+from qlab.runs import Runs, record_report
 from qlab.stats import TensorStats
 
 Mapping = QConfigMapping | str | None
@@ -43,6 +49,12 @@ class Lab:
         evaluation: Batches of (inputs, labels) on which `compare` measures; the calibration data
             if not given.
         device: Where everything runs; the model's own device if not given.
+        runs: Where what `compare` measures is kept: a `Runs`, or the path of its SQLite file, which
+            several Labs may share. None: a private file, gone with the Lab.
+
+    Attributes:
+        runs: Every configuration that was measured.
+        mapping: A configuration that `save` keeps; the default preset until somebody sets it.
 
     Raises:
         TraceError: The model cannot be turned into a graph; names module, file and line.
@@ -56,6 +68,8 @@ class Lab:
         calibration: Any,
         evaluation: Any = None,
         device: torch.device | str | None = None,
+        *,
+        runs: str | os.PathLike[str] | Runs | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise DTypeError(
@@ -64,7 +78,9 @@ class Lab:
         home = _device_of(model)
         self.device = usable_device(home if device is None else device)
         inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-        graph = fuse(trace(model, tuple(_to(x, home) for x in inputs))).to(self.device)
+        traced = is_float_graph(model)
+        graph = model if traced else fuse(trace(model, tuple(_to(x, home) for x in inputs)))
+        graph = graph.to(self.device)
         self._calibration_data = Batches(calibration, len(inputs), self.device, "calibration")
         self._evaluation_data = (
             Batches(evaluation, len(inputs), self.device, "evaluation")
@@ -74,6 +90,9 @@ class Lab:
         example = tuple(_to(x, self.device) for x in inputs)
         self._study = Study(graph, example, self._calibration_data)
         self.layers: tuple[Layer, ...] = describe_layers(graph, self.plan())
+        self.runs = runs if isinstance(runs, Runs) else Runs(runs)
+        self.mapping = resolve_mapping(None)
+        self._data: str | None = None
 
     @property
     def graph(self) -> fx.GraphModule:
@@ -192,7 +211,9 @@ class Lab:
         """Every layer's local and accumulated error, and the network's own, measured.
 
         The quantized network that is measured is the one that `convert` returns and `export`
-        writes, run on the evaluation data beside the float network.
+        writes, run on the evaluation data beside the float network. What was measured is kept in
+        `runs`, with the latest run as its parent; measuring an equal mapping again updates its run.
+        A comparison that was stopped, or a mapping with an unregistered callable, is not kept.
 
         Args:
             mapping: A `QConfigMapping`, a preset's name, or None for the default preset.
@@ -205,14 +226,22 @@ class Lab:
         resolved = resolve_mapping(mapping)
         if self.calibrated is None:
             self.calibrate(on_progress)
-        plan = self._study.plan(resolved)
-        return compare_graphs(
+        plan, began = self._study.plan(resolved), time.monotonic()
+        report = compare_graphs(
             Networks(self.graph, self._study.converted(resolved), plan),
             self._evaluation_data,
             self._study.ideal_sqnr,
             on_progress=on_progress,
             should_stop=should_stop,
         )
+        seconds = time.monotonic() - began
+        record_report(self.runs, resolved, report, subject=self.subject, seconds=seconds)
+        return report
+
+    @cached_property
+    def subject(self) -> str:
+        """A fingerprint of model and evaluation data: runs with the same one are comparable."""
+        return combined(graph_fingerprint(self.graph), data_fingerprint(self._evaluation_data))
 
     def what_if(
         self,
@@ -284,6 +313,57 @@ class Lab:
             expected="a path that ends in .safetensors or .json",
             received=str(path),
         )
+
+    def save(self, path: str | os.PathLike[str], mapping: Mapping = None) -> Path:
+        """Writes the Lab to one file, whole or not at all; `qlab.load_lab` reads it. No pickle.
+
+        It holds the float model, the statistics (calibrating first where that has not happened),
+        the example inputs, the sample that `what_if` runs on, the runs, and a configuration.
+
+        Args:
+            path: The file.
+            mapping: The configuration to keep as `mapping`; the present one if not given.
+
+        Raises:
+            ArgumentError: No file can be written there.
+            UnknownNameError: The mapping holds something unregistered.
+        """
+        self.calibrate()
+        self._study.sample()
+        if self._data is None:
+            self._data = data_fingerprint(self._calibration_data)
+        return save_lab(
+            LabFile(
+                graph=self.graph,
+                fingerprint=graph_fingerprint(self.graph),
+                data=self._data,
+                subject=self.subject,
+                example_inputs=self._study.example_inputs,
+                sample_inputs=self._study.sample_inputs or (),
+                calibration=self.calibrate(),
+                mapping=self.mapping if mapping is None else resolve_mapping(mapping),
+                runs=self.runs.dump(),
+            ),
+            path,
+        )
+
+    def restore(self, stored: LabFile, with_data: bool) -> None:
+        """Goes on where a file was saved; `qlab.load_lab` calls it.
+
+        Args:
+            stored: The file.
+            with_data: Whether the Lab has calibration data of its own, to be checked.
+
+        Raises:
+            ArgumentError: The file was saved from another model or other data.
+        """
+        stored.check_model(self.graph)
+        if with_data:
+            stored.check_data(data_fingerprint(self._calibration_data))
+        self._data, self.mapping = stored.data, stored.mapping
+        self._study.calibration = stored.calibration
+        self._study.sample_inputs = tuple(_to(x, self.device) for x in stored.sample_inputs)
+        self.runs.restore(stored.runs)
 
 
 def resolve_mapping(mapping: Mapping) -> QConfigMapping:

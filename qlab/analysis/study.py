@@ -51,6 +51,7 @@ class Study:
         self.example_inputs = example_inputs
         self._data = data
         self.calibration: Calibration | None = None
+        self.sample_inputs: tuple[Any, ...] | None = None
         self._sampled: tuple[dict[str, Any], int] | None = None
         self._lock = threading.RLock()
         self._plans: LastResults[Plan] = LastResults(_KEPT_PLANS)
@@ -175,11 +176,13 @@ class Study:
         As many samples of the first batch as fit 64 MiB of activations, at most 32.
         """
         with self._lock:
-            if self._sampled is None:
+            if self.sample_inputs is None:
                 per_sample = activation_bytes(self.graph, self.example_inputs)
                 per_sample = max(per_sample // _samples_in(self.example_inputs), 1)
                 largest = min(_LARGEST_SAMPLE, max(_SAMPLE_BYTES // per_sample, 1))
-                inputs = sample_inputs(self._data, largest)
+                self.sample_inputs = sample_inputs(self._data, largest)
+            if self._sampled is None:
+                inputs = self.sample_inputs
                 names = [node.name for node in self.graph.graph.nodes if node.op != "output"]
                 _, values = GraphRunner(self.graph, names).collect(inputs)
                 self._sampled = values, _samples_in(inputs)
