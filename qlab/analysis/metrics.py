@@ -79,6 +79,15 @@ class ErrorSums:
         self.product += sums[3]
         self.max_abs = max(self.max_abs, sums[4])
 
+    def merge(self, other: ErrorSums) -> None:
+        """Adds the sums of other batches."""
+        self.count += other.count
+        self.signal += other.signal
+        self.quantized += other.quantized
+        self.noise += other.noise
+        self.product += other.product
+        self.max_abs = max(self.max_abs, other.max_abs)
+
     @property
     def sqnr(self) -> float:
         """Signal to quantization noise ratio in dB; higher is better."""
@@ -164,6 +173,14 @@ class LabelCounts:
         self.labelled += top_x.numel()
         self.float_correct += int((top_x == labels).sum())
         self.quantized_correct += int((top_y == labels).sum())
+
+    def merge(self, other: LabelCounts) -> None:
+        """Adds the counts of other batches."""
+        self.samples += other.samples
+        self.agreeing += other.agreeing
+        self.labelled += other.labelled
+        self.float_correct += other.float_correct
+        self.quantized_correct += other.quantized_correct
 
     def as_dict(self) -> dict[str, float]:
         """Top-1 agreement, and both accuracies where labels were seen; all in percent."""

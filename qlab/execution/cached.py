@@ -24,12 +24,13 @@ class CachedRun:
 
     Args:
         program: The program.
-        inputs: Positional inputs of the graph; held, and not counted.
+        inputs: Positional inputs of the graph; held beside the budget, as the output is.
         budget: How many bytes of values may be kept; 0 keeps none.
         keep: Which values to keep, where an earlier run of the same shapes has shown it.
 
     Attributes:
         inputs: As given.
+        output: What the graph gives for them.
         kept: Names of the values that are kept.
         bytes: How many bytes of values are kept.
         complete: Whether all values are.
@@ -44,23 +45,20 @@ class CachedRun:
     ) -> None:
         self.program, self.inputs = program, inputs
         self._placeholders = program.bind(inputs)
-        self._kept: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         if keep is None:
             profile = _Profile(budget, self._placeholders)
             with torch.no_grad():
-                program.run(inputs, profile.see)
-            self._kept = profile.values
+                values = {program.output: program.run(inputs, profile.see), **profile.values}
             keep = profile.values if profile.fits else _choose(program, profile, budget)
-        if missing := set(keep) - self._kept.keys():
-            self._kept = self.values(missing)
-        self.kept = frozenset(self._kept)
+        self._kept = values
+        if missing := {program.output, *keep} - values.keys():
+            self._kept = self.values(missing) | values
+        self.output: Any = self._kept[program.output]
+        self.kept = frozenset(keep)
+        self._kept = {name: self._kept[name] for name in keep}
         self.complete = len(self.kept) + len(self._placeholders) == len(program.instructions)
         self.bytes = sum(map(_bytes_of, self._kept.values()))
-
-    @property
-    def output(self) -> Any:
-        """The graph's output."""
-        return self.value(self.program.output)
 
     def value(self, name: str) -> Any:
         """One value; see `values`."""
