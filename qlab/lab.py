@@ -218,7 +218,7 @@ class Lab:
         plan = self._study.plan(resolved)
         return compare_graphs(
             Networks(self.graph, self._study.converted(resolved), plan),
-            self._evaluation_data,
+            (self._evaluation_data, self._float_runs),
             self._study.ideal_sqnr,
             on_progress=on_progress,
             should_stop=should_stop,

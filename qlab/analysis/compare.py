@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,20 +11,28 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from qlab.analysis.batches import Batch, Batches
+from qlab.analysis.batches import Batches
 from qlab.analysis.calibration import Progress, Stop
 from qlab.analysis.metrics import METRICS, ErrorSums
 from qlab.analysis.networks import Networks, OutputSums, Place, places_of
 from qlab.analysis.probe import real
 from qlab.analysis.report import Report, Size, coverage_of, graph_bytes, module_bytes
-from qlab.execution import GraphRunner
+from qlab.errors import NonFiniteError
+from qlab.execution import CachedRun, GraphRunner, RunStore
 from qlab.graph.plan import Step
+from qlab.qparams import QParams
 from qlab.ranges import TensorSpec
+from qlab.ranges.error import clip_margin
 
 _COLUMNS = [
     "type",
     "execution",
     *(f"{name}_{where}" for where in ("local", "accumulated") for name in METRICS),
+    "rmse_scale_local",
+    "rmse_scale_accumulated",
+    "nmse_rounding_local",
+    "nmse_clipping_local",
+    "clipped_share",
     "sqnr_ideal",
     "weight_bytes",
 ]
@@ -42,9 +50,28 @@ class _Pair:
     def step(self) -> Step:
         return self.place.step
 
-    def update(self, sums: ErrorSums, reference: Tensor, value: Tensor) -> None:
-        """Adds what counts of two outputs: what a clamp behind the layer leaves of them."""
-        sums.update(self.step.counting(reference), self.step.counting(value))
+    def update(self, values: Mapping[str, Tensor], carried: Tensor) -> None:
+        """Adds a batch: what counts of the layer's output, alone and inside the network.
+
+        Args:
+            values: The float network's values of the layer and of its inputs.
+            carried: What the quantized network has.
+
+        Raises:
+            NonFiniteError: NaN or infinity; names the layer.
+        """
+        layer, counting = self.place.layer, self.step.counting
+        alone = layer.run([values[name] for name in self.place.inputs])
+        reference = counting(values[self.step.node])
+        try:
+            self.local.update(reference, counting(alone), limits_of(layer.output))
+            self.accumulated.update(reference, counting(real(carried, layer.output)))
+        except NonFiniteError as error:
+            raise NonFiniteError(
+                f"The error of the layer {self.step.name!r} cannot be measured",
+                received=error.received,
+                fix="Find the first layer that produces NaN or infinity with Lab.calibrate().",
+            ) from error
 
     def row(self, ideal: float) -> list[Any]:
         return [
@@ -52,14 +79,37 @@ class _Pair:
             self.step.execution,
             *self.local.as_dict().values(),
             *self.accumulated.as_dict().values(),
+            *self._steps_of_the_output(),
             ideal,
             module_bytes(self.place.layer.module),
         ]
 
+    def _steps_of_the_output(self) -> list[float]:
+        """RMSE/scale twice, the rounding and the clipping part, the clipped share."""
+        qparams = self.place.layer.output
+        if qparams is None:
+            return [math.nan] * 5
+        return [
+            self.local.rmse_scale(qparams.scale_value),
+            self.accumulated.rmse_scale(qparams.scale_value),
+            self.local.nmse_rounding,
+            self.local.nmse_clipping,
+            self.local.clipped_share,
+        ]
+
+
+def limits_of(qparams: QParams | None) -> tuple[float, float] | None:
+    """Between what real numbers are rounded to a code; those beyond are clipped."""
+    if qparams is None:
+        return None
+    margin, scale, zero = clip_margin(qparams), qparams.scale_value, float(qparams.zero_point)
+    low, high = qparams.quant_min - margin - zero, qparams.quant_max + margin - zero
+    return low * scale, high * scale
+
 
 def compare_graphs(
     networks: Networks,
-    batches: Batches,
+    data: tuple[Batches, RunStore],
     ideal_sqnr: Callable[[str, TensorSpec], float],
     *,
     on_progress: Progress | None = None,
@@ -68,11 +118,12 @@ def compare_graphs(
     """Runs both networks over the data and measures every quantized layer twice.
 
     Local: the layer as deployed, fed the float network's values. Accumulated: the layer inside
-    the quantized network. Sums run over all samples; memory holds one batch.
+    the quantized network. Sums run over all samples.
 
     Args:
         networks: The fused float graph, the converted graph and the plan between them.
-        batches: Data to measure on, with labels for accuracies.
+        data: Batches to measure on, with labels for accuracies, and the float network's values on
+            them as far as they are cached.
         ideal_sqnr: The best SQNR [dB] that a quantizer of a spec's type reaches on the float
             tensor of a node.
         on_progress: Called as ``(batches done, batches in all, label)``.
@@ -81,15 +132,21 @@ def compare_graphs(
     Raises:
         NonFiniteError: NaN or infinity in a layer; the message names it.
     """
-    pairs = {place.step.node: _Pair(place) for place in places_of(networks)}
-    watched = set(pairs).union(*(pair.place.inputs for pair in pairs.values()))
-    float_run = GraphRunner(networks.float_graph, watched)
-    quantized_run = GraphRunner(networks.converted, {p.place.carrier for p in pairs.values()})
+    (batches, floats), pairs = data, [_Pair(place) for place in places_of(networks)]
+    carried = {pair.place.carrier: pair for pair in pairs}
+    quantized_run = GraphRunner(networks.converted, carried)
     output = OutputSums.empty()
     total, done, samples = len(batches), 0, 0
     with torch.no_grad():
         for batch in batches:
-            _measure_batch(batch, pairs, (float_run, quantized_run), output)
+            run = floats.get(done, total, batch.inputs)
+
+            def add(carrier: str, value: Any, run: CachedRun = run) -> None:
+                pair = carried[carrier]
+                pair.update(run.values({pair.step.node, *pair.place.inputs}), value)
+
+            result = quantized_run.watch(batch.inputs, add)
+            output.update(run.output, result, batch.labels)
             done, samples = done + 1, samples + batch.samples
             if on_progress is not None:
                 on_progress(done, total, "comparing")
@@ -99,9 +156,9 @@ def compare_graphs(
         pair.step.name: pair.row(
             math.inf
             if pair.step.output is None
-            else ideal_sqnr(networks.plan.range_node(node), pair.step.output)
+            else ideal_sqnr(networks.plan.range_node(pair.step.node), pair.step.output)
         )
-        for node, pair in pairs.items()
+        for pair in pairs
     }
     return Report(
         layers=pd.DataFrame.from_dict(rows, orient="index", columns=_COLUMNS).rename_axis("layer"),
@@ -112,25 +169,3 @@ def compare_graphs(
         samples=samples,
         complete=done >= total,
     )
-
-
-def _measure_batch(
-    batch: Batch,
-    pairs: dict[str, _Pair],
-    runs: tuple[GraphRunner, GraphRunner],
-    total: OutputSums,
-) -> None:
-    float_run, quantized_run = runs
-    float_output, values = float_run.collect(batch.inputs)
-    for node, pair in pairs.items():
-        inputs = [values[name] for name in pair.place.inputs]
-        pair.update(pair.local, values[node], pair.place.layer.run(inputs))
-
-    carried = {pair.place.carrier: (node, pair) for node, pair in pairs.items()}
-
-    def accumulate(carrier: str, value: Any) -> None:
-        node, pair = carried[carrier]
-        pair.update(pair.accumulated, values[node], real(value, pair.place.layer.output))
-
-    quantized_output = quantized_run.watch(batch.inputs, accumulate)
-    total.update(float_output, quantized_output, batch.labels)
