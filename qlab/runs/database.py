@@ -51,8 +51,10 @@ class Connection:
             raise
         self.database = database
 
+    _own_process = staticmethod(os.getpid)  # still there when modules are torn down at the end
+
     def close(self) -> None:
-        if self.database is not None and self.process == os.getpid():
+        if self.database is not None and self.process == self._own_process():
             self.database.close()
             self.database = None
 
