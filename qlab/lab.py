@@ -114,16 +114,49 @@ class Lab:
         """Runs the float model over the calibration data once; later calls return at once.
 
         Every other question asks for it on its own; call it to show progress or to stop early.
-        A stopped pass keeps what it saw, and the next call starts anew over all data.
+        A stopped pass keeps what it saw, and the next call goes on from there, to the same result
+        as a pass that was not stopped, as long as the data comes in the same order again.
 
         Args:
             on_progress: Called as ``(done, total, label)`` after each batch.
             should_stop: Asked after each batch.
 
         Raises:
-            NonFiniteError: NaN in the float model; names the first layer that produced it.
+            NonFiniteError: NaN in the float model, or infinity made of finite numbers; names the
+                first layer that produced it, or the input that came so. The Lab is left as it
+                was before the call.
         """
         return self._study.calibrate(on_progress, should_stop)
+
+    def add_data(
+        self, batches: Any, on_progress: Progress | None = None, should_stop: Stop | None = None
+    ) -> Calibration:
+        """Takes in more calibration data: it is merged with what was seen, nothing runs twice.
+
+        Ranges, converted models and what-ifs are computed anew from then on; runs stay. Where it
+        is stopped, `calibrate` goes on from there.
+
+        Args:
+            batches: As ``calibration`` of the constructor.
+            on_progress: As in `calibrate`; counts all batches, old and new.
+            should_stop: Asked after each batch.
+
+        Raises:
+            NonFiniteError: As in `calibrate`; none of the new data is kept then.
+        """
+        more = Batches(batches, len(self._study.example_inputs), self.device, "added")
+        return self._study.add_data(more, on_progress, should_stop)
+
+    def merge(self, other: Calibration) -> Calibration:
+        """Takes in what a Lab of the same model saw of other data, in any process or machine.
+
+        Args:
+            other: Its ``calibrated``; its batches count as coming after those seen here.
+
+        Raises:
+            ArgumentError: It is of another model.
+        """
+        return self._study.merge(other)
 
     def statistics(self, name: str, kind: str = "activation") -> TensorStats:
         """What one tensor of a layer looked like in float.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -49,8 +50,9 @@ class Study:
     def __init__(self, graph: fx.GraphModule, example_inputs: tuple[Any, ...], data: Batches):
         self.graph = graph
         self.example_inputs = example_inputs
-        self._data = data
+        self._data, self._sources = data, [data]
         self.calibration: Calibration | None = None
+        self._version = 0
         self._sampled: tuple[dict[str, Any], int] | None = None
         self._lock = threading.RLock()
         self._plans: LastResults[Plan] = LastResults(_KEPT_PLANS)
@@ -61,16 +63,53 @@ class Study:
     def calibrate(
         self, on_progress: Progress | None = None, should_stop: Stop | None = None
     ) -> Calibration:
-        """One float pass over the calibration data; returns at once where it was completed."""
+        """One float pass over the data not seen so far; returns at once where there is none."""
         with self._lock:
             if self.calibration is None or not self.calibration.complete:
-                names = {n.name: str(n.meta.get("name", n.name)) for n in self.graph.graph.nodes}
-                self._qparams.clear()
-                self._converted.clear()
-                self.calibration = collect_statistics(
-                    self.graph, self._data, names, on_progress=on_progress, should_stop=should_stop
-                )
+                self._collect(self._sources, on_progress, should_stop)
+            assert self.calibration is not None
             return self.calibration
+
+    def add_data(
+        self, data: Batches, on_progress: Progress | None = None, should_stop: Stop | None = None
+    ) -> Calibration:
+        """Takes in more calibration data, after all that is there; nothing is seen twice."""
+        with self._lock:
+            sources = [*self._sources, data]
+            self._collect(sources, on_progress, should_stop)
+            self._sources = sources
+            assert self.calibration is not None
+            return self.calibration
+
+    def _collect(
+        self, sources: list[Batches], on_progress: Progress | None, should_stop: Stop | None
+    ) -> None:
+        nodes = [node for node in self.graph.graph.nodes if node.op != "output"]
+        names = {node.name: str(node.meta.get("name", node.name)) for node in nodes}
+        self.calibration = collect_statistics(
+            self.graph,
+            sources,
+            names,
+            start=self.calibration,
+            on_progress=on_progress,
+            should_stop=should_stop,
+        )
+        self._forget()
+
+    def merge(self, other: Calibration) -> Calibration:
+        """Takes in what another Lab of the same model saw, after all that was seen here."""
+        with self._lock:
+            mine = self.calibration or self.calibrate()
+            merged = mine.merge(other)
+            self.calibration = replace(merged, seen=mine.seen, complete=mine.complete)
+            self._forget()
+            return self.calibration
+
+    def _forget(self) -> None:
+        """Drops what was computed from older statistics; `_version` keeps it from coming back."""
+        self._version += 1
+        self._qparams.clear()
+        self._converted.clear()
 
     def plan(self, mapping: QConfigMapping) -> Plan:
         """The plan of a configuration."""
@@ -81,12 +120,13 @@ class Study:
         plan = self.plan(mapping)
         if self.calibration is None:
             self.calibrate()
+        version = self._version
         scales = {
             value.node: self.activation_qparams(value.node, value.spec)
             for value in plan.values
             if value.observed
         }
-        return self._converted.get(mapping, lambda: convert(self.graph, plan, scales))
+        return self._converted.get((mapping, version), lambda: convert(self.graph, plan, scales))
 
     @cached_property
     def probes(self) -> dict[str, LayerProbe]:
@@ -123,9 +163,9 @@ class Study:
 
     def activation_qparams(self, node: str, spec: TensorSpec) -> QParams:
         """Scale and zero point that a spec gives the tensor of a node."""
-        stats = self.stats(node)
+        version, stats = self._version, self.stats(node)
         device = self.graph_device
-        return self._qparams.get((node, spec), lambda: spec.qparams(stats).to(device))
+        return self._qparams.get((node, spec, version), lambda: spec.qparams(stats).to(device))
 
     @cached_property
     def graph_device(self) -> torch.device:
