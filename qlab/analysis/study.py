@@ -36,6 +36,7 @@ _KEPT_QPARAMS = 10_000
 _KEPT_WEIGHTS = 1_000
 _SAMPLE_BYTES = 64 * 2**20
 _LARGEST_SAMPLE = 32
+_LAYER_ELEMENTS = 2**21
 
 
 class Study:
@@ -224,6 +225,25 @@ class Study:
                 _, values = GraphRunner(self.graph, names).collect(inputs)
                 self._sampled = values, _samples_in(inputs)
             return self._sampled
+
+    def layer_sample(self, probe: LayerProbe) -> tuple[dict[str, Any], int]:
+        """The float values of a layer's inputs and output out of `sample`, and for how many samples.
+
+        As many samples as keep the largest of these tensors within 2 million elements, so that a
+        what-if takes milliseconds whatever the size of the layer; at least one.
+        """
+        values, samples = self.sample()
+        own = {node: values[node] for node in (*probe.inputs, probe.node)}
+        aligned = {
+            node: value
+            for node, value in own.items()
+            if isinstance(value, Tensor) and value.ndim and value.shape[0] == samples
+        }
+        largest = max((value[0].numel() for value in aligned.values()), default=1)
+        fitting = max(1, min(samples, _LAYER_ELEMENTS // max(largest, 1)))
+        if probe.node not in aligned or fitting == samples:
+            return own, samples
+        return own | {node: value[:fitting] for node, value in aligned.items()}, fitting
 
 
 def _samples_in(inputs: tuple[Any, ...]) -> int:
