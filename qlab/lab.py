@@ -158,13 +158,19 @@ class Lab:
         """
         return self._study.merge(other)
 
-    def statistics(self, name: str, kind: str = "activation") -> TensorStats:
+    def statistics(
+        self, name: str, kind: str = "activation", mapping: Mapping = None
+    ) -> TensorStats:
         """What one tensor of a layer looked like in float.
+
+        Of an output that a configuration only ever reads clamped (a convolution in front of
+        ReLU6) that is the clamped tensor: what lies outside is never represented.
 
         Args:
             name: A layer.
             kind: ``"activation"`` (its output), ``"input"`` (its first tensor input) or
                 ``"weight"``.
+            mapping: The configuration that decides what is clamped.
 
         Raises:
             UnknownNameError: No such layer or kind, or the layer has no such tensor.
@@ -173,7 +179,9 @@ class Lab:
         if kind == "weight":
             return probe.weight_stats()
         if kind == "activation":
-            return self._study.stats(probe.node)
+            plan = self.plan(mapping)
+            clamped = plan.step(name).bounds is not None
+            return self._study.stats(plan.range_node(probe.node) if clamped else probe.node)
         if kind == "input":
             return self._study.stats(probe.inputs[0])
         raise UnknownNameError.of("kind of tensor", kind, ["activation", "input", "weight"])
@@ -286,16 +294,18 @@ class Lab:
         return causes_of(self._study, self.plan(mapping), name)
 
     def policies(
-        self, name: str, spec: TensorSpec, kind: str = "activation"
+        self, name: str, spec: TensorSpec, kind: str = "activation", mapping: Mapping = None
     ) -> dict[str, QuantizationError]:
         """Every range policy on one tensor under an otherwise equal spec, by the policy's label.
 
-        Policies that do not apply to the spec's data type or granularity are left out.
+        Policies that do not apply to the spec's data type or granularity are left out. An output
+        is judged by the tensor that gives its range under ``mapping``: its own, or the clamped
+        one, or the one it shares a scale with, as in `what_if`.
 
         Raises:
             UnknownNameError: No such layer, or it has no weight.
         """
-        return compare_policies(self._study, name, spec, kind)
+        return compare_policies(self._study, self.plan(mapping), name, spec, kind)
 
     def export(self, path: str | os.PathLike[str], mapping: Mapping = None) -> Path:
         """Writes the quantized model or its recipe, by suffix; whole or not at all.

@@ -144,20 +144,20 @@ def _with_gain(study: Study, plan: Plan, now: WhatIf, cause: Cause) -> Cause:
 
 
 def compare_policies(
-    study: Study, name: str, spec: TensorSpec, kind: str
+    study: Study, plan: Plan, name: str, spec: TensorSpec, kind: str
 ) -> dict[str, QuantizationError]:
     """Every range policy on one tensor, by the policy's label; see ``Lab.policies``."""
     if kind not in ("activation", "weight"):
         raise UnknownNameError.of("kind of tensor", kind, ["activation", "weight"])
-    probe, results = study.probe(name), {}
+    node, results = plan.range_node(study.probe(name).node), {}
     for policy in FROM_DATA:
         try:
             chosen = replace(spec, policy=policy)
             if kind == "weight":
                 results[policy.label] = study.weight_qparams(name, chosen)[1]
             else:
-                scales = study.activation_qparams(probe.node, chosen)
-                results[policy.label] = expected_error(study.stats(probe.node), scales)
+                scales = study.activation_qparams(node, chosen)
+                results[policy.label] = expected_error(study.stats(node), scales)
         except (ArgumentError, DTypeError, UnsupportedError):
             continue
     return results

@@ -264,8 +264,8 @@ def measured_error(x: Tensor, qparams: QParams) -> QuantizationError:
     """
     check_float(x, "measured_error")
     x, count = x.detach().to(torch.float32), x.numel()
-    finite = x.isfinite()
-    if not bool(finite.all()):
+    if count and not all(bool(end.isfinite()) for end in x.aminmax()):
+        finite = x.isfinite()
         x, count = x.where(finite, 0.0), int(finite.sum())
     codes = quantize(x, qparams)
     squares = (x - dequantize(codes, qparams)).to(torch.float64).square_()
