@@ -65,15 +65,21 @@ class Lab:
         self.device = usable_device(home if device is None else device)
         inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
         graph = fuse(trace(model, tuple(_to(x, home) for x in inputs))).to(self.device)
-        self._calibration_data = Batches(calibration, len(inputs), self.device, "calibration")
+        names = [str(n.target) for n in graph.graph.nodes if n.op == "placeholder"]
+        self._arguments = names[: len(inputs)]
+        self._calibration_data = self._batches(calibration, "calibration")
         self._evaluation_data = (
-            Batches(evaluation, len(inputs), self.device, "evaluation")
+            self._batches(evaluation, "evaluation")
             if evaluation is not None
             else self._calibration_data
         )
         example = tuple(_to(x, self.device) for x in inputs)
         self._study = Study(graph, example, self._calibration_data)
         self.layers: tuple[Layer, ...] = describe_layers(graph, self.plan())
+
+    def _batches(self, source: Any, name: str) -> Batches:
+        names = self._arguments
+        return Batches(source, len(names), self.device, name, inputs=names)
 
     @property
     def graph(self) -> fx.GraphModule:
@@ -144,8 +150,7 @@ class Lab:
         Raises:
             NonFiniteError: As in `calibrate`; none of the new data is kept then.
         """
-        more = Batches(batches, len(self._study.example_inputs), self.device, "added")
-        return self._study.add_data(more, on_progress, should_stop)
+        return self._study.add_data(self._batches(batches, "added"), on_progress, should_stop)
 
     def merge(self, other: Calibration) -> Calibration:
         """Takes in what a Lab of the same model saw of other data, in any process or machine.

@@ -183,6 +183,12 @@ def test_five_hundred_batches_leave_memory_flat():
     assert peaks[-1] - peaks[49] < 8 * 1024  # KiB
 
 
+def test_batches_may_be_dicts_of_the_model_s_arguments():
+    data = _batches(2)
+    by_name = [{"labels": [0] * 4, "input": x} for x in data]
+    assert _lab(by_name).calibrate() == _lab(data).calibrate()
+
+
 def test_stops_within_one_batch():
     data = Lazy(50)
     lab = _lab(data)
