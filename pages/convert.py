@@ -21,6 +21,7 @@ and why: some have no integer form, some only pass codes on, some were fused int
 **Convert** makes the integer model, writes it to a file, reads the file back and runs both on the
 same images. What you download is that file.
 """
+CONVERSION = "conversion"
 #: Title, meaning and width in pixels of each column of the truth table.
 COLUMNS = {
     "requested": ("Asked", "What the matching rule of the configuration asks for.", 190),
@@ -45,13 +46,13 @@ def draw(view: View) -> None:
     name = sidebar.label(view.choice.model, loaded.sample.trained)
     st.markdown(f"**{escape(name)}** · {escape(view.choice.preset)}")
     _table(view, loaded, loaded.lab.plan(view.mapping))
-    asked = view.workspace.converted.get(view.choice)
+    asked = view.workspace.shown.get((CONVERSION, view.choice))
     st.button(
         "Convert",
         type="primary",
         key="convert",
-        on_click=view.workspace.convert,
-        args=(view.choice,),
+        on_click=view.workspace.refresh,
+        args=(view.choice, CONVERSION),
         disabled=asked == view.mapping,
     )
     if asked is None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from pages.common.engine import Key, wait_for
+from pages.common.engine import wait_for
 from pages.common.format import number
-from pages.common.jobs import CancelledError, Progress
+from pages.common.jobs import CancelledError, Key, Progress
 from pages.common.workspace import Choice, Draft, Workspace
 
 if TYPE_CHECKING:
