@@ -54,6 +54,17 @@ TERMS: dict[str, str] = {
     "configured sqnr": "The same number as the configuration has it, before the knobs were moved.",
     "worst": "The five layers with the lowest local SQNR, each with the cause that the engine "
     "found and, where one helps, a remedy with the gain in output SQNR that it measured.",
+    "layers": "Operators of the traced network, after batch norms and activations were folded into "
+    "the layers before them.",
+    "parameters": "Numbers that training found: weights and biases.",
+    "float32 size": "Bytes of all parameters at four bytes each.",
+    "can be": "Layers that have an integer or simulated form. The others pass codes on, or stay in "
+    "float.",
+    "stays float": "Layers that the configuration leaves as they were, each with the reason.",
+    "network picture": "Marks are layers, lines the data between them. Squares compute on "
+    "integers, diamonds in float arithmetic on quantized values, open circles in float.",
+    "runs as": "integer: codes in, codes out. simulated: float arithmetic on quantized numbers. "
+    "shared: moves codes as they are. float: as in the original model.",
     "covered dtypes": "Codes it computes on, in integers; *simulated* means float arithmetic on "
     "quantized values. For an observer: what it finds scales for.",
     "covered devices": "Where it runs. *any*: wherever PyTorch does; a named kernel is "

@@ -9,6 +9,7 @@ ENTERED, THROUGH_APP = "entered", "through_app"
 #: File, section and title of each page; the first one greets.
 PAGES = {
     "overview": ("Explore", "Overview"),
+    "model": ("Explore", "Model"),
     "layer": ("Explore", "Layer"),
     "convert": ("Explore", "Convert"),
     "learn": ("Learn", "Quantization math"),

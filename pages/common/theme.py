@@ -20,6 +20,8 @@ LOCAL = "#000003"
 ACCUMULATED = "#000004"
 CLIPPED = "#000005"
 STALE = "#000010"
+#: The ten `chartSequentialColors`, from the one nearest the background to the one that stands out.
+SEQUENTIAL = tuple(f"#0000{position}" for position in range(11, 21))
 #: The same in both themes, seen on either.
 NEUTRAL = "#7f8a96"
 

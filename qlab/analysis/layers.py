@@ -9,6 +9,8 @@ from torch import fx
 
 from qlab.graph.plan import Plan
 
+INPUT = "input"
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -21,6 +23,7 @@ class Layer:
         output_shape: Shape of its output; None for tuples and other values.
         parameters: Number of float parameters.
         fused: Paths of the modules folded into it.
+        inputs: Names of the layers that feed it, in order; ``"input"`` stands for the model's own.
         quantizable: Whether the default preset gives it an integer or simulated form.
         reason: How it would be quantized, or why not.
     """
@@ -31,6 +34,7 @@ class Layer:
     output_shape: tuple[int, ...] | None
     parameters: int
     fused: tuple[str, ...]
+    inputs: tuple[str, ...]
     quantizable: bool
     reason: str
 
@@ -38,9 +42,10 @@ class Layer:
 def describe_layers(graph_module: fx.GraphModule, plan: Plan) -> tuple[Layer, ...]:
     """One `Layer` per step of a plan, in graph order."""
     nodes = {node.name: node for node in graph_module.graph.nodes}
+    shown = {step.node: step.name for step in plan.steps if step.execution != "none"}
     layers = []
     for step in plan.steps:
-        if step.execution == "none":
+        if step.node not in shown:
             continue
         node = nodes[step.node]
         shapes = [_shape(source.meta.get("shape")) for source in node.all_input_nodes]
@@ -52,11 +57,25 @@ def describe_layers(graph_module: fx.GraphModule, plan: Plan) -> tuple[Layer, ..
                 output_shape=_shape(node.meta.get("shape")),
                 parameters=int(node.meta.get("parameters", 0)),
                 fused=step.fused,
+                inputs=_feeding(node, shown),
                 quantizable=step.execution in ("integer", "simulated"),
                 reason=step.reason,
             )
         )
     return tuple(layers)
+
+
+def _feeding(node: fx.Node, shown: dict[str, str]) -> tuple[str, ...]:
+    """The nearest layers before a node; what is no layer, such as a size, is passed through."""
+    found: dict[str, None] = {}
+    for source in node.all_input_nodes:
+        if source.op == "placeholder":
+            found[INPUT] = None
+        elif source.name in shown:
+            found[shown[source.name]] = None
+        else:
+            found.update(dict.fromkeys(_feeding(source, shown)))
+    return tuple(found)
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:

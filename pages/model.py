@@ -1,0 +1,126 @@
+"""Model: the network as a picture coloured by error, its layers, and where tracing needed help."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from pages.common import headline, selection, sidebar
+from pages.common.described import ERRORS, Described
+from pages.common.format import count, escape, layer_name, number, size
+from pages.common.frame import View, page
+from pages.common.glossary import define
+from pages.common.loaded import Loaded, compare
+from pages.common.theme import THEME
+from pages.figures.network import ZOOMABLE, network
+
+ABOUT = """
+The network as qlab traced it, from its input at the top to its output. Batch norms and activations
+that were folded into a layer have no mark of their own.
+
+The colour of a mark is the error of its layer: the more it stands out, the lower its SQNR. Its
+shape says how the layer runs. Click a mark to select the layer on every page; drag to move, scroll
+to zoom, double-click to see it as at first.
+"""
+#: Title and meaning of the table's other columns.
+TEXTS = {
+    "type": ("Type", "Class of the layer, or name of the function."),
+    "execution": ("Runs as", define("runs as")),
+    "in": ("Input", "Shape of its first input for one batch of examples."),
+    "out": ("Output", "Shape of its output for the same batch."),
+    "fused": ("Folded in", "Layers that were folded into this one."),
+}
+
+
+def draw(view: View) -> None:
+    loaded = view.loaded()
+    _facts(view, loaded)
+    shown = view.workspace.shown.setdefault(view.choice, view.mapping)
+    stale = shown != view.mapping
+    if stale:
+        headline.refresh(view, "refresh")
+    report = compare(loaded, shown, view.workspace).report
+    layers = Described.of(loaded.lab, report)
+    _picture(view, loaded, layers, stale)
+    _table(view, layers)
+    _left_out(layers)
+
+
+def _facts(view: View, loaded: Loaded) -> None:
+    layers = loaded.lab.layers
+    name = sidebar.label(view.choice.model, loaded.sample.trained)
+    st.markdown(f"**{escape(name)}** · {escape(loaded.sample.title)}. {escape(loaded.sample.data)}")
+    parameters = sum(layer.parameters for layer in layers)
+    facts = st.columns(4)
+    facts[0].metric("Layers", count(len(layers)), help=define("layers"))
+    facts[1].metric("Parameters", count(parameters), help=define("parameters"))
+    facts[2].metric("As float32", size(4 * parameters), help=define("float32 size"))
+    quantizable = sum(layer.quantizable for layer in layers)
+    facts[3].metric("Can be quantized", f"{quantizable} of {len(layers)}", help=define("can be"))
+
+
+def _picture(view: View, loaded: Loaded, layers: Described, stale: bool) -> None:
+    title, switch = st.columns([3, 1], vertical_alignment="bottom")
+    title.subheader("Network", anchor=False, help=define("network picture"))
+    error = switch.segmented_control(
+        "Error",
+        list(ERRORS),
+        default="local",
+        required=True,
+        key="model_error",
+        label_visibility="collapsed",
+        persist_state="session",
+        help=f"{define('local')} {define('accumulated')}",
+    )
+    selection.from_chart(view, "network")
+    selected = selection.current(view, loaded.lab)
+    picture = network(layers.coloured_by(error or "local"), selected=selected, stale=stale)
+    st.plotly_chart(
+        picture,
+        key="network",
+        theme=THEME,
+        config=ZOOMABLE,
+        on_select="rerun",
+        selection_mode="points",
+    )
+    with st.container(border=True, horizontal=True, vertical_alignment="center", key="selected"):
+        st.html(f"selected&nbsp; {layer_name(selected)}")
+        st.caption(escape(layers.in_words(selected)))
+        for term, value in layers.errors_of(selected).items():
+            st.metric(f"{term} ↑", number(value, "dB"), help=define(term))
+        selection.link(view, loaded, selected)
+
+
+def _table(view: View, layers: Described) -> None:
+    st.subheader("Layers", anchor=False)
+    text, numeric = st.column_config.TextColumn, st.column_config.NumberColumn
+    st.dataframe(
+        layers.table(),
+        key="layers",
+        on_select="rerun",
+        selection_mode="single-row",
+        column_config={
+            "layer": text("Layer", pinned=True),
+            "parameters": numeric("Parameters", format="localized", help=define("parameters")),
+            **{column: text(title, help=told) for column, (title, told) in TEXTS.items()},
+            **{
+                column: numeric(f"{term} [dB] ↑", format="%.3g", help=define(term))
+                for term, column in ERRORS.items()
+            },
+        },
+    )
+    selection.from_table(view, "layers", layers.names)
+
+
+def _left_out(layers: Described) -> None:
+    """Every layer that the configuration leaves in float, with the engine's reason."""
+    st.subheader("What stays in float", anchor=False, help=define("stays float"))
+    left, passing = layers.left_in_float()
+    if passing:
+        st.caption(f"{count(passing)} layers only move elements and pass on what they get.")
+    if left.empty:
+        st.caption("Nothing: every layer that computes is quantized.")
+        return
+    st.dataframe(left)
+
+
+page("Model", ABOUT, draw)
