@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 import streamlit as st
 
 from pages.common.store import store
-from pages.common.workspace import Workspace
+from pages.common.workspace import Setting, Workspace
 
 KEY = "w"
 _HELD = "workspace_id"
@@ -28,7 +29,9 @@ def current() -> Workspace:
     return space
 
 
-def keep(space: Workspace, key: str, default: Any, options: Any = None) -> None:
+def keep(
+    space: Workspace, key: str, default: Setting, options: Container[Any] | None = None
+) -> None:
     """Lets a widget stand in a fresh browser as it was left; to be called before it is drawn.
 
     The widget is to be made with this `key`, with `persist_state="session"` and without a default
