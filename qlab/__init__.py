@@ -22,6 +22,8 @@ from qlab.qconfig import QConfig, QConfigMapping, qconfig_of
 from qlab.qparams import QParams
 from qlab.qtensor import QTensor, dequantize, quantize_per_channel, quantize_per_tensor
 from qlab.ranges import TensorSpec
+from qlab.runs import Run, Runs
+from qlab.saved import load_lab
 
 __all__ = [
     "Granularity",
@@ -35,11 +37,14 @@ __all__ = [
     "QParams",
     "QTensor",
     "QlabError",
+    "Run",
+    "Runs",
     "TensorSpec",
     "dequantize",
     "eager",
     "float8_e4m3fn",
     "float8_e5m2",
+    "load_lab",
     "load_quantized",
     "migrate",
     "ops",

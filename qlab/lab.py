@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import copy
 import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +18,25 @@ from qlab import presets
 from qlab.analysis.batches import Batches
 from qlab.analysis.calibration import Calibration, Progress, Stop
 from qlab.analysis.causes import Cause
-from qlab.analysis.compare import Networks, compare_graphs
+from qlab.analysis.compare import compare_graphs
+from qlab.analysis.fingerprint import combined, data_fingerprint, graph_fingerprint
 from qlab.analysis.layers import Layer, describe_layers
+from qlab.analysis.networks import Networks
 from qlab.analysis.report import Report
+from qlab.analysis.sensitivity import WAYS, Sensitivity, measure_sensitivity, names_of
 from qlab.analysis.study import Study
 from qlab.analysis.what_if import WhatIf, causes_of, compare_policies, what_if
 from qlab.errors import ArgumentError, DTypeError, UnknownNameError
-from qlab.execution import usable_device
+from qlab.execution import Program, RunStore, usable_device
 from qlab.graph import Plan, fuse, trace
 from qlab.io.checkpoint import save_quantized
 from qlab.io.files import write_atomically
+from qlab.io.float_graph import is_float_graph
+from qlab.io.lab_file import LabFile, save_lab
 from qlab.qconfig import QConfigMapping
 from qlab.qparams import QParams
 from qlab.ranges import QuantizationError, TensorSpec
+from qlab.runs import Runs, record_report
 from qlab.stats import TensorStats
 
 Mapping = QConfigMapping | str | None
@@ -43,6 +53,15 @@ class Lab:
         evaluation: Batches of (inputs, labels) on which `compare` measures; the calibration data
             if not given.
         device: Where everything runs; the model's own device if not given.
+        memory_budget: How many bytes of the float network's activations on the evaluation data are
+            kept, so that a change of one layer runs only what follows it. A model that needs more
+            works, slower; 0 keeps none.
+        runs: Where what `compare` measures is kept: a `Runs`, or the path of its SQLite file, which
+            several Labs may share. None: a private file, gone with the Lab.
+
+    Attributes:
+        runs: Every configuration that was measured.
+        mapping: A configuration that `save` keeps; the default preset until somebody sets it.
 
     Raises:
         TraceError: The model cannot be turned into a graph; names module, file and line.
@@ -56,6 +75,9 @@ class Lab:
         calibration: Any,
         evaluation: Any = None,
         device: torch.device | str | None = None,
+        *,
+        runs: str | os.PathLike[str] | Runs | None = None,
+        memory_budget: int = 2**30,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise DTypeError(
@@ -64,7 +86,9 @@ class Lab:
         home = _device_of(model)
         self.device = usable_device(home if device is None else device)
         inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-        graph = fuse(trace(model, tuple(_to(x, home) for x in inputs))).to(self.device)
+        traced = is_float_graph(model)
+        graph = model if traced else fuse(trace(model, tuple(_to(x, home) for x in inputs)))
+        graph = graph.to(self.device)
         self._calibration_data = Batches(calibration, len(inputs), self.device, "calibration")
         self._evaluation_data = (
             Batches(evaluation, len(inputs), self.device, "evaluation")
@@ -73,7 +97,11 @@ class Lab:
         )
         example = tuple(_to(x, self.device) for x in inputs)
         self._study = Study(graph, example, self._calibration_data)
+        self._float_runs = RunStore(Program.of(graph), _checked_budget(memory_budget))
         self.layers: tuple[Layer, ...] = describe_layers(graph, self.plan())
+        self.runs = runs if isinstance(runs, Runs) else Runs(runs)
+        self.mapping = resolve_mapping(None)
+        self._data: str | None = None
 
     @property
     def graph(self) -> fx.GraphModule:
@@ -192,7 +220,9 @@ class Lab:
         """Every layer's local and accumulated error, and the network's own, measured.
 
         The quantized network that is measured is the one that `convert` returns and `export`
-        writes, run on the evaluation data beside the float network.
+        writes, run on the evaluation data beside the float network. What was measured is kept in
+        `runs`, with the latest run as its parent; measuring an equal mapping again updates its run.
+        A comparison that was stopped, or a mapping with an unregistered callable, is not kept.
 
         Args:
             mapping: A `QConfigMapping`, a preset's name, or None for the default preset.
@@ -205,11 +235,58 @@ class Lab:
         resolved = resolve_mapping(mapping)
         if self.calibrated is None:
             self.calibrate(on_progress)
-        plan = self._study.plan(resolved)
-        return compare_graphs(
+        plan, began = self._study.plan(resolved), time.monotonic()
+        report = compare_graphs(
             Networks(self.graph, self._study.converted(resolved), plan),
-            self._evaluation_data,
+            (self._evaluation_data, self._float_runs),
             self._study.ideal_sqnr,
+            on_progress=on_progress,
+            should_stop=should_stop,
+        )
+        seconds = time.monotonic() - began
+        record_report(self.runs, resolved, report, subject=self.subject, seconds=seconds)
+        return report
+
+    @cached_property
+    def subject(self) -> str:
+        """A fingerprint of model and evaluation data: runs with the same one are comparable."""
+        return combined(graph_fingerprint(self.graph), data_fingerprint(self._evaluation_data))
+
+    def sensitivity(
+        self,
+        mappings: Mapping | dict[str, Mapping] | Sequence[Mapping] = None,
+        *,
+        ways: Sequence[str] = WAYS,
+        executor: Executor | None = None,
+        on_progress: Progress | None = None,
+        should_stop: Stop | None = None,
+    ) -> Sensitivity:
+        """What each layer's quantization alone costs the network, and what leaving it out wins.
+
+        Args:
+            mappings: The candidate configurations: one, a sequence of them, or a dict by name.
+            ways: Which of ``"on"`` (the layer alone is quantized), ``"off"`` (it alone is not) and
+                ``"estimate"`` (``"on"`` to first order, for all layers in one pass) to answer.
+            executor: Any `concurrent.futures.Executor`, of threads, processes or a cluster; it
+                changes when the answer comes, not what it says.
+            on_progress: Called as ``(done, total, label)`` after each task.
+            should_stop: Asked after each task, which takes less than a batch; what was measured
+                until then is kept.
+
+        Raises:
+            UnknownNameError: No such preset or way.
+            ArgumentError: Nothing to measure.
+        """
+        named = [(DEFAULT_PRESET, None)] if mappings is None else names_of(mappings)
+        candidates = {name: resolve_mapping(mapping) for name, mapping in named}
+        if self.calibrated is None:
+            self.calibrate(on_progress, should_stop)
+        return measure_sensitivity(
+            self._study,
+            candidates,
+            (self._evaluation_data, self._float_runs),
+            ways=tuple(ways),
+            executor=executor,
             on_progress=on_progress,
             should_stop=should_stop,
         )
@@ -285,6 +362,57 @@ class Lab:
             received=str(path),
         )
 
+    def save(self, path: str | os.PathLike[str], mapping: Mapping = None) -> Path:
+        """Writes the Lab to one file, whole or not at all; `qlab.load_lab` reads it. No pickle.
+
+        It holds the float model, the statistics (calibrating first where that has not happened),
+        the example inputs, the sample that `what_if` runs on, the runs, and a configuration.
+
+        Args:
+            path: The file.
+            mapping: The configuration to keep as `mapping`; the present one if not given.
+
+        Raises:
+            ArgumentError: No file can be written there.
+            UnknownNameError: The mapping holds something unregistered.
+        """
+        self.calibrate()
+        self._study.sample()
+        if self._data is None:
+            self._data = data_fingerprint(self._calibration_data)
+        return save_lab(
+            LabFile(
+                graph=self.graph,
+                fingerprint=graph_fingerprint(self.graph),
+                data=self._data,
+                subject=self.subject,
+                example_inputs=self._study.example_inputs,
+                sample_inputs=self._study.sample_inputs or (),
+                calibration=self.calibrate(),
+                mapping=self.mapping if mapping is None else resolve_mapping(mapping),
+                runs=self.runs.dump(),
+            ),
+            path,
+        )
+
+    def restore(self, stored: LabFile, with_data: bool) -> None:
+        """Goes on where a file was saved; `qlab.load_lab` calls it.
+
+        Args:
+            stored: The file.
+            with_data: Whether the Lab has calibration data of its own, to be checked.
+
+        Raises:
+            ArgumentError: The file was saved from another model or other data.
+        """
+        stored.check_model(self.graph)
+        if with_data:
+            stored.check_data(data_fingerprint(self._calibration_data))
+        self._data, self.mapping = stored.data, stored.mapping
+        self._study.calibration = stored.calibration
+        self._study.sample_inputs = tuple(_to(x, self.device) for x in stored.sample_inputs)
+        self.runs.restore(stored.runs)
+
 
 def resolve_mapping(mapping: Mapping) -> QConfigMapping:
     """A configuration from any of its spellings.
@@ -302,6 +430,16 @@ def resolve_mapping(mapping: Mapping) -> QConfigMapping:
         expected="a QConfigMapping, the name of a preset, or None",
         received=type(mapping).__name__,
     )
+
+
+def _checked_budget(memory_budget: int) -> int:
+    if not isinstance(memory_budget, int) or memory_budget < 0:
+        raise ArgumentError(
+            "The memory budget is a number of bytes",
+            expected="a whole number, 0 or more",
+            received=repr(memory_budget),
+        )
+    return memory_budget
 
 
 def _device_of(model: nn.Module) -> torch.device:

@@ -51,6 +51,7 @@ class Study:
         self.example_inputs = example_inputs
         self._data = data
         self.calibration: Calibration | None = None
+        self.sample_inputs: tuple[Any, ...] | None = None
         self._sampled: tuple[dict[str, Any], int] | None = None
         self._lock = threading.RLock()
         self._plans: LastResults[Plan] = LastResults(_KEPT_PLANS)
@@ -81,12 +82,16 @@ class Study:
         plan = self.plan(mapping)
         if self.calibration is None:
             self.calibrate()
+        return self._converted.get(mapping, lambda: self.execute(plan))
+
+    def execute(self, plan: Plan, like: fx.GraphModule | None = None) -> fx.GraphModule:
+        """The quantized graph of a plan; with ``like``, sharing that graph's equal modules."""
         scales = {
             value.node: self.activation_qparams(value.node, value.spec)
             for value in plan.values
             if value.observed
         }
-        return self._converted.get(mapping, lambda: convert(self.graph, plan, scales))
+        return convert(self.graph, plan, scales, like=like)
 
     @cached_property
     def probes(self) -> dict[str, LayerProbe]:
@@ -175,11 +180,13 @@ class Study:
         As many samples of the first batch as fit 64 MiB of activations, at most 32.
         """
         with self._lock:
-            if self._sampled is None:
+            if self.sample_inputs is None:
                 per_sample = activation_bytes(self.graph, self.example_inputs)
                 per_sample = max(per_sample // _samples_in(self.example_inputs), 1)
                 largest = min(_LARGEST_SAMPLE, max(_SAMPLE_BYTES // per_sample, 1))
-                inputs = sample_inputs(self._data, largest)
+                self.sample_inputs = sample_inputs(self._data, largest)
+            if self._sampled is None:
+                inputs = self.sample_inputs
                 names = [node.name for node in self.graph.graph.nodes if node.op != "output"]
                 _, values = GraphRunner(self.graph, names).collect(inputs)
                 self._sampled = values, _samples_in(inputs)

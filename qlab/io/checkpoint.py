@@ -100,8 +100,8 @@ def load_quantized(
         ArgumentError: No file can be read there, or no such device.
         DTypeError: Neither a path nor bytes.
     """
-    place, content = usable_device(device), _content(source)
-    header = _header(content)
+    place, content = usable_device(device), read_bytes(source, "load_quantized")
+    header = read_header(content, FORMAT, VERSION, "a quantized model of qlab")
     try:
         tensors = load(content)
     except (SafetensorError, ValueError, KeyError) as error:
@@ -114,13 +114,13 @@ def load_quantized(
         graph_module.load_state_dict(tensors, strict=True)
     except QlabError:
         raise
-    except _MALFORMED as error:
+    except MALFORMED as error:
         raise FormatError(f"The checkpoint does not describe a model: {error}") from error
     return graph_module.eval().to(place)
 
 
-# What torch and Python raise where a file holds something else than what is read from it.
-_MALFORMED = (
+#: What torch and Python raise where a file holds something else than what is read from it.
+MALFORMED = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -133,12 +133,18 @@ _MALFORMED = (
 )
 
 
-def _content(source: Any) -> bytes:
+def read_bytes(source: Any, caller: str) -> bytes:
+    """A file's bytes, from its path or as they are.
+
+    Raises:
+        ArgumentError: No file can be read there.
+        DTypeError: Neither a path nor bytes.
+    """
     if isinstance(source, bytes | bytearray | memoryview):
         return bytes(source)
     if not isinstance(source, str | os.PathLike):
         raise DTypeError(
-            "load_quantized reads a file",
+            f"{caller} reads a file",
             expected="a path, or the file's bytes",
             received=type(source).__name__,
         )
@@ -146,32 +152,51 @@ def _content(source: Any) -> bytes:
         return Path(source).read_bytes()
     except OSError as error:
         raise ArgumentError(
-            "The checkpoint cannot be read", received=f"{str(source)!r} ({error.strerror})"
+            "The file cannot be read", received=f"{str(source)!r} ({error.strerror})"
         ) from error
 
 
-def _header(content: bytes) -> dict[str, Any]:
+def read_header(content: bytes, form: str, version: int, what: str) -> dict[str, Any]:
+    """The JSON that qlab keeps in a safetensors file's metadata.
+
+    Args:
+        content: The file.
+        form: The format that the metadata must name.
+        version: The version that it must have.
+        what: What such a file holds, in words.
+
+    Raises:
+        FormatError: Another file, a truncated one, or another version.
+    """
     size = int.from_bytes(content[:8], "little") if len(content) >= 8 else 0
     if not 2 <= size <= min(len(content) - 8, _LARGEST_HEADER):
         raise FormatError(
             "Not a safetensors file, or a truncated one",
-            expected="a checkpoint written by qlab",
+            expected=what,
             received=f"{len(content)} bytes",
         )
     try:
         metadata = json.loads(content[8 : 8 + size])["__metadata__"]
         header = json.loads(metadata["qlab"])
-        version = header["version"]
+        found = header["version"]
+        foreign = metadata["format"] != form
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FormatError(
-            "A safetensors file, but not a quantized model of qlab",
+            f"A safetensors file, but not {what}",
             fix="Weights of a float model are loaded into their architecture instead.",
         ) from error
-    if metadata.get("format") != FORMAT or version != VERSION:
+    if foreign:
         raise FormatError(
-            "The checkpoint has another version",
-            expected=f"version {VERSION}",
-            received=f"version {version!r}",
+            f"A file of qlab, but not {what}",
+            expected=f"the format {form!r}",
+            received=repr(metadata["format"])[:80],
+            fix="qlab.load_quantized reads quantized models, qlab.load_lab Labs.",
+        )
+    if found != version:
+        raise FormatError(
+            "The file has another version",
+            expected=f"version {version}",
+            received=f"version {found!r}",
             fix="Load it with the qlab that wrote it, or export it again.",
         )
     return header

@@ -58,7 +58,8 @@ def _quantized_classes() -> dict[str, type[QuantizedModule]]:
     return {_qualified(c): c for c in below(QuantizedModule) if c.__module__.startswith("qlab.")}
 
 
-def _float_classes() -> dict[str, type[nn.Module]]:
+def float_classes() -> dict[str, type[nn.Module]]:
+    """The classes of float modules that a file may name, by their full name."""
     leaves = [row for row in registry.ROWS if row.static is not None or row.output is SHARED]
     rows = [cls for row in leaves for cls in row.modules]
     return {_qualified(c): c for c in (*rows, *_EXTRA_FLOAT) if not issubclass(c, FusedModule)}
@@ -97,7 +98,7 @@ def describe(module: nn.Module, path: str) -> dict[str, Any]:
     name = _qualified(type(module))
     if isinstance(module, FusedModule) and name in _fused_classes():
         return {"class": name, "parts": [describe(part, path) for part in module]}
-    if name not in _float_classes():
+    if name not in float_classes():
         raise UnsupportedError(
             f"The layer {path!r} cannot be saved in a checkpoint",
             expected="a quantized module or one of torch.nn that the registry knows",
@@ -138,7 +139,7 @@ def build(data: dict[str, Any], path: str) -> nn.Module:
         FormatError: An unknown class, or arguments that it does not take.
     """
     name = data.get("class")
-    quantized, floats, fused = _quantized_classes(), _float_classes(), _fused_classes()
+    quantized, floats, fused = _quantized_classes(), float_classes(), _fused_classes()
     try:
         if name in quantized:
             return quantized[name].from_config(data["config"])

@@ -27,14 +27,15 @@ _PLAIN_METHODS = ("size", "dim", "numel", "to")
 _SHAPE_ATTRIBUTES = ("shape", "ndim")
 
 
-def _functions() -> dict[str, Callable[..., Any]]:
+def functions() -> dict[str, Callable[..., Any]]:
     """Every function a graph may call, by the name written to files."""
-    known = {_function_name(f): f for row in registry.ROWS for f in row.functions}
+    known = {function_name(f): f for row in registry.ROWS for f in row.functions}
     extra = (operator.getitem, operator.floordiv, operator.mul, operator.add, operator.sub)
-    return known | {_function_name(f): f for f in extra} | {"builtins.getattr": getattr}
+    return known | {function_name(f): f for f in extra} | {"builtins.getattr": getattr}
 
 
-def _function_name(function: Callable[..., Any]) -> str:
+def function_name(function: Callable[..., Any]) -> str:
+    """What `functions` calls a function."""
     module = getattr(function, "__module__", None) or "torch"
     module = "operator" if module == "_operator" else module
     return f"{module}.{function.__name__}"
@@ -113,13 +114,13 @@ def describe(graph_module: fx.GraphModule) -> dict[str, Any]:
     Raises:
         UnsupportedError: It calls something that a checkpoint may not name.
     """
-    functions = {f: name for name, f in _functions().items()}
+    names = {f: name for name, f in functions().items()}
     nodes, described = [], {}
     for node in graph_module.graph.nodes:
         if node.op == "call_module" and node.target not in described:
             submodule = graph_module.get_submodule(node.target)
             described[node.target] = modules.describe(submodule, node.target)
-        if node.op == "call_function" and node.target not in functions:
+        if node.op == "call_function" and node.target not in names:
             raise UnsupportedError(
                 f"The function of node {node.name!r} cannot be saved",
                 expected="a function of the registry",
@@ -129,7 +130,7 @@ def describe(graph_module: fx.GraphModule) -> dict[str, Any]:
             raise UnsupportedError(
                 f"The method of node {node.name!r} cannot be saved", received=node.target
             )
-        target = functions[node.target] if node.op == "call_function" else node.target
+        target = names[node.target] if node.op == "call_function" else node.target
         nodes.append(
             {
                 "name": node.name,
@@ -156,17 +157,17 @@ def build(data: dict[str, Any], tensors: dict[str, torch.Tensor]) -> fx.GraphMod
     for path, module in data["modules"].items():
         _check_tensors(module, _checked_path(path), tensors)
         _attach(root, path, modules.build(module, path))
-    graph, nodes, functions = fx.Graph(), {}, _functions()
+    graph, nodes, known = fx.Graph(), {}, functions()
     for entry in data["nodes"]:
         name, op, target = entry["name"], entry["op"], entry["target"]
         if not (isinstance(name, str) and _IDENTIFIER.match(name)) or name in nodes:
             raise FormatError("A node has no usable name", received=repr(name)[:200])
         args = decode(entry["args"], nodes)
         kwargs = {_checked_keyword(key): decode(v, nodes) for key, v in entry["kwargs"].items()}
-        _check_call(op, target, args, functions)
+        _check_call(op, target, args, known)
         if op == "get_attr":
             _attach_tensor(root, target, tensors)
-        called = functions[target] if op == "call_function" else target
+        called = known[target] if op == "call_function" else target
         node = graph.create_node(op, called, args, kwargs, name=name)
         if node.name != name:
             raise FormatError("A node's name is reserved", received=repr(name))

@@ -18,6 +18,7 @@ from qlab.errors import (
     TraceError,
     UnknownNameError,
 )
+from qlab.observers import MinMaxObserver
 from qlab.qconfig import qconfig_of
 from qlab.ranges import MSE, MinMax
 
@@ -361,22 +362,50 @@ def test_what_if_takes_specs_and_names_only():
         lab.what_if([])
 
 
-class TestLayerInputs:
-    def test_layers_name_what_feeds_them(self):
-        sample = sample_models.load("residual")
-        lab = qlab.Lab(sample.model, sample.example_inputs, sample.calibration(2))
-        assert lab.layer("stem.conv").inputs == ("input",)
-        assert lab.layer("block1.add").inputs == ("block1.conv2", "stem.conv")
+def small_lab(**arguments) -> qlab.Lab:
+    sample = sample_models.load("mlp")
+    return qlab.Lab(sample.model, sample.example_inputs, sample.calibration(64), **arguments)
 
-    def test_plain_values_are_passed_through(self):
-        class Sized(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.fc = nn.Linear(4, 4)
 
-            def forward(self, x):
-                y = self.fc(x)
-                return torch.relu(y).reshape(x.shape[0], -1)
+def test_what_compare_measures_is_kept_as_runs_with_parents(tmp_path):
+    lab = small_lab(runs=tmp_path / "runs.sqlite")
+    report, _ = lab.compare("int8"), lab.compare(QConfigMapping())
+    lab.compare("int8")
+    first, second = lab.runs
+    assert (first.name, first.parent) == ("int8", None)
+    assert (second.name, second.parent) == ("run 2", first.id)
+    assert second.mapping == QConfigMapping()
+    assert first.metrics["quantized_bytes"] == report.size.quantized_bytes
+    assert {k: first.metrics[k] for k in report.output} == report.output
+    assert first.layers.equals(report.layers)
+    assert first.seconds is not None and first.seconds > 0
+    assert lab.runs.latest(lab.subject) == first
+    reopened = small_lab(runs=tmp_path / "runs.sqlite")
+    assert reopened.runs.latest(reopened.subject) == first
 
-        lab = qlab.Lab(Sized(), torch.randn(2, 4), torch.randn(8, 4))
-        assert lab.layers[-1].inputs == ("fc", "input")
+
+def test_what_was_stopped_or_has_no_json_form_is_not_kept():
+    lab = small_lab()
+    assert not lab.compare("int8", should_stop=lambda: True).complete
+    own = QConfigMapping().set_global(
+        qlab.QConfig(lambda: MinMaxObserver(), qconfig_of(None, None).weight)
+    )
+    lab.compare(own)
+    assert len(lab.runs) == 0
+
+
+def test_the_subject_tells_models_and_data_apart_and_not_their_order():
+    sample = sample_models.load("mlp")
+    batches = list(sample.evaluation())
+    images, labels = (torch.cat(part) for part in zip(*batches, strict=True))
+
+    def subject(data, model=sample.model) -> str:
+        return qlab.Lab(model, sample.example_inputs, sample.calibration(16), data).subject
+
+    order = torch.randperm(len(images))
+    assert subject(batches) == subject([(images[order], labels[order])])
+    assert subject(batches) != subject([(images[order], labels)])
+    other = copy.deepcopy(sample.model)
+    with torch.no_grad():
+        next(other.parameters()).view(-1)[0] += 1
+    assert subject(batches) != subject(batches, other)

@@ -1,0 +1,105 @@
+"""Fingerprints of models and data: whether two are the same, and where they first differ."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from qlab.analysis.batches import Batch
+from qlab.graph.lift import attribute
+
+_MODULUS = 2**256
+
+
+def tensor_fingerprint(tensor: Tensor) -> str:
+    """SHA-256 over data type, shape and values of a tensor on any device."""
+    return _digest(tensor).hex()
+
+
+def _digest(tensor: Tensor) -> bytes:
+    plain = tensor.detach().cpu().contiguous()
+    digest = hashlib.sha256(f"{plain.dtype}{tuple(plain.shape)}".encode())
+    digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.digest()
+
+
+def graph_fingerprint(graph_module: fx.GraphModule) -> dict[str, str]:
+    """What a float graph is made of, by part, in graph order.
+
+    Returns:
+        ``{"node <name>": what it computes, ..., "tensor <name>": type, shape and SHA-256, ...}``.
+        Two graphs with equal fingerprints compute the same.
+    """
+    parts = {}
+    for node in graph_module.graph.nodes:
+        what = node.target if isinstance(node.target, str) else _name_of(node.target)
+        if node.op == "call_module":
+            what = f"{what} = {graph_module.get_submodule(str(node.target))!r}"
+        arguments = f"{node.args!r} {dict(node.kwargs)!r}"
+        parts[f"node {node.name}"] = f"{node.op} {what} on {arguments}"
+    for name, tensor in graph_tensors(graph_module).items():
+        shape = f"{str(tensor.dtype).removeprefix('torch.')}{tuple(tensor.shape)}"
+        parts[f"tensor {name}"] = f"{shape} {tensor_fingerprint(tensor)}"
+    return parts
+
+
+def graph_tensors(graph_module: fx.GraphModule) -> dict[str, Tensor]:
+    """Every tensor of a graph by name: its state, and buffers outside of it that nodes read."""
+    read = {str(n.target): n for n in graph_module.graph.nodes if n.op == "get_attr"}
+    loose = {name: attribute(graph_module, node) for name, node in read.items()}
+    return {**loose, **graph_module.state_dict()}
+
+
+def _name_of(function: Any) -> str:
+    return f"{getattr(function, '__module__', '')}.{getattr(function, '__name__', function)}"
+
+
+def first_difference(expected: Mapping[str, str], received: Mapping[str, str]) -> str | None:
+    """The first part in which two fingerprints differ, in words; None where they are equal."""
+    for part, was in expected.items():
+        now = received.get(part)
+        if now is None:
+            return f"{part} is missing"
+        if now != was:
+            same_kind = part.startswith("tensor ") and was.split(" ")[0] == now.split(" ")[0]
+            return f"the values of {part} differ" if same_kind else f"{part}: {was} became {now}"
+    extra = next((part for part in received if part not in expected), None)
+    return None if extra is None else f"{extra} is new"
+
+
+def data_fingerprint(batches: Iterable[Batch]) -> str:
+    """SHA-256 over all samples, labels included; neither their order nor batching matters.
+
+    One pass over the data, without the model. Data that changes from pass to pass (augmentation)
+    has no lasting fingerprint.
+    """
+    total, samples = 0, 0
+    for batch in batches:
+        size = batch.samples
+        values = (*batch.inputs, batch.labels)
+        columns = [_rows(value, size) for value in values]
+        for row in zip(*columns, strict=True):
+            digest = hashlib.sha256(b"".join(row)).digest()
+            total = (total + int.from_bytes(digest, "little")) % _MODULUS
+        samples += size
+    return hashlib.sha256(f"{samples} {total}".encode()).hexdigest()
+
+
+def _rows(value: Any, samples: int) -> list[bytes]:
+    """A digest per sample; what does not belong to single samples counts for each."""
+    if isinstance(value, Tensor) and value.ndim and value.shape[0] == samples:
+        return [_digest(row) for row in value.detach().cpu()]
+    whole = _digest(value) if isinstance(value, Tensor) else repr(value).encode()
+    return [whole] * samples
+
+
+def combined(*parts: str | Mapping[str, str]) -> str:
+    """One short fingerprint (16 hex digits) of several."""
+    texts = [
+        p if isinstance(p, str) else "\n".join(f"{k}: {v}" for k, v in p.items()) for p in parts
+    ]
+    return hashlib.sha256("\n\n".join(texts).encode()).hexdigest()[:16]

@@ -1,0 +1,261 @@
+import dataclasses
+import json
+import struct
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import qlab
+import sample_models
+from qlab.analysis.calibration import Calibration
+from qlab.analysis.what_if import WhatIf
+from qlab.errors import ArgumentError, DTypeError, FormatError
+from qlab.io.lab_file import NoData
+from qlab.qconfig import QConfigMapping
+from qlab.qparams import QParams
+
+SAMPLES: dict[str, sample_models.SampleModel] = {}
+
+
+def sample(name):
+    if name not in SAMPLES:
+        SAMPLES[name] = sample_models.load(name)
+    return SAMPLES[name]
+
+
+def split(path):
+    """The header of a safetensors file, and what follows."""
+    content = path.read_bytes()
+    size = struct.unpack("<Q", content[:8])[0]
+    return json.loads(content[8 : 8 + size]), content[8 + size :]
+
+
+def header_of(path):
+    return json.loads(split(path)[0]["__metadata__"]["qlab"])
+
+
+def same(a, b) -> bool:
+    """Equal to the last bit, tensors inside included."""
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, QParams | WhatIf):
+        return all(same(getattr(a, f), getattr(b, f)) for f in vars(a))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    return a == b
+
+
+def lab_of(name, count=48, **arguments) -> qlab.Lab:
+    s = sample(name)
+    return qlab.Lab(s.model, s.example_inputs, s.calibration(count), **arguments)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """The residual net, compared twice, and where it was saved."""
+    lab = lab_of("residual")
+    lab.compare("int8"), lab.compare("int4-weights")
+    return lab, lab.save(tmp_path_factory.mktemp("labs") / "lab.safetensors")
+
+
+@pytest.mark.parametrize("name", sample_models.names(trained=True))
+def test_a_loaded_lab_answers_equally_without_model_or_data(name, tmp_path):
+    lab = lab_of(name)
+    loaded = qlab.load_lab(lab.save(tmp_path / "lab"))
+    assert loaded.calibrated == lab.calibrated
+    assert loaded.layers == lab.layers
+    for preset in ("int8", "int4-weights", "int8-weights-only"):
+        assert loaded.plan(preset) == lab.plan(preset)
+        assert same(loaded.convert(preset).state_dict(), lab.convert(preset).state_dict())
+    spec = qlab.TensorSpec(qlab.quint8)
+    for layer in lab.layers:
+        if lab.plan().step(layer.name).execution == "integer":
+            assert same(loaded.what_if(layer.name), lab.what_if(layer.name))
+            assert same(loaded.qparams(layer.name, spec), lab.qparams(layer.name, spec))
+            assert loaded.causes(layer.name) == lab.causes(layer.name)
+    assert loaded.subject == lab.subject
+
+
+def test_data_given_while_loading_is_measured_on_and_runs_go_on(saved):
+    lab, path = saved
+    loaded = qlab.load_lab(path, sample("residual").model, sample("residual").calibration(48))
+    assert list(loaded.runs) == list(lab.runs)
+    report = loaded.compare("int8")
+    pd_equal = report.layers.equals(lab.compare("int8").layers)
+    assert pd_equal and report.output == lab.compare("int8").output
+    assert len(loaded.runs) == 2
+    with_evaluation = qlab.load_lab(path, evaluation=sample("residual").evaluation())
+    assert with_evaluation.compare("int8").samples == 500
+    assert with_evaluation.subject != lab.subject
+    assert len(with_evaluation.runs) == 3
+
+
+def test_without_data_measuring_says_what_is_missing(saved):
+    loaded = qlab.load_lab(saved[1])
+    with pytest.raises(ArgumentError, match=r"without its calibration data.*Pass calibration= or"):
+        loaded.compare("int8")
+    with pytest.raises(ArgumentError, match="without its test data"):
+        len(NoData("test"))
+
+
+def test_a_loaded_lab_saves_the_same_file(saved, tmp_path):
+    again = qlab.load_lab(saved[1]).save(tmp_path / "again")
+    assert same(load_file(again), load_file(saved[1]))
+    assert header_of(again) == header_of(saved[1])
+
+
+def test_runs_are_added_to_a_store_of_choice(saved, tmp_path):
+    qlab.load_lab(saved[1], runs=tmp_path / "runs.sqlite")
+    qlab.load_lab(saved[1], runs=tmp_path / "runs.sqlite")
+    assert [r.name for r in qlab.Runs(tmp_path / "runs.sqlite")] == ["int8", "int4-weights"]
+
+
+def test_the_configuration_travels(tmp_path):
+    lab, mine = lab_of("mlp"), QConfigMapping().set_module_name("fc", None)
+    assert qlab.load_lab(lab.save(tmp_path / "a")).mapping == qlab.presets.get("int8").mapping()
+    assert qlab.load_lab(lab.save(tmp_path / "b", mine)).mapping == mine
+    lab.mapping = mine
+    assert qlab.load_lab(lab.save(tmp_path / "c")).mapping == mine
+
+
+class Tied(nn.Module):
+    """A layer used twice, a weight of two layers, and a buffer that is not saved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.twice, self.other = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.other.weight = self.twice.weight
+        self.register_buffer("mask", torch.tensor([1.0, 0.0, 1.0, 2.0]), persistent=False)
+
+    def forward(self, x):
+        return self.other(self.twice(torch.sigmoid(self.twice(x)))) * self.mask
+
+
+def test_what_is_shared_stays_shared(tmp_path):
+    torch.manual_seed(0)
+    lab = qlab.Lab(Tied(), torch.randn(2, 4), [torch.randn(8, 4)])
+    loaded = qlab.load_lab(lab.save(tmp_path / "lab"))
+    for graph in (lab.graph, loaded.graph):
+        calls = [str(n.target) for n in graph.graph.nodes if n.op == "call_module"]
+        linears = [m for m in map(graph.get_submodule, calls) if isinstance(m, nn.Linear)]
+        assert len({id(m) for m in linears}) == 2 and len({id(m.weight) for m in linears}) == 1
+    x = torch.randn(3, 4)
+    assert torch.equal(loaded.graph(x), lab.graph(x))
+    assert torch.equal(loaded.convert()(x), lab.convert()(x))
+    assert loaded.subject == lab.subject
+
+
+class Own(nn.Module):
+    def forward(self, x):
+        return torch.special.bessel_j0(x)
+
+
+def test_a_model_that_cannot_be_written_is_asked_for(tmp_path):
+    model, data = nn.Sequential(nn.Linear(4, 4), Own()), [torch.randn(8, 4)]
+    lab = qlab.Lab(model, torch.randn(2, 4), data)
+    path = lab.save(tmp_path / "lab")
+    with pytest.raises(ArgumentError, match=r"does not hold the float model.*cannot be saved"):
+        qlab.load_lab(path)
+    assert same(qlab.load_lab(path, model).what_if("0"), lab.what_if("0"))
+
+
+def test_another_model_is_refused_with_the_first_difference(saved):
+    other = sample_models.load("residual").model
+    with torch.no_grad():
+        next(other.parameters()).mul_(2)
+    with pytest.raises(ArgumentError, match=r"another model.*the values of tensor .* differ"):
+        qlab.load_lab(saved[1], other)
+    deeper = nn.Sequential(other, nn.Sigmoid())
+    with pytest.raises(ArgumentError, match=r"another model.*differs: node"):
+        qlab.load_lab(saved[1], deeper)
+
+
+def test_other_calibration_data_is_refused(saved):
+    with pytest.raises(
+        ArgumentError, match=r"calibration data is not what.*Leave calibration= out"
+    ):
+        qlab.load_lab(saved[1], calibration=sample("residual").calibration(47))
+    images = torch.cat(list(sample("residual").calibration(48)))
+    qlab.load_lab(saved[1], calibration=[images.flip(0)])
+
+
+def test_a_stopped_calibration_is_not_saved_as_a_whole(tmp_path):
+    lab = lab_of("mlp")
+    lab.calibrate(should_stop=lambda: True)
+    lab.save(tmp_path / "lab")
+    assert qlab.load_lab(tmp_path / "lab").calibrated.complete
+
+
+def test_calibrations_hold_statistics_and_plain_values_only():
+    plain = {f.name: getattr(Calibration(), f.name) for f in dataclasses.fields(Calibration)}
+    assert plain.pop("statistics") == {}
+    assert all(isinstance(value, bool | int | float | str | None) for value in plain.values())
+
+
+# Files that are none
+
+
+def test_every_truncation_is_noticed(saved, tmp_path):
+    content = saved[1].read_bytes()
+    for length in np.linspace(0, len(content) - 1, 40, dtype=int):
+        (tmp_path / "cut").write_bytes(content[:length])
+        with pytest.raises(FormatError):
+            qlab.load_lab(tmp_path / "cut")
+
+
+def test_every_changed_byte_is_noticed(saved, tmp_path):
+    content = saved[1].read_bytes()
+    size = struct.unpack("<Q", content[:8])[0]
+    for place in np.random.default_rng(0).integers(8 + size, len(content), 20):
+        changed = bytearray(content)
+        changed[place] ^= 1
+        (tmp_path / "changed").write_bytes(changed)
+        with pytest.raises(FormatError, match="The file is damaged"):
+            qlab.load_lab(tmp_path / "changed")
+    for place in np.random.default_rng(0).integers(0, 8 + size, 60):
+        changed = bytearray(content)
+        changed[place] ^= 1
+        (tmp_path / "changed").write_bytes(changed)
+        with pytest.raises(FormatError):
+            qlab.load_lab(tmp_path / "changed")
+
+
+def test_foreign_files(saved, tmp_path):
+    lab, path = saved
+    quantized = lab.export(tmp_path / "model.safetensors")
+    with pytest.raises(FormatError, match=r"A file of qlab, but not a Lab.*qlab.load_quantized"):
+        qlab.load_lab(quantized)
+    with pytest.raises(FormatError, match=r"but not a quantized model of qlab.*qlab.load_lab"):
+        qlab.load_quantized(path)
+    (tmp_path / "text").write_text("hello " * 100)
+    with pytest.raises(FormatError, match="Not a safetensors file"):
+        qlab.load_lab(tmp_path / "text")
+    with pytest.raises(ArgumentError, match="The file cannot be read"):
+        qlab.load_lab(tmp_path / "nowhere")
+    with pytest.raises(DTypeError, match="load_lab reads a file"):
+        qlab.load_lab(3)
+
+
+def test_another_version(saved, tmp_path):
+    head, rest = split(saved[1])
+    inner = json.loads(head["__metadata__"]["qlab"])
+    head["__metadata__"]["qlab"] = json.dumps(inner | {"version": 99})
+    text = json.dumps(head).encode()
+    (tmp_path / "new").write_bytes(struct.pack("<Q", len(text)) + text + rest)
+    with pytest.raises(FormatError, match=r"another version.*version 1.*version 99"):
+        qlab.load_lab(tmp_path / "new")
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    lab = lab_of("mlp")
+    path = lab.save(tmp_path / "lab")
+    before = path.read_bytes()
+    monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        lab.save(path)
+    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+    with pytest.raises(ArgumentError, match="No file can be written there"):
+        lab.save(tmp_path / "nowhere" / "lab")
