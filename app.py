@@ -3,18 +3,25 @@
 import os
 
 import streamlit as st
+from streamlit import runtime
 
 from pages.common.navigation import ENTERED, THROUGH_APP, navigation
+from pages.common.preload import lifespan
 
 # Idle threads of torch sleep instead of spinning: on a busy machine small networks then run some
 # twenty times faster. It counts only if set before torch is loaded, which pages do on demand.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-st.set_page_config(
-    page_title="qlab",
-    layout="wide",
-    # Streamlit's small menu holds the choice of light and dark; it shows only beside such an entry.
-    menu_items={"About": "qlab: what quantization does to every layer of a PyTorch model."},
-)
-st.session_state[ENTERED] = st.session_state[THROUGH_APP] = True
-navigation().run()
+if runtime.exists():
+    st.set_page_config(
+        page_title="qlab",
+        layout="wide",
+        # Streamlit's small menu holds the choice of light and dark; it shows only beside such an
+        # entry.
+        menu_items={"About": "qlab: what quantization does to every layer of a PyTorch model."},
+    )
+    st.session_state[ENTERED] = st.session_state[THROUGH_APP] = True
+    navigation().run()
+else:
+    # Streamlit finds this name when it starts, so that work can begin before the first visit.
+    app = st.App(__file__, lifespan=lifespan)

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import streamlit as st
 
-from pages.common import conversion, selection, sidebar
-from pages.common.format import count, escape, layer_name, size
+from pages.common import conversion, sidebar, truth
+from pages.common.format import count, escape, size
 from pages.common.frame import View, page
 from pages.common.loaded import Loaded
-
-if TYPE_CHECKING:
-    from qlab.graph.plan import Plan
 
 ABOUT = """
 The configuration asks something of every layer. The table says what each one gets, by which rule,
@@ -21,37 +16,21 @@ and why: some have no integer form, some only pass codes on, some were fused int
 **Convert** makes the integer model, writes it to a file, reads the file back and runs both on the
 same images. What you download is that file.
 """
-#: Title, meaning and width in pixels of each column of the truth table.
-COLUMNS = {
-    "requested": ("Asked", "What the matching rule of the configuration asks for.", 190),
-    "rule": ("By rule", "The rule that decided; more specific ones win.", 100),
-    "execution": (
-        "Runs as",
-        "integer: codes in, codes out. simulated: float arithmetic on quantized numbers. shared: "
-        "moves codes as they are. float: as in the original model.",
-        75,
-    ),
-    "reason": ("Why", "Why it was resolved this way.", 170),
-    "weight": ("Weight", "How its weight is stored.", 170),
-    "output": ("Output", "How its output leaves.", 170),
-    "inputs": ("Input", "How its inputs arrive.", 170),
-    "type": ("Type", "The layer's class, or the function's name.", 100),
-    "fused": ("Fused", "Layers that were folded into this one.", 110),
-}
+CONVERSION = "conversion"
 
 
 def draw(view: View) -> None:
     loaded = view.loaded()
     name = sidebar.label(view.choice.model, loaded.sample.trained)
     st.markdown(f"**{escape(name)}** · {escape(view.choice.preset)}")
-    _table(view, loaded, loaded.lab.plan(view.mapping))
-    asked = view.workspace.converted.get(view.choice)
+    truth.draw(view, loaded, loaded.lab.plan(view.mapping))
+    asked = view.workspace.shown.get((CONVERSION, view.choice))
     st.button(
         "Convert",
         type="primary",
         key="convert",
-        on_click=view.workspace.convert,
-        args=(view.choice,),
+        on_click=view.workspace.refresh,
+        args=(view.choice, CONVERSION),
         disabled=asked == view.mapping,
     )
     if asked is None:
@@ -60,39 +39,6 @@ def draw(view: View) -> None:
         st.info("The configuration has changed since the last conversion. Convert again.")
     else:
         _files(view, loaded)
-
-
-def _table(view: View, loaded: Loaded, plan: Plan) -> None:
-    frame = plan.to_frame()
-    counts = frame["execution"].value_counts()
-    st.caption(" · ".join(f"{number} {kind}" for kind, number in counts.items()))
-    for rule in plan.unmatched:
-        st.warning(f"This rule matches nothing in the model: {escape(rule)}")
-    st.dataframe(
-        frame[list(COLUMNS)],
-        key="plan",
-        on_select="rerun",
-        selection_mode="single-row",
-        column_config={
-            "layer": st.column_config.TextColumn("Layer", pinned=True),
-            **{
-                column: st.column_config.TextColumn(title, help=meaning, width=width)
-                for column, (title, meaning, width) in COLUMNS.items()
-            },
-        },
-    )
-    selection.from_table(view, "plan", list(frame.index))
-    name = selection.current(view, loaded.lab)
-    row = frame.loc[name]
-    with st.container(border=True, key="selected"):
-        title, link = st.columns([8, 1], vertical_alignment="center")
-        title.html(f"selected&nbsp; {layer_name(name)}")
-        with link:
-            selection.link(view, loaded, name)
-        st.text(
-            f"Asked, by the rule '{row['rule']}': {row['requested']}.\n"
-            f"Runs as {row['execution']}: {row['reason']}."
-        )
 
 
 def _files(view: View, loaded: Loaded) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from pages.common import headline, selection, sidebar
+from pages.common import address, selection, sidebar, stale
 from pages.common.described import ERRORS, Described
 from pages.common.format import count, escape, layer_name, number, size
 from pages.common.frame import View, page
@@ -34,13 +34,10 @@ TEXTS = {
 def draw(view: View) -> None:
     loaded = view.loaded()
     _facts(view, loaded)
-    shown = view.workspace.shown.setdefault(view.choice, view.mapping)
-    stale = shown != view.mapping
-    if stale:
-        headline.refresh(view, "refresh")
-    report = compare(loaded, shown, view.workspace).report
+    shown = stale.at_once(view)
+    report = compare(loaded, shown.mapping, view.workspace).report
     layers = Described.of(loaded.lab, report)
-    _picture(view, loaded, layers, stale)
+    _picture(view, loaded, layers, shown.stale)
     _table(view, layers)
     _left_out(layers)
 
@@ -58,13 +55,13 @@ def _facts(view: View, loaded: Loaded) -> None:
     facts[3].metric("Can be quantized", f"{quantizable} of {len(layers)}", help=define("can be"))
 
 
-def _picture(view: View, loaded: Loaded, layers: Described, stale: bool) -> None:
+def _picture(view: View, loaded: Loaded, layers: Described, is_stale: bool) -> None:
     title, switch = st.columns([3, 1], vertical_alignment="bottom")
     title.subheader("Network", anchor=False, help=define("network picture"))
+    address.keep(view.workspace, "model_error", "local", ERRORS)
     error = switch.segmented_control(
         "Error",
         list(ERRORS),
-        default="local",
         required=True,
         key="model_error",
         label_visibility="collapsed",
@@ -73,7 +70,7 @@ def _picture(view: View, loaded: Loaded, layers: Described, stale: bool) -> None
     )
     selection.from_chart(view, "network")
     selected = selection.current(view, loaded.lab)
-    picture = network(layers.coloured_by(error or "local"), selected=selected, stale=stale)
+    picture = network(layers.coloured_by(error or "local"), selected=selected, stale=is_stale)
     st.plotly_chart(
         picture,
         key="network",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from pages.common import headline, selection, sidebar
+from pages.common import address, headline, selection, sidebar, stale
 from pages.common.format import escape, layer_name, number
 from pages.common.frame import View, page
 from pages.common.glossary import define
@@ -36,13 +36,10 @@ ORDERS = ("graph order", "worst first")
 def draw(view: View) -> None:
     loaded = view.loaded()
     _subtitle(view, loaded)
-    shown = view.workspace.shown.setdefault(view.choice, view.mapping)
-    stale = shown != view.mapping
-    if stale:
-        headline.refresh(view, "refresh")
-    outcome = compare(loaded, shown, view.workspace)
-    headline.draw(outcome.report, trained=loaded.sample.trained, stale=stale)
-    _chart(view, loaded, outcome, stale)
+    shown = stale.at_once(view)
+    outcome = compare(loaded, shown.mapping, view.workspace)
+    headline.draw(outcome.report, shown, trained=loaded.sample.trained)
+    _chart(view, loaded, outcome, shown.stale)
     _worst(view, loaded, outcome)
 
 
@@ -53,13 +50,13 @@ def _subtitle(view: View, loaded: Loaded) -> None:
         st.warning("Untrained: its weights are random, so its accuracy would mean nothing.")
 
 
-def _chart(view: View, loaded: Loaded, outcome: Outcome, stale: bool) -> None:
+def _chart(view: View, loaded: Loaded, outcome: Outcome, is_stale: bool) -> None:
     title, order = st.columns([3, 1], vertical_alignment="bottom")
     title.subheader("Error by layer", anchor=False, help=f"{define('local')} {define('ideal')}")
+    address.keep(view.workspace, "order", ORDERS[0], ORDERS)
     by = order.segmented_control(
         "Order",
         ORDERS,
-        default=ORDERS[0],
         required=True,
         key="order",
         label_visibility="collapsed",
@@ -68,7 +65,7 @@ def _chart(view: View, loaded: Loaded, outcome: Outcome, stale: bool) -> None:
     selection.from_chart(view, "by_layer")
     selected = selection.current(view, loaded.lab, at_first=outcome.worst[0].name)
     layers = outcome.report.layers
-    chart = by_layer(layers, worst_first=by == ORDERS[1], selected=selected, stale=stale)
+    chart = by_layer(layers, worst_first=by == ORDERS[1], selected=selected, stale=is_stale)
     st.plotly_chart(
         chart,
         key="by_layer",

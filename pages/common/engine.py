@@ -1,35 +1,42 @@
-"""Long work of this app: one board of jobs for the server, one place on it for each session.
+"""Long work of this app: one board of jobs for the server, on which workspaces ask.
 
 Pages ask through `wait_for`, which draws the progress and ends the page's run until there is a
-result.
+result. A job belongs to its workspace, so that a reload finds it again; when the last tab of a
+workspace has been closed for a while, its jobs are cancelled and its results dropped.
 """
 
 from __future__ import annotations
 
+import os
 import secrets
-from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
 import streamlit as st
 
 from pages.common import messages
-from pages.common.jobs import Board, Job, Work
+from pages.common.attendance import Attendance
+from pages.common.format import escape
+from pages.common.jobs import Board, Job, Key, Work
+from pages.common.messages import WaitingError
+from pages.common.store import store
 from pages.common.workspace import Workspace
 
-Key = tuple[Hashable, ...]
 #: Seconds that a page waits before it shows progress: a small model's answer comes without.
 PATIENCE = 0.4
 POLL = 0.4
+#: Seconds that jobs live on when nobody looks at their workspace any more.
+GRACE = float(os.environ.get("QLAB_GRACE_SECONDS", "60"))
 KEPT = {"loaded": 4, "outcome": 64, "conversion": 8}
+_AWAITED = "awaited_job"
 
 
 @dataclass(frozen=True)
 class Presence:
-    """A browser session on the board: when it is released, what only it wanted is cancelled."""
+    """One browser tab that shows one workspace."""
 
-    board: Board
-    owner: str
+    workspace: Workspace
+    tab: str
 
 
 @st.cache_resource(show_spinner=False)
@@ -38,60 +45,105 @@ def board() -> Board:
     return Board(KEPT)
 
 
+@st.cache_resource(show_spinner=False)
+def attendance() -> Attendance:
+    """Who looks at which workspace."""
+    return Attendance(board().abandon, GRACE)
+
+
 def _leave(presence: Presence) -> None:
-    presence.board.leave(presence.owner)
+    store().save(presence.workspace)
+    attendance().leave(presence.workspace.id, presence.tab)
 
 
 @st.cache_resource(scope="session", on_release=_leave, show_spinner=False)
-def presence() -> Presence:
-    """This browser session's place on the board."""
-    return Presence(board(), secrets.token_hex(16))
+def _presence(_workspace: Workspace, id: str) -> Presence:
+    return Presence(_workspace, secrets.token_hex(8))
 
 
-def leave(keep: Key | None = None) -> None:
-    """This session wants none of the running jobs any more, except the one named `keep`."""
-    me = presence()
-    me.board.leave(me.owner, keep)
+def attend(workspace: Workspace) -> None:
+    """This tab shows the workspace; to be said at every run, since a lost connection ends it."""
+    here = _presence(workspace, workspace.id)
+    attendance().arrive(workspace.id, here.tab)
 
 
 def wait_for(key: Key, title: str, work: Work, workspace: Workspace) -> Any:
-    """The result of a job; while there is none, draws why and ends the page's run.
+    """The result of a job; while there is none, draws why and ends this part of the page.
 
     Args:
         key: Names the job on the board; its first element is its kind.
         title: What is computed, in words.
         work: Computes it.
-        workspace: Remembers what was cancelled here.
+        workspace: Whose job it is; remembers what was cancelled.
+
+    Raises:
+        WaitingError: There is none; `messages.shown` catches it.
     """
-    me = presence()
     if key in workspace.declined:
         st.info(f"{title} was cancelled. Nothing you entered is lost.")
         st.button("Start again", key="resume", on_click=workspace.declined.discard, args=(key,))
-        st.stop()
-    job = me.board.submit(key, title, work, me.owner)
+        raise WaitingError
+    job = board().submit(key, title, work, workspace.id)
     if not job.wait(PATIENCE):
+        st.session_state[_AWAITED] = key
         _progress(key, job, workspace)
-        st.stop()
+        raise WaitingError
     if job.state == "cancelled":
-        me.board.forget(key)
+        board().forget(key)
         st.rerun()
     if job.error is not None:
-        messages.show(job.error, retry=lambda: me.board.forget(key), key="again-job")
-        st.stop()
+        messages.show(job.error, retry=lambda: board().forget(key), key="again-job")
+        raise WaitingError
     return job.result
+
+
+def cancel(key: Key, workspace: Workspace) -> None:
+    """The workspace wants a job no more, until someone asks for it again."""
+    workspace.declined.add(key)
+    board().release(key, workspace.id)
+
+
+def others(workspace: Workspace, *, live: bool = True) -> None:
+    """Draws the workspace's running jobs that this page does not wait for, in the sidebar.
+
+    To be called when the page has been drawn.
+
+    Args:
+        workspace: Whose jobs.
+        live: Whether the progress moves on its own.
+    """
+    awaited = st.session_state.pop(_AWAITED, None)
+    jobs = [(key, job) for key, job in board().running(workspace.id) if key != awaited]
+    if not jobs:
+        return
+    with st.sidebar:
+        if live:
+            st.fragment(_others, run_every=POLL)(jobs, workspace)
+        else:
+            _others(jobs, workspace)
+
+
+def _others(jobs: list[tuple[Key, Job]], workspace: Workspace) -> None:
+    if any(job.state != "running" for _, job in jobs):
+        st.rerun()
+    st.caption("Running")
+    for position, (key, job) in enumerate(jobs):
+        st.progress(job.fraction, text=progress_text(job))
+        st.button("Cancel", key=f"cancel_other_{position}", on_click=cancel, args=(key, workspace))
 
 
 @st.fragment(run_every=POLL)
 def _progress(key: Key, job: Job, workspace: Workspace) -> None:
+    attend(workspace)
     if job.state != "running" or key in workspace.declined:
         st.rerun()
+    st.progress(job.fraction, text=progress_text(job))
+    st.button("Cancel", key="cancel", on_click=cancel, args=(key, workspace))
+
+
+def progress_text(job: Job) -> str:
+    """What a job does, how far it is and how long it will take, as Markdown."""
     left = job.seconds_left
     rest = f" · {left:.0f} s left" if left is not None else ""
     counted = f" · {job.done} of {job.total}" if job.total else ""
-    st.progress(job.fraction, text=f"{job.title}: {job.label or 'starting'}{counted}{rest}")
-
-    def cancel() -> None:
-        workspace.declined.add(key)
-        leave()
-
-    st.button("Cancel", key="cancel", on_click=cancel)
+    return f"{escape(job.title)}: {escape(job.label or 'starting')}{counted}{rest}"

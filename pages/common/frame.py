@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from pages.common import engine, messages, navigation, sidebar, workspace
-from pages.common.loaded import Loaded, load, loaded_key
+from pages.common import address, engine, messages, navigation, sidebar
+from pages.common.loaded import Loaded, load
+from pages.common.store import store
 from pages.common.workspace import Choice, Workspace
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class View:
 
     Attributes:
         choice: The sidebar's state.
-        workspace: What this session entered.
+        workspace: What was entered in it.
     """
 
     choice: Choice
@@ -44,13 +45,15 @@ class View:
         return load(self.choice, self.workspace)
 
 
-def page(title: str, about: str, draw: Callable[[View], None]) -> None:
+def page(title: str, about: str, draw: Callable[[View], None], *, live_jobs: bool = True) -> None:
     """Runs one page.
 
     Args:
         title: Its heading.
         about: Answers "What am I looking at?", Markdown.
         draw: Draws the page; whatever it raises becomes a message.
+        live_jobs: Whether the progress of jobs that the page does not wait for moves on its own;
+            not beside a table that is edited, which would lose entries to it.
     """
     navigation.enter()
     st.html(STYLE)
@@ -59,9 +62,16 @@ def page(title: str, about: str, draw: Callable[[View], None]) -> None:
     with explanation.container(horizontal=True, horizontal_alignment="right"):
         st.popover("What am I looking at?", width="content").markdown(about)
     with messages.shown():
-        space = workspace.current()
+        space = address.current()
+        engine.attend(space)
+        _draw(space, draw)
+        store().save(space)
+        engine.others(space, live=live_jobs)
+
+
+def _draw(space: Workspace, draw: Callable[[View], None]) -> None:
+    with messages.shown("body"):
         choice = sidebar.draw(space)
-        if space.choice not in (None, choice):
-            engine.leave(keep=loaded_key(choice))
-        space.choice = choice
+        if space.choice != choice:
+            space.choose(choice)
         draw(View(choice, space))

@@ -6,26 +6,29 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from pages.common import stale
 from pages.common.format import count, number, size
 from pages.common.frame import View
 from pages.common.glossary import define
 from pages.common.loaded import Loaded, compare
+from pages.common.stale import Standing
+from pages.common.workspace import OUTCOME
 
 if TYPE_CHECKING:
     from qlab.analysis.report import Report
 
 
-def draw(report: Report, *, trained: bool, stale: bool) -> None:
+def draw(report: Report, shown: Standing, *, trained: bool) -> None:
     """Draws the numbers; stale ones are greyed and say so.
 
     Args:
         report: The comparison that they come from.
+        shown: Whether the configuration has changed since.
         trained: Whether the model's accuracy means anything.
-        stale: Whether the configuration has changed since.
     """
-    with st.container(key="stale_headline" if stale else "headline"):
+    mark = shown.mark
+    with shown.container("headline"):
         accuracy, sqnr, bytes_, operators = st.columns(4)
-        mark = " · stale" if stale else ""
         agreement = number(report.output["top1_agreement"], "%")
         if trained and "accuracy" in report.output:
             before, after = report.output["float_accuracy"], report.output["accuracy"]
@@ -63,30 +66,13 @@ def draw(report: Report, *, trained: bool, stale: bool) -> None:
     st.caption(f"Measured on {images}: both networks choose the same class on {agreement}.")
 
 
-def refresh(view: View, key: str) -> None:
-    """Says that the numbers are stale, with the button that mends it."""
-    words, button = st.columns([4, 1], vertical_alignment="center")
-    words.warning("Stale: these numbers belong to the configuration before your last change.")
-    button.button(
-        "Refresh",
-        icon=":material/refresh:",
-        key=key,
-        on_click=view.workspace.refresh,
-        args=(view.choice,),
-        width="stretch",
-    )
-
-
 def network(view: View, loaded: Loaded) -> None:
     """The same numbers below another page, from the last comparison; computed only when asked."""
-    shown = view.workspace.shown.get(view.choice)
     st.subheader("Whole network", anchor=False)
+    shown = stale.standing(view)
     if shown is None:
         st.caption("Not compared with the float network yet.")
-        st.button("Compare", key="compare", on_click=view.workspace.refresh, args=(view.choice,))
+        stale.ask(view, OUTCOME, "Compare", key="compare")
         return
-    stale = shown != view.mapping
-    if stale:
-        refresh(view, "refresh")
-    found = compare(loaded, shown, view.workspace)
-    draw(found.report, trained=loaded.sample.trained, stale=stale)
+    found = compare(loaded, shown.mapping, view.workspace)
+    draw(found.report, shown, trained=loaded.sample.trained)

@@ -1,7 +1,7 @@
 """Long work in background threads, shared by everyone who wants the same result.
 
 A page must not compute in its own script: moving any widget ends that. A job is named by what it
-computes, so a second session that asks for the same thing waits for the first one's result.
+computes, so a second workspace that asks for the same thing waits for the first one's result.
 """
 
 import logging
@@ -16,13 +16,23 @@ log = logging.getLogger(__name__)
 
 
 class Progress(Protocol):
-    """What work is handed: it reports progress and asks whether it should stop."""
+    """What work is handed: it reports progress and asks whether it should stop.
+
+    Attributes:
+        partial: What the work may leave behind when it is cancelled, to go on from: the next job
+            of the same name starts with it. None at first.
+    """
+
+    partial: Any
 
     def report(self, done: int, total: int, label: str) -> None: ...
     def should_stop(self) -> bool: ...
 
 
 Work = Callable[[Progress], Any]
+Key = tuple[Hashable, ...]
+#: Cancelled jobs that are kept for what they left behind.
+MOST_STOPPED = 8
 
 
 def log_error(to: logging.Logger, message: str, error: Exception) -> None:
@@ -47,6 +57,8 @@ class Job:
         done, total, label: How far it is; `total` is 0 until the work knows.
         result: What the work returned, once `state` is `"done"`.
         error: What it raised, once `state` is `"failed"`.
+        partial: What cancelled work left behind.
+        owners: The workspaces that want it.
     """
 
     def __init__(self, title: str, work: Work) -> None:
@@ -54,6 +66,7 @@ class Job:
         self.done, self.total, self.label = 0, 0, ""
         self.result: Any = None
         self.error: Exception | None = None
+        self.partial: Any = None
         self.owners: set[str] = set()
         self._work = work
         self._cancelled = threading.Event()
@@ -120,13 +133,15 @@ class Board:
     """Jobs by name, running and finished; the newest `keep[kind]` results of each kind stay.
 
     A key is a tuple whose first element is its kind, such as `("report", "mlp", 256, mapping)`.
+    Owners are workspaces. Safe to use from several threads.
     """
 
     keep: dict[str, int]
-    _jobs: OrderedDict[tuple[Hashable, ...], Job] = field(default_factory=OrderedDict)
+    _jobs: OrderedDict[Key, Job] = field(default_factory=OrderedDict)
+    _stopped: OrderedDict[Key, Job] = field(default_factory=OrderedDict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def submit(self, key: tuple[Hashable, ...], title: str, work: Work, owner: str) -> Job:
+    def submit(self, key: Key, title: str, work: Work, owner: str) -> Job:
         """The job named `key`: the one that runs or ran, else a new one, started.
 
         A failed job is not repeated until `forget` was called for its key.
@@ -139,34 +154,63 @@ class Board:
         """
         with self._lock:
             job = self._jobs.get(key)
-            if job is None or job.state == "cancelled":
+            if job is None or (job.should_stop() and job.state != "done"):
+                stopped = self._stopped.pop(key, job)
                 job = self._jobs[key] = Job(title, work)
+                job.partial = stopped.partial if stopped else None
                 job.start()
             self._jobs.move_to_end(key)
             job.owners.add(owner)
             self._evict(str(key[0]))
             return job
 
-    def find(self, key: tuple[Hashable, ...]) -> Job | None:
+    def find(self, key: Key) -> Job | None:
         """The job named `key`, if there is one."""
         with self._lock:
             return self._jobs.get(key)
 
-    def forget(self, key: tuple[Hashable, ...]) -> None:
+    def running(self, owner: str) -> list[tuple[Key, Job]]:
+        """The running jobs that `owner` wants, in the order in which they were asked for."""
+        with self._lock:
+            return [
+                (key, job)
+                for key, job in self._jobs.items()
+                if owner in job.owners and job.state == "running"
+            ]
+
+    def forget(self, key: Key) -> None:
         """Drops the job named `key`, so that asking again computes again."""
         with self._lock:
             self._jobs.pop(key, None)
 
-    def leave(self, owner: str, keep: Hashable = None) -> None:
-        """`owner` wants none of the running jobs any more, except the one named `keep`."""
+    def release(self, key: Key, owner: str) -> None:
+        """`owner` wants the job named `key` no more; if nobody else does, it is cancelled.
+
+        What it left behind as `Job.partial` is kept for the next job of that name.
+        """
+        with self._lock:
+            job = self._jobs.get(key)
+            if job is None or owner not in job.owners:
+                return
+            job.owners.discard(owner)
+            if job.owners or job.state != "running":
+                return
+            job.cancel()
+            self._stopped[key] = self._jobs.pop(key)
+            while len(self._stopped) > MOST_STOPPED:
+                self._stopped.popitem(last=False)
+
+    def abandon(self, owner: str) -> None:
+        """`owner` is gone: what only it wanted is cancelled, and its results are dropped."""
         with self._lock:
             for key, job in list(self._jobs.items()):
-                if key == keep or owner not in job.owners:
+                if owner not in job.owners:
                     continue
-                job.owners.discard(owner)
-                if job.state == "running" and not job.owners:
+                if job.owners == {owner}:
                     job.cancel()
                     del self._jobs[key]
+                else:
+                    job.owners.discard(owner)
 
     def _evict(self, kind: str) -> None:
         finished = [k for k, job in self._jobs.items() if k[0] == kind and job.state != "running"]

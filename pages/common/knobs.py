@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from pages.common import words
 from pages.common.glossary import define
 
 if TYPE_CHECKING:
     from qlab.granularity import Granularity
     from qlab.ranges import RangePolicy, TensorSpec
 
-WIDTHS = ("2", "3", "4", "5", "6", "7", "8", "16", "float8 e4m3", "float8 e5m2")
-FLOAT8 = {"float8 e4m3": "float8_e4m3fn", "float8 e5m2": "float8_e5m2"}
-SCHEMES = ("affine", "symmetric")
 PERCENTS = (90.0, 95.0, 98.0, 99.0, 99.5, 99.9, 99.95, 99.99, 99.999, 100.0)
-GROUPS = (8, 16, 32, 64)
 PERCENT = 99.99
 TITLES = {"weight": "Weight", "activation": "Output activation"}
 PARTS = ("bits", "scheme", "granularity", "policy", "percent")
@@ -67,13 +64,13 @@ def draw(knobs: Knobs) -> TensorSpec:
     percent = _seed(knobs, granularities, policies)
     st.subheader(TITLES[kind], anchor=False)
     (left, right), (below_left, below_right) = st.columns(2), st.columns(2)
-    left.select_slider("Bits", WIDTHS, key=f"{kind}_bits", help=define("bits"))
+    left.select_slider("Bits", words.WIDTHS, key=f"{kind}_bits", help=define("bits"))
     right.segmented_control(
         "Scheme",
-        SCHEMES,
+        words.SCHEMES,
         key=f"{kind}_scheme",
         required=True,
-        disabled=st.session_state[f"{kind}_bits"] in FLOAT8,
+        disabled=st.session_state[f"{kind}_bits"] in words.FLOAT8,
         help=define("scheme"),
     )
     below_left.selectbox(
@@ -92,43 +89,19 @@ def draw(knobs: Knobs) -> TensorSpec:
 
 def _granularities(knobs: Knobs) -> dict[str, Granularity]:
     """What fits the tensor, by what people call it."""
-    from qlab.granularity import PerAxis, PerGroup, PerTensor
-
-    options: list[Granularity] = []
-    if knobs.shape is not None:
-        inputs = knobs.shape[1] if len(knobs.shape) > 1 else 1
-        options = [PerTensor(), PerAxis(0)]
-        options += [PerGroup(g, 1) for g in GROUPS if g < inputs and inputs % g == 0]
-    options += [knobs.spec.granularity, knobs.start.granularity]
-    return {_words(option): option for option in options}
-
-
-def _words(granularity: Granularity) -> str:
-    from qlab.granularity import PerAxis, PerGroup
-
-    match granularity:
-        case PerAxis(axis):
-            return "per channel" if axis == 0 else f"per index of axis {axis}"
-        case PerGroup(size):
-            return f"per group of {size}"
-    return "per tensor"
+    others = (knobs.spec.granularity, knobs.start.granularity)
+    return words.granularities(knobs.shape, others)
 
 
 def _policies(knobs: Knobs) -> dict[str, RangePolicy]:
     """Every observer that chooses from data, and what the configuration has, by label."""
-    from qlab.ranges import MSE, Entropy, MinMax, MovingAverage, Percentile
+    from qlab.ranges import Percentile
 
-    known = (MinMax(), MovingAverage(), Percentile(), MSE(), Entropy())
-    return {_label(policy): policy for policy in (*known, knobs.spec.policy, knobs.start.policy)}
-
-
-def _label(policy: RangePolicy) -> str:
-    return "percentile" if policy.name == "percentile" else policy.label
-
-
-def _width(spec: TensorSpec) -> str:
-    names = {dtype: width for width, dtype in FLOAT8.items()}
-    return names.get(spec.dtype.name, str(spec.dtype.bits))
+    offered = words.policies([PERCENT], (knobs.spec.policy, knobs.start.policy))
+    return {
+        "percentile" if isinstance(policy, Percentile) else label: policy
+        for label, policy in offered.items()
+    }
 
 
 def _seed(
@@ -144,10 +117,8 @@ def _seed(
     state, start, kind = st.session_state, knobs.start, knobs.kind
     policy = start.policy
     values = (
-        _width(start),
-        "symmetric" if start.symmetric or start.dtype.is_float else "affine",
-        next(name for name, option in granularities.items() if option == start.granularity),
-        next(name for name, option in policies.items() if option == policy),
+        *words.words_of(start)[:3],
+        "percentile" if isinstance(policy, Percentile) else policy.label,
         policy.percent if isinstance(policy, Percentile) else PERCENT,
     )
     other = state.get(f"{kind}_token") != knobs.token
@@ -162,20 +133,16 @@ def _read(
     knobs: Knobs, granularities: dict[str, Granularity], policies: dict[str, RangePolicy]
 ) -> TensorSpec:
     """The spec that the widgets describe; what they do not show stays as it is."""
-    from qlab.dtypes import as_qdtype
     from qlab.ranges import Percentile
 
-    spec = knobs.spec
-    width, scheme, granularity, policy, percent = (
+    bits, scheme, granularity, policy, percent = (
         st.session_state[f"{knobs.kind}_{part}"] for part in PARTS
     )
-    changed: dict[str, Any] = {
-        "symmetric": scheme == "symmetric",
-        "granularity": granularities[granularity],
-        "policy": Percentile(percent) if policy == "percentile" else policies[policy],
-    }
-    if width == _width(spec):
-        return replace(spec, **changed)
-    signed = spec.dtype.signed if not spec.dtype.is_float else knobs.kind == "weight"
-    dtype = as_qdtype(FLOAT8.get(width, f"q{'' if signed else 'u'}int{width}"))
-    return replace(spec, dtype=dtype, quant_min=None, quant_max=None, reduce_range=False, **changed)
+    return words.altered(
+        knobs.spec,
+        knobs.kind,
+        bits,
+        scheme == "symmetric",
+        granularity=granularities[granularity],
+        policy=Percentile(percent) if policy == "percentile" else policies[policy],
+    )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from pages.common.engine import Key, wait_for
+from pages.common.engine import wait_for
 from pages.common.format import number
-from pages.common.jobs import CancelledError, Progress
+from pages.common.jobs import CancelledError, Key, Progress, Work
 from pages.common.workspace import Choice, Draft, Workspace
 
 if TYPE_CHECKING:
@@ -113,6 +113,11 @@ def loaded_key(choice: Choice) -> Key:
 
 def load(choice: Choice, workspace: Workspace) -> Loaded:
     """The calibrated lab of the chosen model; ends the page's run while it is being made."""
+    return wait_for(*loading(choice), workspace)
+
+
+def loading(choice: Choice) -> tuple[Key, str, Work]:
+    """The job that makes the calibrated lab of a choice."""
 
     def work(progress: Progress) -> Loaded:
         import sample_models
@@ -131,7 +136,7 @@ def load(choice: Choice, workspace: Workspace) -> Loaded:
             raise CancelledError
         return Loaded(sample, choice.samples, lab)
 
-    return wait_for(loaded_key(choice), "Collecting the model's ranges", work, workspace)
+    return loaded_key(choice), "Collecting the model's ranges", work
 
 
 def outcome_key(loaded: Loaded, mapping: QConfigMapping) -> Key:
@@ -141,6 +146,11 @@ def outcome_key(loaded: Loaded, mapping: QConfigMapping) -> Key:
 
 def compare(loaded: Loaded, mapping: QConfigMapping, workspace: Workspace) -> Outcome:
     """The comparison under a configuration; ends the page's run while it is being made."""
+    return wait_for(*comparison(loaded, mapping), workspace)
+
+
+def comparison(loaded: Loaded, mapping: QConfigMapping) -> tuple[Key, str, Work]:
+    """The job that compares the float network with its quantized self."""
 
     def work(progress: Progress) -> Outcome:
         report = loaded.lab.compare(
@@ -157,7 +167,7 @@ def compare(loaded: Loaded, mapping: QConfigMapping, workspace: Workspace) -> Ou
         return Outcome(report, tuple(worst))
 
     title = "Comparing the quantized network with the float one"
-    return wait_for(outcome_key(loaded, mapping), title, work, workspace)
+    return outcome_key(loaded, mapping), title, work
 
 
 def _finding(

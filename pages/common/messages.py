@@ -89,11 +89,17 @@ def show(error: Exception, *, retry: Callable[[], None] | None = None, key: str 
             st.button("Try again", key=key, on_click=retry)
 
 
+class WaitingError(Exception):
+    """Ends a part of a page whose numbers are still being computed, after it has said so."""
+
+
 @contextmanager
 def shown(key: str = "page") -> Iterator[None]:
     """Draws whatever the block raises instead of raising it; Streamlit's own signals pass."""
     try:
         yield
+    except WaitingError:
+        return
     except Exception as error:
         log_error(log, "shown on the page as a message", error)
         show(error, retry=_again, key=f"again-{key}")

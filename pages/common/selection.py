@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from pages.common import navigation, sidebar
+from pages.common import address, navigation, sidebar
 from pages.common.frame import View
 from pages.common.loaded import Loaded
 
@@ -26,9 +26,9 @@ def current(view: View, lab: Lab, at_first: str | None = None) -> str:
             be quantized, until one is selected.
     """
     names = [layer.name for layer in lab.layers]
-    address = st.query_params.get(KEY)
+    addressed = st.query_params.get(KEY)
     remembered = view.workspace.selected.get(view.choice.model)
-    for chosen in (st.session_state.get(KEY), address, remembered):
+    for chosen in (st.session_state.get(KEY), addressed, remembered):
         if chosen in names:
             return str(chosen)
     if at_first is not None:
@@ -39,7 +39,8 @@ def current(view: View, lab: Lab, at_first: str | None = None) -> str:
 
 def select(view: View, name: str) -> None:
     """Makes a layer the selected one; to be called before its widget is drawn."""
-    view.workspace.selected[view.choice.model] = name
+    if view.workspace.selected.get(view.choice.model) != name:
+        view.workspace.select(view.choice.model, name)
     st.session_state[KEY] = name
 
 
@@ -56,6 +57,7 @@ def link(view: View, loaded: Loaded, name: str) -> None:
             "preset": choice.preset,
             "samples": str(choice.samples),
             KEY: name,
+            address.KEY: view.workspace.id,
         },
     )
 
@@ -107,5 +109,6 @@ def pick(view: View, lab: Lab) -> str:
     name = picker.selectbox(
         "Layer", names, index=position, key=KEY, bind="query-params", persist_state="session"
     )
-    view.workspace.selected[view.choice.model] = str(name)
+    if view.workspace.selected.get(view.choice.model) != name:
+        view.workspace.select(view.choice.model, str(name))
     return str(name)

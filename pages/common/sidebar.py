@@ -17,6 +17,7 @@ def draw(workspace: Workspace) -> Choice:
     from qlab.presets import PRESETS
     from sample_models.catalog import MODELS
 
+    _restore(workspace)
     with st.sidebar:
         model = st.selectbox(
             "Model",
@@ -49,6 +50,14 @@ def draw(workspace: Workspace) -> Choice:
         choice = Choice(model, preset, samples)
         _changes(workspace, choice)
     return choice
+
+
+def _restore(workspace: Workspace) -> None:
+    """In a fresh browser the choices are the workspace's, where the address names no others."""
+    if workspace.choice is not None:
+        for key, value in workspace.choice._asdict().items():
+            if key not in st.session_state and key not in st.query_params:
+                st.session_state[key] = value
 
 
 def label(name: str, trained: bool) -> str:

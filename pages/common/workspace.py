@@ -1,17 +1,22 @@
-"""What one browser session has chosen and changed. Lives in session state, draws nothing."""
+"""What one workspace has chosen and changed. Draws nothing, knows no browser."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Hashable
+import threading
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
-
-import streamlit as st
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     from qlab.qconfig import QConfigMapping
     from qlab.ranges import TensorSpec
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Setting = str | int | float | bool | None
+#: The comparison with the float network, which most pages show.
+OUTCOME = "outcome"
 
 
 class Choice(NamedTuple):
@@ -37,38 +42,61 @@ class Draft:
     in_float: bool = False
 
 
-@dataclass
+def _changes(
+    method: Callable[Concatenate[Workspace, P], R],
+) -> Callable[Concatenate[Workspace, P], R]:
+    """A method that changes the workspace: one at a time, and noted for the next save."""
+
+    @wraps(method)
+    def locked(self: Workspace, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self.lock:
+            self.revision += 1
+            return method(self, *args, **kwargs)
+
+    return locked
+
+
+@dataclass(eq=False)
 class Workspace:
-    """Everything that one browser session entered.
+    """Everything that was entered in one workspace; several tabs may share it.
 
     Attributes:
+        id: 128 random bits in hexadecimal; whoever knows it may see the workspace.
         choice: The sidebar's state at the last run.
         selected: The layer that is selected everywhere, by model.
+        settings: How the pages' own widgets stand, by key.
         history: Mappings by (model, preset), oldest first: the preset's own and every applied
             change after it.
-        shown: The mapping whose end-to-end numbers are on screen, by choice.
-        converted: The mapping that was converted last, by choice.
+        shown: The mapping whose end-to-end numbers are on screen, by kind of numbers and choice.
         drafts: Knobs that were moved and not applied, by (model, preset, layer).
+        refused: Entries of *Configure* that make no sense yet, by (model, preset, layer): the
+            table's row as it was typed.
         declined: Computations that were cancelled here; they start again when asked for.
         generation: Grows with every change of a configuration; knobs follow it.
+        revision: Grows with every change of anything that is saved.
     """
 
+    id: str = ""
     choice: Choice | None = None
     selected: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Setting] = field(default_factory=dict)
     history: dict[tuple[str, str], list[QConfigMapping]] = field(default_factory=dict)
-    shown: dict[Choice, QConfigMapping] = field(default_factory=dict)
-    converted: dict[Choice, QConfigMapping] = field(default_factory=dict)
+    shown: dict[tuple[str, Choice], QConfigMapping] = field(default_factory=dict)
     drafts: dict[tuple[str, str, str], Draft] = field(default_factory=dict)
+    refused: dict[tuple[str, str, str], dict[str, Any]] = field(default_factory=dict)
     declined: set[tuple[Hashable, ...]] = field(default_factory=set)
     generation: int = 0
+    revision: int = 0
+    lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     def _mappings(self, choice: Choice) -> list[QConfigMapping]:
         key = (choice.model, choice.preset)
-        if key not in self.history:
-            from qlab import presets
+        with self.lock:
+            if key not in self.history:
+                from qlab import presets
 
-            self.history[key] = [presets.get(choice.preset).mapping()]
-        return self.history[key]
+                self.history[key] = [presets.get(choice.preset).mapping()]
+            return self.history[key]
 
     def mapping(self, choice: Choice) -> QConfigMapping:
         """The configuration in force: the preset with every applied change."""
@@ -78,22 +106,54 @@ class Workspace:
         """How many applied changes can be undone."""
         return len(self._mappings(choice)) - 1
 
+    @_changes
+    def choose(self, choice: Choice) -> None:
+        """Notes what the sidebar says."""
+        self.choice = choice
+
+    @_changes
+    def select(self, model: str, layer: str) -> None:
+        """Makes a layer of a model the selected one."""
+        self.selected[model] = layer
+
+    @_changes
+    def set(self, key: str, value: Setting) -> None:
+        """Notes how a page's widget stands."""
+        self.settings[key] = value
+
     def apply(self, choice: Choice, layer: str, draft: Draft) -> None:
         """Adds a rule for one layer to the configuration."""
         from qlab.qconfig import qconfig_of
 
         qconfig = None if draft.in_float else qconfig_of(draft.activation, draft.weight)
-        changed = copy.deepcopy(self.mapping(choice)).set_module_name(layer, qconfig)
-        self._mappings(choice).append(changed)
-        self.drafts.pop((choice.model, choice.preset, layer), None)
-        self.generation += 1
+        self.configure(choice, self.mapping(choice).copy().set_module_name(layer, qconfig), [layer])
 
+    @_changes
+    def configure(
+        self, choice: Choice, mapping: QConfigMapping, layers: Iterable[str] = ()
+    ) -> None:
+        """Makes a mapping the configuration in force, as one change that can be undone.
+
+        Args:
+            choice: Model and preset that it belongs to.
+            mapping: Not to be changed any more.
+            layers: Whose knobs it settles.
+        """
+        mappings = self._mappings(choice)
+        for layer in layers:
+            self.drafts.pop((choice.model, choice.preset, layer), None)
+        if mapping != mappings[-1]:
+            mappings.append(mapping)
+            self.generation += 1
+
+    @_changes
     def undo(self, choice: Choice) -> None:
         """Takes back the last applied change, and every knob that was moved since."""
         if self.changes(choice):
             self._mappings(choice).pop()
         self._drop_drafts(choice)
 
+    @_changes
     def reset(self, choice: Choice) -> None:
         """Takes back every applied change, and every knob that was moved."""
         del self._mappings(choice)[1:]
@@ -104,9 +164,10 @@ class Workspace:
             del self.drafts[key]
         self.generation += 1
 
-    def refresh(self, choice: Choice) -> None:
+    @_changes
+    def refresh(self, choice: Choice, kind: str = OUTCOME) -> None:
         """Asks for the end-to-end numbers of the configuration in force."""
-        self.shown[choice] = self.mapping(choice)
+        self.shown[kind, choice] = self.mapping(choice)
 
     def draft(self, choice: Choice, layer: str) -> Draft | None:
         """The layer's knobs where they were moved and not applied."""
@@ -114,15 +175,21 @@ class Workspace:
 
     def set_draft(self, choice: Choice, layer: str, draft: Draft) -> None:
         """Remembers how the layer's knobs stand."""
-        self.drafts[choice.model, choice.preset, layer] = draft
+        key = (choice.model, choice.preset, layer)
+        with self.lock:
+            if self.drafts.get(key) != draft:
+                self.drafts[key] = draft
+                self.revision += 1
 
-    def convert(self, choice: Choice) -> None:
-        """Asks for the integer model of the configuration in force."""
-        self.converted[choice] = self.mapping(choice)
+    @_changes
+    def refuse(self, choice: Choice, rows: dict[str, dict[str, Any]]) -> None:
+        """Keeps the table's rows that make no sense, by layer, in place of those kept before."""
+        own = (choice.model, choice.preset)
+        for key in [key for key in self.refused if key[:2] == own]:
+            del self.refused[key]
+        self.refused.update({(*own, layer): row for layer, row in rows.items()})
 
-
-def current() -> Workspace:
-    """The workspace of this browser session, made at its first run."""
-    if "workspace" not in st.session_state:
-        st.session_state.workspace = Workspace()
-    return st.session_state.workspace
+    def refusals(self, choice: Choice) -> dict[str, dict[str, Any]]:
+        """The table's rows that make no sense, by layer."""
+        own = (choice.model, choice.preset)
+        return {key[2]: row for key, row in list(self.refused.items()) if key[:2] == own}

@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,8 +59,10 @@ class Server:
 
 
 @contextmanager
-def serve(script: Path, log: Path) -> Iterator[Server]:
-    """Runs `script` under Streamlit until the block ends.
+def serve(
+    script: Path, log: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[Server]:
+    """Runs `script` under Streamlit until the block ends; its data lie beside `log`.
 
     Raises:
         RuntimeError: the server ended, or did not answer in time; with what it printed.
@@ -76,7 +78,13 @@ def serve(script: Path, log: Path) -> Iterator[Server]:
     arguments = [part for name, value in flags.items() for part in (f"--{name}", value)]
     command = [sys.executable, "-m", "streamlit", "run", str(script), *arguments]
     with log.open("wb") as output:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=os.environ | {"QLAB_DATA": str(log.parent / "data")} | dict(environment or {}),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
         try:
             server = Server(f"http://127.0.0.1:{port}", log)
             _wait_until_healthy(server, process)

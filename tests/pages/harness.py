@@ -13,6 +13,9 @@ import numpy as np
 import plotly.io
 from streamlit.testing.v1 import AppTest
 
+from pages.common.store import store
+from pages.common.workspace import Workspace
+
 ROOT = Path(__file__).parents[2]
 SECONDS = 60
 Open = Callable[..., AppTest]
@@ -40,6 +43,13 @@ def settle(page: AppTest) -> AppTest:
         page.run()
     assert not page.exception
     return page
+
+
+def workspace_of(page: AppTest) -> Workspace:
+    """The workspace that the page's address names."""
+    space = store().find(page.query_params["w"])
+    assert space is not None
+    return space
 
 
 def metrics(page: AppTest) -> dict[str, str]:

@@ -7,9 +7,9 @@ from streamlit.testing.v1 import AppTest
 import qlab
 import sample_models
 from pages.common.engine import board
-from pages.common.workspace import Choice, Draft, Workspace
+from pages.common.workspace import Choice, Draft
 from qlab.ranges import TensorSpec
-from tests.pages.harness import has_button, open_page, settle
+from tests.pages.harness import has_button, open_page, settle, workspace_of
 
 
 def convert(page: AppTest) -> AppTest:
@@ -53,7 +53,7 @@ def test_what_is_downloaded_loads_and_is_the_labs_model():
 def test_a_changed_configuration_asks_to_convert_again():
     page = convert(open_page("convert", model="mlp"))
     assert page.button(key="convert").disabled
-    space: Workspace = page.session_state["workspace"]
+    space = workspace_of(page)
     choice = Choice("mlp", "int8", 256)
     loaded = page.dataframe[0].value.index[1]
     weight = TensorSpec.int8_weight().with_bits(4)
@@ -71,7 +71,7 @@ def test_a_changed_configuration_asks_to_convert_again():
 def test_a_rule_that_matches_nothing_is_flagged():
     page = open_page("convert", model="mlp")
     mapping = qlab.presets.get("int8").mapping().set_module_name("no_such_layer", None)
-    page.session_state["workspace"].history["mlp", "int8"] = [mapping]
+    workspace_of(page).history["mlp", "int8"] = [mapping]
     page.run()
     assert "This rule matches nothing" in page.warning[0].value
     assert r"no\_such\_layer" in page.warning[0].value
@@ -92,7 +92,7 @@ def test_a_layer_kept_in_float_is_told_so():
     page = open_page("convert", model="mlp")
     name = page.dataframe[0].value.index[1]
     mapping = qlab.presets.get("int8").mapping().set_module_name(name, None)
-    page.session_state["workspace"].history["mlp", "int8"] = [mapping]
+    workspace_of(page).history["mlp", "int8"] = [mapping]
     page.run()
     row = page.dataframe[0].value.loc[name]
     assert (row["execution"], row["requested"]) == ("float", "float")

@@ -68,6 +68,8 @@ def test_moving_a_widget_does_not_end_the_work(monkeypatch: pytest.MonkeyPatch):
     assert board().find(("loaded", "mlp", SAMPLES)) is job
     assert job.state == "running" and not job.should_stop()
     page.selectbox(key="model").set_value("residual").run()
+    assert job.state == "running" and not job.should_stop()
+    page.button(key="cancel_other_0").click().run()
     assert job.wait(5)
     assert job.state == "cancelled"
 
@@ -98,5 +100,5 @@ def test_an_unforeseen_error_on_a_page_is_a_message(monkeypatch: pytest.MonkeyPa
         assert "did not foresee" in page.error[0].value
         assert r"\<b\>surprise" in page.error[0].value
         assert page.selectbox(key="model").value == "mlp"
-    page.button(key="again-page").click().run()
+    page.button(key="again-body").click().run()
     assert not page.error

@@ -78,11 +78,12 @@ def test_the_last_owner_who_leaves_cancels():
     jobs = board()
     job = jobs.submit(("square", 4), "", until_stopped, owner="a")
     jobs.submit(("square", 4), "", until_stopped, owner="b")
-    jobs.leave("a")
-    assert job.state == "running"
-    jobs.leave("b", keep=("square", 4))
-    assert job.state == "running"
-    jobs.leave("b")
+    jobs.release(("square", 4), "a")
+    jobs.release(("square", 4), "a")
+    jobs.release(("square", 4), "nobody")
+    assert job.state == "running" and not job.should_stop()
+    assert jobs.running("b") == [(("square", 4), job)] and not jobs.running("a")
+    jobs.release(("square", 4), "b")
     assert finished(job).state == "cancelled"
     assert jobs.find(("square", 4)) is None
 
@@ -104,3 +105,30 @@ def test_only_the_newest_results_of_a_kind_stay():
     jobs.submit(("square", 3), "", lambda _: 9, owner="a")
     kept = [x for x in (1, 2, 3) if jobs.find(("square", x))]
     assert kept == [1, 3]
+
+
+def test_what_a_cancelled_job_left_behind_is_where_the_next_one_goes_on():
+    jobs, started = board(), threading.Event()
+
+    def work(progress: Progress) -> int:
+        progress.partial = (progress.partial or 0) + 1
+        started.set()
+        if progress.partial < 2:
+            until_stopped(progress)
+        return progress.partial
+
+    jobs.submit(("square", 4), "", work, owner="a")
+    assert started.wait(5)
+    jobs.release(("square", 4), "a")
+    assert finished(jobs.submit(("square", 4), "", work, owner="a")).result == 2
+
+
+def test_who_is_gone_leaves_no_job_and_no_result_that_another_does_not_want():
+    jobs = board()
+    own = jobs.submit(("square", 1), "", until_stopped, owner="a")
+    finished(jobs.submit(("square", 2), "", lambda _: 4, owner="a"))
+    finished(jobs.submit(("square", 3), "", lambda _: 9, owner="a"))
+    jobs.submit(("square", 3), "", lambda _: 9, owner="b")
+    jobs.abandon("a")
+    assert finished(own).state == "cancelled"
+    assert [x for x in (1, 2, 3) if jobs.find(("square", x))] == [3]

@@ -1,0 +1,46 @@
+"""Changing many rows of the table on *Configure* at once."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from pages.common import editor, rows
+from pages.common.editor import TITLES, Held
+from pages.common.frame import View
+from pages.common.loaded import Loaded
+from pages.common.rows import COLUMNS, IN_FLOAT
+
+SWITCH = {"in float": True, "quantized": False}
+
+
+def draw(view: View, loaded: Loaded, held: Held) -> None:
+    """Draws what to set, to what, and for which rows."""
+    what, value, picked, every = st.columns([3, 3, 2, 2], vertical_alignment="bottom")
+    column = what.selectbox(
+        "Change in many rows",
+        COLUMNS,
+        format_func=lambda column: "keep in float" if column == IN_FLOAT else column,
+        index=COLUMNS.index("weight bits"),
+        key="bulk_column",
+        help=TITLES[IN_FLOAT][1],
+        persist_state="session",
+    )
+    offered = [*SWITCH] if column == IN_FLOAT else rows.options(loaded, held.seen.values())[column]
+    chosen = value.selectbox("To", offered, key=f"bulk_to_{column}", persist_state="session")
+    new = SWITCH.get(chosen, chosen)
+    picked.button(
+        f"Set for the {len(held.picked)} picked" if held.picked else "Set for picked rows",
+        key="bulk_picked",
+        disabled=not held.picked,
+        on_click=editor.set_all,
+        args=(view, loaded, held.picked, column, new),
+        help="Rows are picked by the tick in their second column.",
+        width="stretch",
+    )
+    every.button(
+        f"Set for all {len(held.seen)}",
+        key="bulk_all",
+        on_click=editor.set_all,
+        args=(view, loaded, list(held.seen), column, new),
+        width="stretch",
+    )
