@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import os
 import time
+from collections.abc import Sequence
+from concurrent.futures import Executor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,14 +18,17 @@ from qlab import presets
 from qlab.analysis.batches import Batches
 from qlab.analysis.calibration import Calibration, Progress, Stop
 from qlab.analysis.causes import Cause
-from qlab.analysis.compare import Networks, compare_graphs
+from qlab.analysis.compare import compare_graphs
 from qlab.analysis.fingerprint import combined, data_fingerprint, graph_fingerprint
 from qlab.analysis.layers import Layer, describe_layers
+from qlab.analysis.networks import Networks
 from qlab.analysis.report import Report
+from qlab.analysis.search import Candidate, Measure, Search, Space, search_mappings
+from qlab.analysis.sensitivity import WAYS, Sensitivity, measure_sensitivity, names_of
 from qlab.analysis.study import Study
 from qlab.analysis.what_if import WhatIf, causes_of, compare_policies, what_if
 from qlab.errors import ArgumentError, DTypeError, UnknownNameError
-from qlab.execution import usable_device
+from qlab.execution import Program, RunStore, usable_device
 from qlab.graph import Plan, fuse, trace
 from qlab.io.checkpoint import save_quantized
 from qlab.io.files import write_atomically
@@ -49,6 +54,9 @@ class Lab:
         evaluation: Batches of (inputs, labels) on which `compare` measures; the calibration data
             if not given.
         device: Where everything runs; the model's own device if not given.
+        memory_budget: How many bytes of the float network's activations on the evaluation data are
+            kept, so that a change of one layer runs only what follows it. A model that needs more
+            works, slower; 0 keeps none.
         runs: Where what `compare` measures is kept: a `Runs`, or the path of its SQLite file, which
             several Labs may share. None: a private file, gone with the Lab.
 
@@ -69,6 +77,7 @@ class Lab:
         evaluation: Any = None,
         device: torch.device | str | None = None,
         *,
+        memory_budget: int = 2**30,
         runs: str | os.PathLike[str] | Runs | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
@@ -89,6 +98,7 @@ class Lab:
         )
         example = tuple(_to(x, self.device) for x in inputs)
         self._study = Study(graph, example, self._calibration_data)
+        self._float_runs = RunStore(Program.of(graph), _checked_budget(memory_budget))
         self.layers: tuple[Layer, ...] = describe_layers(graph, self.plan())
         self.runs = runs if isinstance(runs, Runs) else Runs(runs)
         self.mapping = resolve_mapping(None)
@@ -229,7 +239,7 @@ class Lab:
         plan, began = self._study.plan(resolved), time.monotonic()
         report = compare_graphs(
             Networks(self.graph, self._study.converted(resolved), plan),
-            self._evaluation_data,
+            (self._evaluation_data, self._float_runs),
             self._study.ideal_sqnr,
             on_progress=on_progress,
             should_stop=should_stop,
@@ -242,6 +252,85 @@ class Lab:
     def subject(self) -> str:
         """A fingerprint of model and evaluation data: runs with the same one are comparable."""
         return combined(graph_fingerprint(self.graph), data_fingerprint(self._evaluation_data))
+
+    def sensitivity(
+        self,
+        mappings: Mapping | dict[str, Mapping] | Sequence[Mapping] = None,
+        *,
+        ways: Sequence[str] = WAYS,
+        executor: Executor | None = None,
+        on_progress: Progress | None = None,
+        should_stop: Stop | None = None,
+    ) -> Sensitivity:
+        """What each layer's quantization alone costs the network, and what leaving it out wins.
+
+        Args:
+            mappings: The candidate configurations: one, a sequence of them, or a dict by name.
+            ways: Which of ``"on"`` (the layer alone is quantized), ``"off"`` (it alone is not) and
+                ``"estimate"`` (``"on"`` to first order, for all layers in one pass) to answer.
+            executor: Any `concurrent.futures.Executor`, of threads, processes or a cluster; it
+                changes when the answer comes, not what it says.
+            on_progress: Called as ``(done, total, label)`` after each task.
+            should_stop: Asked after each task, which takes less than a batch; what was measured
+                until then is kept.
+
+        Raises:
+            UnknownNameError: No such preset or way.
+            ArgumentError: Nothing to measure.
+        """
+        named = [(DEFAULT_PRESET, None)] if mappings is None else names_of(mappings)
+        candidates = {name: resolve_mapping(mapping) for name, mapping in named}
+        if self.calibrated is None:
+            self.calibrate(on_progress, should_stop)
+        return measure_sensitivity(
+            self._study,
+            candidates,
+            (self._evaluation_data, self._float_runs),
+            ways=tuple(ways),
+            executor=executor,
+            on_progress=on_progress,
+            should_stop=should_stop,
+        )
+
+    def search(
+        self,
+        budget: float,
+        *,
+        by: Measure = "size",
+        candidates: Sequence[Candidate] | None = None,
+        mapping: Mapping = None,
+        sensitivity: Sensitivity | None = None,
+        executor: Executor | None = None,
+        points: int | None = 64,
+        on_progress: Progress | None = None,
+        should_stop: Stop | None = None,
+    ) -> Search:
+        """Mixed precision: how many bits each layer gets, solved exactly under a budget.
+
+        Args:
+            budget: A whole number of bytes or bit operations, or a fraction of what ``mapping``
+                takes: 0.5 is half the size of 8 bits.
+            by: ``"size"`` or ``"bit_ops"`` (MACs × weight bits × activation bits).
+            candidates: What layers may become; see `default_candidates`.
+            mapping: What everything else gets.
+            sensitivity: Measured before with `search_space`'s mappings; measured now if not given.
+            executor: Runs that measurement.
+            points: How many points the front has at most, the 20 nearest the budget without gaps;
+                None for all that there are.
+            on_progress: Called as ``(done, total, label)``.
+            should_stop: Asked after each task; the front then holds what was found.
+
+        Raises:
+            ArgumentError: An impossible budget; states the smallest possible.
+        """
+        resolved = resolve_mapping(mapping)
+        self.calibrate(on_progress)
+        space = Space(self._study, resolved, candidates, by)
+        hooks: Any = {"on_progress": on_progress, "should_stop": should_stop}
+        if sensitivity is None:
+            uniform = space.configurations()
+            sensitivity = self.sensitivity(uniform, ways=("on",), executor=executor, **hooks)
+        return search_mappings(space, budget, sensitivity, self.compare, points=points, **hooks)
 
     def what_if(
         self,
@@ -382,6 +471,16 @@ def resolve_mapping(mapping: Mapping) -> QConfigMapping:
         expected="a QConfigMapping, the name of a preset, or None",
         received=type(mapping).__name__,
     )
+
+
+def _checked_budget(memory_budget: int) -> int:
+    if not isinstance(memory_budget, int) or memory_budget < 0:
+        raise ArgumentError(
+            "The memory budget is a number of bytes",
+            expected="a whole number, 0 or more",
+            received=repr(memory_budget),
+        )
+    return memory_budget
 
 
 def _device_of(model: nn.Module) -> torch.device:

@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
-from qlab.analysis.batches import Batch, Batches
+from qlab.analysis.batches import Batches
 from qlab.analysis.calibration import Progress, Stop
-from qlab.analysis.metrics import METRICS, ErrorSums, LabelCounts
-from qlab.analysis.probe import QuantizedLayer, real
+from qlab.analysis.metrics import METRICS, ErrorSums
+from qlab.analysis.networks import Networks, OutputSums, Place, places_of
+from qlab.analysis.probe import real
 from qlab.analysis.report import Report, Size, coverage_of, graph_bytes, module_bytes
-from qlab.errors import UnsupportedError
-from qlab.execution import GraphRunner
-from qlab.graph.plan import Plan, Step
-from qlab.graph.shapes import tensors_in
+from qlab.errors import NonFiniteError
+from qlab.execution import CachedRun, GraphRunner, RunStore
+from qlab.graph.plan import Step
+from qlab.qparams import QParams
 from qlab.ranges import TensorSpec
+from qlab.ranges.error import clip_margin
 
 _COLUMNS = [
     "type",
     "execution",
     *(f"{name}_{where}" for where in ("local", "accumulated") for name in METRICS),
+    "rmse_scale_local",
+    "rmse_scale_accumulated",
+    "nmse_rounding_local",
+    "nmse_clipping_local",
+    "clipped_share",
     "sqnr_ideal",
     "weight_bytes",
 ]
@@ -33,22 +40,38 @@ _COLUMNS = [
 
 @dataclass
 class _Pair:
-    """A layer in both networks, and its running errors.
+    """A layer in both networks, and its running errors."""
 
-    ``carrier`` is the node of the quantized network that holds its output, ``inputs`` the nodes of
-    the float network that feed it.
-    """
-
-    step: Step
-    layer: QuantizedLayer
-    carrier: str
-    inputs: tuple[str, ...]
+    place: Place
     local: ErrorSums = field(default_factory=ErrorSums)
     accumulated: ErrorSums = field(default_factory=ErrorSums)
 
-    def update(self, sums: ErrorSums, reference: Tensor, value: Tensor) -> None:
-        """Adds what counts of two outputs: what a clamp behind the layer leaves of them."""
-        sums.update(self.step.counting(reference), self.step.counting(value))
+    @property
+    def step(self) -> Step:
+        return self.place.step
+
+    def update(self, values: Mapping[str, Tensor], carried: Tensor) -> None:
+        """Adds a batch: what counts of the layer's output, alone and inside the network.
+
+        Args:
+            values: The float network's values of the layer and of its inputs.
+            carried: What the quantized network has.
+
+        Raises:
+            NonFiniteError: NaN or infinity; names the layer.
+        """
+        layer, counting = self.place.layer, self.step.counting
+        alone = layer.run([values[name] for name in self.place.inputs])
+        reference = counting(values[self.step.node])
+        try:
+            self.local.update(reference, counting(alone), limits_of(layer.output))
+            self.accumulated.update(reference, counting(real(carried, layer.output)))
+        except NonFiniteError as error:
+            raise NonFiniteError(
+                f"The error of the layer {self.step.name!r} cannot be measured",
+                received=error.received,
+                fix="Find the first layer that produces NaN or infinity with Lab.calibrate().",
+            ) from error
 
     def row(self, ideal: float) -> list[Any]:
         return [
@@ -56,23 +79,37 @@ class _Pair:
             self.step.execution,
             *self.local.as_dict().values(),
             *self.accumulated.as_dict().values(),
+            *self._steps_of_the_output(),
             ideal,
-            module_bytes(self.layer.module),
+            module_bytes(self.place.layer.module),
+        ]
+
+    def _steps_of_the_output(self) -> list[float]:
+        """RMSE/scale twice, the rounding and the clipping part, the clipped share."""
+        qparams = self.place.layer.output
+        if qparams is None:
+            return [math.nan] * 5
+        return [
+            self.local.rmse_scale(qparams.scale_value),
+            self.accumulated.rmse_scale(qparams.scale_value),
+            self.local.nmse_rounding,
+            self.local.nmse_clipping,
+            self.local.clipped_share,
         ]
 
 
-@dataclass(frozen=True)
-class Networks:
-    """The two networks that are compared, and the plan that made one of the other."""
-
-    float_graph: fx.GraphModule
-    converted: fx.GraphModule
-    plan: Plan
+def limits_of(qparams: QParams | None) -> tuple[float, float] | None:
+    """Between what real numbers are rounded to a code; those beyond are clipped."""
+    if qparams is None:
+        return None
+    margin, scale, zero = clip_margin(qparams), qparams.scale_value, float(qparams.zero_point)
+    low, high = qparams.quant_min - margin - zero, qparams.quant_max + margin - zero
+    return low * scale, high * scale
 
 
 def compare_graphs(
     networks: Networks,
-    batches: Batches,
+    data: tuple[Batches, RunStore],
     ideal_sqnr: Callable[[str, TensorSpec], float],
     *,
     on_progress: Progress | None = None,
@@ -81,11 +118,12 @@ def compare_graphs(
     """Runs both networks over the data and measures every quantized layer twice.
 
     Local: the layer as deployed, fed the float network's values. Accumulated: the layer inside
-    the quantized network. Sums run over all samples; memory holds one batch.
+    the quantized network. Sums run over all samples.
 
     Args:
         networks: The fused float graph, the converted graph and the plan between them.
-        batches: Data to measure on, with labels for accuracies.
+        data: Batches to measure on, with labels for accuracies, and the float network's values on
+            them as far as they are cached.
         ideal_sqnr: The best SQNR [dB] that a quantizer of a spec's type reaches on the float
             tensor of a node.
         on_progress: Called as ``(batches done, batches in all, label)``.
@@ -94,15 +132,21 @@ def compare_graphs(
     Raises:
         NonFiniteError: NaN or infinity in a layer; the message names it.
     """
-    pairs = _pair(networks)
-    watched = set(pairs).union(*(pair.inputs for pair in pairs.values()))
-    float_run = GraphRunner(networks.float_graph, watched)
-    quantized_run = GraphRunner(networks.converted, {p.carrier for p in pairs.values()})
-    output, labels = ErrorSums(), LabelCounts()
+    (batches, floats), pairs = data, [_Pair(place) for place in places_of(networks)]
+    carried = {pair.place.carrier: pair for pair in pairs}
+    quantized_run = GraphRunner(networks.converted, carried)
+    output = OutputSums.empty()
     total, done, samples = len(batches), 0, 0
     with torch.no_grad():
         for batch in batches:
-            _measure_batch(batch, pairs, (float_run, quantized_run), (output, labels))
+            run = floats.get(done, total, batch.inputs)
+
+            def add(carrier: str, value: Any, run: CachedRun = run) -> None:
+                pair = carried[carrier]
+                pair.update(run.values({pair.step.node, *pair.place.inputs}), value)
+
+            result = quantized_run.watch(batch.inputs, add)
+            output.update(run.output, result, batch.labels)
             done, samples = done + 1, samples + batch.samples
             if on_progress is not None:
                 on_progress(done, total, "comparing")
@@ -112,78 +156,16 @@ def compare_graphs(
         pair.step.name: pair.row(
             math.inf
             if pair.step.output is None
-            else ideal_sqnr(networks.plan.range_node(node), pair.step.output)
+            else ideal_sqnr(networks.plan.range_node(pair.step.node), pair.step.output)
         )
-        for node, pair in pairs.items()
+        for pair in pairs
     }
     return Report(
         layers=pd.DataFrame.from_dict(rows, orient="index", columns=_COLUMNS).rename_axis("layer"),
-        output={**output.as_dict(), **labels.as_dict()},
+        output=output.as_dict(),
         size=Size(graph_bytes(networks.float_graph), graph_bytes(networks.converted)),
         coverage=coverage_of(networks.plan),
         plan=networks.plan,
         samples=samples,
         complete=done >= total,
     )
-
-
-def _measure_batch(
-    batch: Batch,
-    pairs: dict[str, _Pair],
-    runs: tuple[GraphRunner, GraphRunner],
-    totals: tuple[ErrorSums, LabelCounts],
-) -> None:
-    float_run, quantized_run = runs
-    float_output, values = float_run.collect(batch.inputs)
-    for node, pair in pairs.items():
-        inputs = [values[name] for name in pair.inputs]
-        pair.update(pair.local, values[node], pair.layer.run(inputs))
-
-    carried = {pair.carrier: (node, pair) for node, pair in pairs.items()}
-
-    def accumulate(carrier: str, value: Any) -> None:
-        node, pair = carried[carrier]
-        pair.update(pair.accumulated, values[node], real(value, pair.layer.output))
-
-    quantized_output = quantized_run.watch(batch.inputs, accumulate)
-    x, y = first_tensor(float_output), first_tensor(quantized_output)
-    totals[0].update(x, y)
-    if x.ndim == 2:
-        totals[1].update(x, y, batch.labels)
-
-
-def first_tensor(value: Any) -> Tensor:
-    """The first floating-point tensor of a network's output, which may be a tuple or a dict.
-
-    The first tensor of whole numbers where nothing else comes out.
-
-    Raises:
-        UnsupportedError: The network gives no tensor.
-    """
-    found = tensors_in(value)
-    if not found:
-        raise UnsupportedError(
-            "The network's output holds no tensor to compare", received=type(value).__name__
-        )
-    return next((tensor for tensor in found if tensor.is_floating_point()), found[0])
-
-
-def _pair(networks: Networks) -> dict[str, _Pair]:
-    """Quantized layers by float node name, in graph order."""
-    sources = {node.name: node for node in networks.float_graph.graph.nodes}
-    operators = {node.name: node for node in networks.converted.graph.nodes}
-    coded = {
-        node.meta["source"]: node
-        for node in networks.converted.graph.nodes
-        if "qparams" in node.meta
-    }
-    pairs = {}
-    for step in networks.plan.steps:
-        if step.execution not in ("integer", "simulated"):
-            continue
-        carrier = coded.get(step.node, operators[step.node])
-        module = networks.converted.get_submodule(str(operators[step.node].target))
-        layer = QuantizedLayer(module, carrier.meta.get("qparams"))
-        inputs = tuple(a.name for a in sources[step.node].args if isinstance(a, fx.Node))
-        pairs[step.node] = _Pair(step, layer, carrier.name, inputs)
-    return pairs

@@ -16,6 +16,8 @@ from qlab.nn.quantized.base import Output, QuantizedModule
 from qlab.qparams import QParams, fake_quantize
 from qlab.stats import TensorStats
 
+_PART = 2**19  # elements that pass through the cache together
+
 
 @dataclass(frozen=True)
 class QuantizedLayer:
@@ -42,15 +44,30 @@ class QuantizedLayer:
                 return result if self.output is None else fake_quantize(result, self.output)
             bound = self.module.input_qparams or ()
             codes = [
-                x if qparams is None else ops.quantize(x, qparams)
+                x if qparams is None else quantize_in_parts(x, qparams)
                 for x, qparams in zip(inputs, bound, strict=True)
             ]
             return real(self.module(*codes), self.output)
 
 
 def real(value: Tensor, qparams: QParams | None) -> Tensor:
-    """A value of a quantized graph as real numbers."""
-    return value if qparams is None else ops.dequantize(value, qparams)
+    """A value of a quantized graph as real numbers.
+
+    Codes are brought into the memory layout of the float network first, which later steps are
+    fast in: some integer kernels give another.
+    """
+    return value if qparams is None else ops.dequantize(value.contiguous(), qparams)
+
+
+def quantize_in_parts(x: Tensor, qparams: QParams) -> Tensor:
+    """As `ops.quantize` with one scale for the whole tensor; large tensors go through the cache."""
+    if x.device.type != "cpu" or x.numel() <= _PART or x.ndim < 2:
+        return ops.quantize(x, qparams)
+    codes = torch.empty_like(x, dtype=qparams.dtype.storage)
+    rows = max(_PART * x.shape[0] // x.numel(), 1)
+    for start in range(0, x.shape[0], rows):
+        codes[start : start + rows] = ops.quantize(x[start : start + rows], qparams)
+    return codes
 
 
 class LayerProbe:

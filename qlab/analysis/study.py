@@ -82,12 +82,16 @@ class Study:
         plan = self.plan(mapping)
         if self.calibration is None:
             self.calibrate()
+        return self._converted.get(mapping, lambda: self.execute(plan))
+
+    def execute(self, plan: Plan, like: fx.GraphModule | None = None) -> fx.GraphModule:
+        """The quantized graph of a plan; with ``like``, sharing that graph's equal modules."""
         scales = {
             value.node: self.activation_qparams(value.node, value.spec)
             for value in plan.values
             if value.observed
         }
-        return self._converted.get(mapping, lambda: convert(self.graph, plan, scales))
+        return convert(self.graph, plan, scales, like=like)
 
     @cached_property
     def probes(self) -> dict[str, LayerProbe]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -18,6 +18,7 @@ from qlab.graph.prepare import device_of
 from qlab.graph.special import CodesToQTensor, QTensorToCodes
 from qlab.nn.intrinsic.fold import core
 from qlab.nn.quantized import DeQuantize, Output, Quantize
+from qlab.nn.quantized.holder import OUTPUT, QParamsHolder
 from qlab.nn.stubs import QuantStub
 from qlab.qparams import QParams, quantize
 from qlab.registry import Row
@@ -31,6 +32,7 @@ def convert(
     *,
     weights: Mapping[str, QParams] | None = None,
     replaced: Mapping[str, nn.Module] | None = None,
+    like: fx.GraphModule | None = None,
 ) -> fx.GraphModule:
     """The quantized graph that a plan describes. Plain tensors of codes flow between its modules.
 
@@ -47,6 +49,8 @@ def convert(
         weights: Scale and zero point of weights, by step, where they shall not be what the step's
             spec gives for the weight.
         replaced: Modules to put in place of custom and standalone ones, by node.
+        like: What `convert` made of the same graph under another plan. Its modules serve here too
+            wherever they would be equal: they are shared, not copied.
 
     Returns:
         A graph in evaluation mode that takes and gives what the float graph does; its
@@ -65,7 +69,10 @@ def convert(
             received=f"steps at nodes it does not have: {', '.join(foreign[:5])}",
         )
     check_parameters(graph_module, plan)
-    return _Conversion(graph_module, plan, (qparams, weights or {}), replaced or {}).run()
+    conversion = _Conversion(graph_module, plan, (qparams, weights or {}), replaced or {})
+    if like is not None:
+        conversion.like = like.meta["plan"], dict(like.named_modules(remove_duplicate=False))
+    return conversion.run()
 
 
 def check_parameters(graph_module: fx.GraphModule, plan: Plan) -> None:
@@ -115,6 +122,7 @@ class _Conversion:
         self.copies: dict[int, Any] = {}
         self.resolved: dict[str, QParams] = {}
         self.shared_weights: dict[Any, Any] = {}
+        self.like: tuple[Plan, dict[str, nn.Module]] | None = None
 
     def run(self) -> fx.GraphModule:
         for node in self.source.graph.nodes:
@@ -156,8 +164,10 @@ class _Conversion:
         """Puts the integer module of an operator into the graph."""
         on_codes = step.output is not None
         operands = [argument for argument in node.args if isinstance(argument, fx.Node)]
-        made = self._integer_module(node, step)
-        made.bind_inputs(*(self._qparams(o) if on_codes else None for o in operands))
+        inputs = [self._qparams(o) if on_codes else None for o in operands]
+        made = self._module_like(node, step, inputs)
+        if made is None:
+            made = self._integer_module(node, step).bind_inputs(*inputs)
         self.targets[step.name] = made
         read = self._codes if on_codes else self._real
         args = fx.map_arg(node.args, read)
@@ -224,10 +234,33 @@ class _Conversion:
         """Writes an operator as it stands in the float graph."""
         if node.op == "call_module":
             module = self.source.get_submodule(str(node.target))
-            self.targets[str(node.target)] = copy.deepcopy(module, self.copies)
+            copied = self._of_like(str(node.target), type(module))
+            if copied is None:
+                copied = copy.deepcopy(module, self.copies)
+            self.targets[str(node.target)] = copied
         written = self.graph.node_copy(node, read)
         written.meta["source"] = node.name
         return written
+
+    # Modules of a graph that was converted before
+
+    def _of_like(self, path: str, kind: type[nn.Module]) -> nn.Module | None:
+        """The module of that graph at a path, if it is of a class."""
+        found = self.like[1].get(path) if self.like is not None else None
+        return found if type(found) is kind else None
+
+    def _module_like(self, node: fx.Node, step: Step, inputs: list[QParams | None]) -> Any:
+        """The integer module that that graph has for an equal step, or None."""
+        if self.like is None or step.name in self.weights:
+            return None
+        before = self.like[0].step(step.name)
+        if (before.execution, before.weight) != (step.execution, step.weight):
+            return None
+        static: Any = self._row(step).static
+        found: Any = self._of_like(step.name, static)
+        own_output = step.output is not None and static.output_of is not Output.INPUT
+        output = self._qparams(node) if own_output else None
+        return found if found is not None and _same_bound(found, inputs, output) else None
 
     # Values
 
@@ -280,12 +313,16 @@ class _Conversion:
         module = Quantize.from_qparams(QuantStub(), output=self._qparams(node)).bind_inputs()
         return self._carries(self._border(node, real, "quantize", module), node)
 
-    def _border(self, node: fx.Node, given: fx.Node, what: str, module: nn.Module) -> fx.Node:
+    def _border(self, node: fx.Node, given: fx.Node, what: str, module: QParamsHolder) -> fx.Node:
         """Writes a node that turns a value into its other form."""
         name = self._free(f"{node.name}_{what}", self.names)
         self.names.add(name)
         path = self._free(name, self.targets)
-        self.targets[path] = module.to(self.device)
+        twin: Any = self._of_like(path, type(module))
+        output = module.get_qparams(OUTPUT)
+        same = twin is not None and _same_bound(twin, module.input_qparams, output)
+        chosen: nn.Module = twin if same else module.to(self.device)
+        self.targets[path] = chosen
         written = self.graph.create_node("call_module", path, (given,), {}, name=name)
         written.meta["source"] = node.name
         return written
@@ -325,6 +362,17 @@ class _Conversion:
         if found is None:
             raise uncalibrated(value)
         return found.to(self.device)
+
+
+def _same_bound(
+    module: QParamsHolder, inputs: Sequence[QParams | None] | None, output: QParams | None
+) -> bool:
+    """Whether a module reads its inputs and writes its output with these parameters."""
+    bound = module.input_qparams
+    if (bound is None) != (inputs is None) or len(bound or ()) != len(inputs or ()):
+        return False
+    pairs = [*zip(bound or (), inputs or (), strict=True), (module.get_qparams(OUTPUT), output)]
+    return all(a is b or (a is not None and b is not None and a.same_as(b)) for a, b in pairs)
 
 
 def _cannot_convert(step: Step, error: QlabError) -> UnsupportedError:

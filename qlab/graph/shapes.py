@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, fx, nn
@@ -72,8 +72,19 @@ def _nested(value: Any, of: Any) -> Any:
     return None
 
 
+class Named(Protocol):
+    """What a message must know of a node."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def op(self) -> str: ...
+    @property
+    def meta(self) -> dict[str, Any]: ...
+
+
 def refusal(
-    node: fx.Node,
+    node: Named,
     module: nn.Module | None,
     received: list[Tensor],
     error: Exception,

@@ -131,7 +131,7 @@ def _float_levels(dtype: QDType, low: int, high: int) -> tuple[Tensor, Tensor, T
     return levels, levels[:-1] + gaps / 2, offsets - offsets[zero]
 
 
-def _clip_margin(qparams: QParams) -> float:
+def clip_margin(qparams: QParams) -> float:
     """How far beyond the last code, in codes, a value counts as clipped.
 
     Half a code for integers, which those values round over, and nothing for float8; plus the
@@ -153,7 +153,7 @@ class Grid:
         self.zero_point = qparams.zero_point.to(torch.float64)[..., None]
         self.levels = None
         self.first, self.last = qparams.quant_min, qparams.quant_max
-        self.margin = _clip_margin(qparams)
+        self.margin = clip_margin(qparams)
         if qparams.dtype.is_float:
             self.levels = _float_levels(qparams.dtype, qparams.quant_min, qparams.quant_max)
 
@@ -270,7 +270,7 @@ def measured_error(x: Tensor, qparams: QParams) -> QuantizationError:
     granularity = qparams.granularity
     scale = granularity.expand(qparams.scale, x.shape).to(torch.float64)
     zero_point = granularity.expand(qparams.zero_point, x.shape)
-    margin = _clip_margin(qparams)
+    margin = clip_margin(qparams)
     code = x / scale + zero_point
     clipped = (code > qparams.quant_max + margin) | (code < qparams.quant_min - margin)
     squares = error.square()

@@ -165,7 +165,11 @@ class Space:
 
     def uniform(self, candidate: Candidate) -> QConfigMapping:
         """The mapping that gives every layer to be decided the same candidate."""
-        return self.mapping({name: candidate for name in self.layers})
+        return self.mapping(dict.fromkeys(self.layers, candidate))
+
+    def configurations(self) -> dict[str, QConfigMapping]:
+        """The mappings whose sensitivities a search needs, by candidate; float loses nothing."""
+        return {c.name: self.uniform(c) for c in self.candidates if not c.is_float}
 
     def mapping(self, chosen: dict[str, Candidate]) -> QConfigMapping:
         """The base with a rule for each layer that is chosen otherwise than the base has it."""
@@ -279,16 +283,3 @@ def _checked(
             received=f"{names}",
         )
     return tuple(candidates)
-
-
-def bit_operations(plan: Plan, macs: dict[str, int]) -> int:
-    """MACs × weight bits × activation bits (those of the layer's own output), 32 for float.
-
-    Args:
-        plan: A configuration's plan.
-        macs: Multiply-accumulates by layer.
-    """
-    return sum(
-        count * Candidate("", plan.step(name).weight, plan.step(name).output).bits
-        for name, count in macs.items()
-    )

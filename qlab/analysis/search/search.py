@@ -20,7 +20,6 @@ from qlab.analysis.search.knapsack import Knapsack, Solution
 from qlab.errors import ArgumentError, DTypeError, UnknownNameError
 from qlab.qconfig import QConfigMapping
 
-
 _LARGEST_FRACTION = 16.0
 
 

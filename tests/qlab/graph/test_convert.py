@@ -21,6 +21,8 @@ from qlab.stats import TensorStats
 from tests.qlab.eager.nets import conv_net
 from tests.qlab.graph.test_annotate import ACTIVATION, EVERYWHERE, INT8, WEIGHT, Known, Net, X
 
+WIDE = QParams.per_tensor(0.5, 0, qint8)
+
 
 def statistics(graph: torch.fx.GraphModule, *inputs: Tensor) -> dict[str, TensorStats]:
     """What every tensor of a float graph looks like."""
@@ -350,3 +352,36 @@ def test_stubs_and_functionals_of_an_eager_model_vanish():
     assert plan.step("add").fused == ("relu",)
     assert {step.execution for step in plan.steps} == {"integer", "shared"}
     torch.testing.assert_close(converted(x), graph(x), rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("layer", ["stem", "left.0", "add", "head"])
+def test_a_graph_like_another_shares_the_modules_that_are_equal(layer):
+    graph, base = converted_of(Net(), EVERYWHERE, X)
+    plan = annotate(graph, EVERYWHERE.copy().set_module_name(layer, None))
+    scales = plan.qparams(statistics(graph, X))
+    own, like = convert(graph, plan, scales), convert(graph, plan, scales, like=base)
+    assert modules_called(own) == modules_called(like)
+    assert [node.format_node() for node in own.graph.nodes] == [
+        node.format_node() for node in like.graph.nodes
+    ]
+    with torch.no_grad():
+        assert torch.equal(own(X), like(X))
+    before = dict(base.named_modules())
+    shared = {path for path in modules_called(like) if like.get_submodule(path) is before.get(path)}
+    assert {"right", "pool"} - {layer} <= shared
+    assert layer not in shared
+
+
+def test_a_module_with_other_scales_is_not_shared():
+    graph, base = converted_of(Net(), EVERYWHERE, X)
+    plan = base.meta["plan"]
+    like = convert(graph, plan, plan.qparams(statistics(graph, 2 * X)), like=base)
+    own = convert(graph, plan, plan.qparams(statistics(graph, 2 * X)))
+    with torch.no_grad():
+        assert torch.equal(like(X), own(X))
+        assert not torch.equal(like(X), base(X))
+    wider = convert(
+        graph, plan, plan.qparams(statistics(graph, X)), weights={"right": WIDE}, like=base
+    )
+    assert wider.get_submodule("right") is not base.get_submodule("right")
+    assert wider.get_submodule("stem") is base.get_submodule("stem")

@@ -15,7 +15,8 @@ LOSSES = st.one_of(WIDE, st.integers(0, 5).map(float))
 @st.composite
 def instances(draw):
     sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
-    costs = [draw(st.lists(st.integers(0, 10**draw(st.integers(1, 7))), min_size=n, max_size=n)) for n in sizes]  # fmt: skip
+    ranges = [st.integers(0, 10 ** draw(st.integers(1, 7))) for _ in sizes]
+    costs = [draw(st.lists(r, min_size=n, max_size=n)) for r, n in zip(ranges, sizes, strict=True)]
     return costs, [draw(st.lists(LOSSES, min_size=n, max_size=n)) for n in sizes]
 
 

@@ -1,0 +1,103 @@
+"""What a small error of each layer does to the network's output, from one backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qlab.analysis.networks import first_tensor
+from qlab.analysis.probe import QuantizedLayer
+from qlab.execution import CachedRun, Program
+
+PROBES = 2
+
+
+def estimated_noise(
+    run: CachedRun,
+    changes: Iterable[tuple[str, QuantizedLayer, Sequence[str]]],
+    samples: int,
+    *,
+    seed: int,
+) -> list[float]:
+    """The squared error that each layer alone would cause at the output, to first order.
+
+    A layer's error Δ becomes JΔ at the output, J being the derivative of the output by the
+    layer's. With random signs v, E[(vᵀJΔ)²] = |JΔ|², and vᵀJ for all layers together is one
+    backward pass. Every sample has its own signs.
+
+    Args:
+        run: The float network on one batch.
+        changes: For each layer its node, the layer as deployed and the nodes that feed it.
+        samples: Number of samples in the batch.
+        seed: Of the signs.
+
+    Returns:
+        For each layer the estimate of ``sum((x - y)^2)`` over the batch.
+
+    Source: Hutchinson, A stochastic estimator of the trace of the influence matrix, 1990;
+    Dong et al., HAWQ-V2, 2019, use it for the same question about the loss.
+    """
+    listed = list(changes)
+    slopes = _slopes(run.program, run.inputs, dict.fromkeys(node for node, *_ in listed), seed)
+    found = []
+    for node, layer, inputs in listed:
+        value, reference = changed_value(run, node, layer, inputs)
+        found.append(_squares(value.sub_(reference), slopes[node], samples))
+    return found
+
+
+def changed_value(
+    run: CachedRun, node: str, layer: QuantizedLayer, inputs: Sequence[str]
+) -> tuple[Tensor, Tensor]:
+    """A layer's output as deployed, fed the float network's values, and the float output."""
+    values = run.values({node, *inputs})
+    reference = values[node]
+    return layer.run([values[name] for name in inputs]).to(reference.dtype), reference
+
+
+def _slopes(
+    program: Program, inputs: tuple[Any, ...], nodes: Iterable[str], seed: int
+) -> dict[str, list[Tensor | None]]:
+    """For each node the gradients of PROBES random sums of the output; None where there is none."""
+    values: dict[str, Tensor] = {}
+    wanted = frozenset(nodes)
+
+    def observe(name: str, value: Any) -> None:
+        if name in wanted:
+            if not value.requires_grad:
+                value.requires_grad_()
+            values[name] = value
+
+    own = tuple(x.detach() if isinstance(x, Tensor) else x for x in inputs)
+    with torch.enable_grad():
+        output = first_tensor(program.run(own, observe))
+    if not output.requires_grad:
+        return {name: [None] * PROBES for name in wanted}
+    generator = torch.Generator().manual_seed(seed)
+    slopes: dict[str, list[Tensor | None]] = {name: [] for name in wanted}
+    for probe in range(PROBES):
+        signs = torch.randint(0, 2, output.shape, generator=generator).mul_(2).sub_(1)
+        grads = torch.autograd.grad(
+            output,
+            list(values.values()),
+            signs.to(output),
+            retain_graph=probe < PROBES - 1,
+            allow_unused=True,
+        )
+        for name, grad in zip(values, grads, strict=True):
+            slopes[name].append(grad)
+    return slopes
+
+
+def _squares(error: Tensor, slopes: Sequence[Tensor | None], samples: int) -> float:
+    """Mean over the probes of the sum over the samples of (slope · error)²."""
+    rows = samples if error.numel() % samples == 0 else 1
+    total = 0.0
+    for slope in slopes:
+        if slope is not None:
+            products = torch.linalg.vecdot(error.reshape(rows, -1), slope.reshape(rows, -1))
+            total += float(products.double().square().sum())
+    return total / len(slopes)

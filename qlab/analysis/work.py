@@ -1,0 +1,166 @@
+"""What sensitivity measures, in pieces that can be sent to another thread, process or machine."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from qlab.analysis.batches import Batch
+from qlab.analysis.cache import LastResults
+from qlab.analysis.gradient import changed_value, estimated_noise
+from qlab.analysis.networks import OutputSums
+from qlab.analysis.probe import QuantizedLayer
+from qlab.execution import CachedRun, Program, RunStore
+
+_KEPT_WORKS = 2
+
+
+@dataclass(frozen=True)
+class On:
+    """A layer as deployed inside the float network.
+
+    Attributes:
+        node: The layer's node.
+        layer: The layer.
+        inputs: The nodes that feed it.
+    """
+
+    node: str
+    layer: QuantizedLayer
+    inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Off:
+    """A quantized network with one layer in float, or none.
+
+    Attributes:
+        base: Which of the wholly quantized networks shares most of its values.
+        program: The network.
+        touched: The instructions whose values may differ from the base's.
+    """
+
+    base: int
+    program: Program
+    touched: frozenset[str]
+
+
+class Work:
+    """The networks and what is to be measured on them; the same for every batch.
+
+    Where it is pickled, that happens once however often it is sent, and a process that receives
+    it again keeps the one it has, with the values that it cached.
+
+    Args:
+        floats: The float network and where its values are cached.
+        on: The layers to quantize alone.
+        bases: The wholly quantized networks.
+        off: The networks with one layer in float.
+        budget: How many bytes the values of the quantized networks may take.
+    """
+
+    def __init__(
+        self,
+        floats: RunStore,
+        on: tuple[On, ...],
+        bases: tuple[Program, ...],
+        off: tuple[Off, ...],
+        budget: int,
+    ) -> None:
+        self._parts = floats, on, bases, off, budget
+        self.floats, self.on, self.off = floats, on, off
+        each = budget // max(len(bases), 1)
+        self.bases = tuple(RunStore(program, each) for program in bases)
+        self._sent: tuple[str, bytes] | None = None
+
+    def __reduce__(self) -> tuple[Any, tuple[str, bytes]]:
+        if self._sent is None:
+            data = pickle.dumps(self._parts)
+            self._sent = hashlib.sha256(data).hexdigest(), data
+        return _received, self._sent
+
+
+_RECEIVED: LastResults[Work] = LastResults(_KEPT_WORKS)
+
+
+def _received(digest: str, data: bytes) -> Work:
+    return _RECEIVED.get(digest, lambda: Work(*pickle.loads(data)))
+
+
+@dataclass(frozen=True)
+class Task:
+    """Some measurements on one batch.
+
+    Attributes:
+        work: What there is to measure.
+        batch: The data.
+        index: Which batch it is.
+        batches: How many there are.
+        way: ``"on"``, ``"off"`` or ``"estimate"``.
+        cases: Which entries of ``work.on`` or ``work.off``.
+        threads: How many threads PyTorch computes with; sums could differ in the last bits else.
+    """
+
+    work: Work
+    batch: Batch
+    index: int
+    batches: int
+    way: str
+    cases: tuple[int, ...]
+    threads: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a task found.
+
+    Attributes:
+        reference: The float network compared with itself: its signal, and its answers.
+        outputs: By case the errors of the network's output; none for ``"estimate"``.
+        estimates: By case the estimate of their squared sum; for ``"estimate"`` only.
+    """
+
+    reference: OutputSums
+    outputs: dict[int, OutputSums]
+    estimates: dict[int, float]
+
+
+def measure(task: Task) -> Measured:
+    """Runs a task; a pure function of it, wherever it runs.
+
+    Raises:
+        NonFiniteError: NaN or infinity in an output.
+    """
+    if torch.get_num_threads() != task.threads:
+        torch.set_num_threads(task.threads)
+    run = task.work.floats.get(task.index, task.batches, task.batch.inputs)
+    reference = _compared(run.output, run.output, task.batch)
+    if task.way == "estimate":
+        layers = [task.work.on[case] for case in task.cases]
+        changes = ((on.node, on.layer, on.inputs) for on in layers)
+        found = estimated_noise(run, changes, task.batch.samples, seed=task.index)
+        return Measured(reference, {}, dict(zip(task.cases, found, strict=True)))
+    outputs = {
+        case: _compared(run.output, _output(task, run, case), task.batch) for case in task.cases
+    }
+    return Measured(reference, outputs, {})
+
+
+def _output(task: Task, run: CachedRun, case: int) -> Any:
+    """The output of one network of ``work.on`` or ``work.off``."""
+    if task.way == "on":
+        on = task.work.on[case]
+        return run.rerun({on.node: changed_value(run, on.node, on.layer, on.inputs)[0]})
+    off = task.work.off[case]
+    base = task.work.bases[off.base].get(task.index, task.batches, task.batch.inputs)
+    return base.rerun({}, off.program, off.touched)
+
+
+def _compared(reference: Any, value: Any, batch: Batch) -> OutputSums:
+    sums = OutputSums.empty()
+    sums.update(reference, value, batch.labels)
+    return sums

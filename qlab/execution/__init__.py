@@ -1,0 +1,8 @@
+"""Running a graph: whole, watched, or from any node on with the values of an earlier run."""
+
+from qlab.execution.cached import CachedRun, RunStore
+from qlab.execution.devices import usable_device
+from qlab.execution.program import Program
+from qlab.execution.runner import GraphRunner
+
+__all__ = ["CachedRun", "GraphRunner", "Program", "RunStore", "usable_device"]

@@ -1,0 +1,30 @@
+"""Where tensors can be put."""
+
+from __future__ import annotations
+
+import torch
+
+from qlab.errors import ArgumentError
+
+
+def usable_device(device: torch.device | str | int) -> torch.device:
+    """The device of a name, if tensors can be put there.
+
+    Raises:
+        ArgumentError: There is no such device, or it holds no numbers.
+    """
+    try:
+        found = torch.device(device)
+        usable = found.type != "meta"
+        torch.empty(0, device=found)
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ArgumentError(
+            "This machine has no such device", received=f"{device!r} ({reason})", fix=_DEVICES
+        ) from error
+    if not usable:
+        raise ArgumentError("The meta device holds no numbers", received=device, fix=_DEVICES)
+    return found
+
+
+_DEVICES = 'Pass "cpu", or "cuda" where torch.cuda.is_available().'
