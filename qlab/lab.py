@@ -23,6 +23,7 @@ from qlab.analysis.fingerprint import combined, data_fingerprint, graph_fingerpr
 from qlab.analysis.layers import Layer, describe_layers
 from qlab.analysis.networks import Networks
 from qlab.analysis.report import Report
+from qlab.analysis.search import Candidate, Measure, Search, Space, search_mappings
 from qlab.analysis.sensitivity import WAYS, Sensitivity, measure_sensitivity, names_of
 from qlab.analysis.study import Study
 from qlab.analysis.what_if import WhatIf, causes_of, compare_policies, what_if
@@ -76,8 +77,8 @@ class Lab:
         evaluation: Any = None,
         device: torch.device | str | None = None,
         *,
-        runs: str | os.PathLike[str] | Runs | None = None,
         memory_budget: int = 2**30,
+        runs: str | os.PathLike[str] | Runs | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise DTypeError(
@@ -336,6 +337,46 @@ class Lab:
             on_progress=on_progress,
             should_stop=should_stop,
         )
+
+    def search(
+        self,
+        budget: float,
+        *,
+        by: Measure = "size",
+        candidates: Sequence[Candidate] | None = None,
+        mapping: Mapping = None,
+        sensitivity: Sensitivity | None = None,
+        executor: Executor | None = None,
+        points: int | None = 64,
+        on_progress: Progress | None = None,
+        should_stop: Stop | None = None,
+    ) -> Search:
+        """Mixed precision: how many bits each layer gets, solved exactly under a budget.
+
+        Args:
+            budget: A whole number of bytes or bit operations, or a fraction of what ``mapping``
+                takes: 0.5 is half the size of 8 bits.
+            by: ``"size"`` or ``"bit_ops"`` (MACs × weight bits × activation bits).
+            candidates: What layers may become; see `default_candidates`.
+            mapping: What everything else gets.
+            sensitivity: Measured before with `search_space`'s mappings; measured now if not given.
+            executor: Runs that measurement.
+            points: How many points the front has at most, the 20 nearest the budget without gaps;
+                None for all that there are.
+            on_progress: Called as ``(done, total, label)``.
+            should_stop: Asked after each task; the front then holds what was found.
+
+        Raises:
+            ArgumentError: An impossible budget; states the smallest possible.
+        """
+        resolved = resolve_mapping(mapping)
+        self.calibrate(on_progress)
+        space = Space(self._study, resolved, candidates, by)
+        hooks: Any = {"on_progress": on_progress, "should_stop": should_stop}
+        if sensitivity is None:
+            uniform = space.configurations()
+            sensitivity = self.sensitivity(uniform, ways=("on",), executor=executor, **hooks)
+        return search_mappings(space, budget, sensitivity, self.compare, points=points, **hooks)
 
     def what_if(
         self,
