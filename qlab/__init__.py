@@ -20,7 +20,13 @@ from qlab.lab import Lab
 from qlab.nn.quantized.functional import quantized_batch_norm
 from qlab.qconfig import QConfig, QConfigMapping, qconfig_of
 from qlab.qparams import QParams
-from qlab.qtensor import QTensor, dequantize, quantize_per_channel, quantize_per_tensor
+from qlab.qtensor import (
+    QTensor,
+    dequantize,
+    quantize_per_channel,
+    quantize_per_tensor,
+    quantize_per_tensor_dynamic,
+)
 from qlab.ranges import TensorSpec
 
 __all__ = [
@@ -54,6 +60,7 @@ __all__ = [
     "qint32",
     "quantize_per_channel",
     "quantize_per_tensor",
+    "quantize_per_tensor_dynamic",
     "quantized_batch_norm",
     "quint4x2",
     "quint8",

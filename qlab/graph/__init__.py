@@ -6,7 +6,14 @@ from qlab.graph.fuse import fuse
 from qlab.graph.plan import Plan, Step, Value
 from qlab.graph.prepare import prepare
 from qlab.graph.trace import trace
-from qlab.graph.workflow import as_mapping, convert_fx, fuse_fx, prepare_fx, prepare_qat_fx
+from qlab.graph.workflow import (
+    as_mapping,
+    convert_fx,
+    convert_to_reference_fx,
+    fuse_fx,
+    prepare_fx,
+    prepare_qat_fx,
+)
 
 __all__ = [
     "Plan",
@@ -16,6 +23,7 @@ __all__ = [
     "as_mapping",
     "convert",
     "convert_fx",
+    "convert_to_reference_fx",
     "fuse",
     "fuse_fx",
     "prepare",

@@ -31,6 +31,7 @@ def convert(
     *,
     weights: Mapping[str, QParams] | None = None,
     replaced: Mapping[str, nn.Module] | None = None,
+    writer: type[Conversion] | None = None,
 ) -> fx.GraphModule:
     """The quantized graph that a plan describes. Plain tensors of codes flow between its modules.
 
@@ -47,6 +48,7 @@ def convert(
         weights: Scale and zero point of weights, by step, where they shall not be what the step's
             spec gives for the weight.
         replaced: Modules to put in place of custom and standalone ones, by node.
+        writer: What writes the graph, where it shall not be `Conversion`.
 
     Returns:
         A graph in evaluation mode that takes and gives what the float graph does; its
@@ -65,7 +67,8 @@ def convert(
             received=f"steps at nodes it does not have: {', '.join(foreign[:5])}",
         )
     check_parameters(graph_module, plan)
-    return _Conversion(graph_module, plan, (qparams, weights or {}), replaced or {}).run()
+    made = (writer or Conversion)(graph_module, plan, (qparams, weights or {}), replaced or {})
+    return made.run()
 
 
 def check_parameters(graph_module: fx.GraphModule, plan: Plan) -> None:
@@ -89,7 +92,7 @@ def is_converted(graph_module: fx.GraphModule) -> bool:
     return any("source" in node.meta for node in graph_module.graph.nodes)
 
 
-class _Conversion:
+class Conversion:
     """The graph being written, and for each float node the nodes that carry its value."""
 
     def __init__(
@@ -195,7 +198,7 @@ class _Conversion:
         try:
             self.targets[step.name] = dynamic.from_float(module)
         except QlabError as error:
-            raise _cannot_convert(step, error) from error
+            raise cannot_convert(step, error) from error
         written = self.graph.node_copy(node, self._real)
         written.meta["source"] = node.name
         self.reals[node] = written
@@ -210,10 +213,10 @@ class _Conversion:
             if step.weight is not None:
                 weight = self.weights.get(step.name)
                 twin = None if weight else (id(core(module).weight), step.weight)
-                weight = weight or step.weight.qparams_of(static.weight_of(module))
+                weight = weight or step.weight.qparams_of(static.weight_of(module)).whole_range()
             made = static.from_qparams(module, weight=weight, output=output)
         except QlabError as error:
-            raise _cannot_convert(step, error) from error
+            raise cannot_convert(step, error) from error
         if twin in self.shared_weights:
             made.set_weight_bias(self.shared_weights[twin].weight(), made.bias())
         elif twin is not None:
@@ -324,8 +327,8 @@ class _Conversion:
             found = value.spec.qparams_of(attribute(self.source, node))
         if found is None:
             raise uncalibrated(value)
-        return found.to(self.device)
+        return found.whole_range().to(self.device)
 
 
-def _cannot_convert(step: Step, error: QlabError) -> UnsupportedError:
+def cannot_convert(step: Step, error: Exception) -> UnsupportedError:
     return UnsupportedError(f"The layer {step.name!r} ({step.type}) cannot be converted: {error}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -12,7 +11,7 @@ from torch import Tensor, fx, nn
 from qlab import presets
 from qlab.errors import ArgumentError, DTypeError, UncalibratedError, UnsupportedError
 from qlab.graph.annotate import annotate
-from qlab.graph.convert import check_parameters, convert, is_converted
+from qlab.graph.convert import Conversion, check_parameters, convert, is_converted
 from qlab.graph.custom import (
     ConvertCustomConfig,
     FuseCustomConfig,
@@ -24,6 +23,7 @@ from qlab.graph.fuse import fuse
 from qlab.graph.plan import Plan, uncalibrated
 from qlab.graph.prepare import prepare, without_observers
 from qlab.graph.qat import prepare_for_training
+from qlab.graph.reference import ReferenceConversion
 from qlab.graph.special import at_borders, mark, observe, quantized
 from qlab.graph.trace import Inputs, trace
 from qlab.nn.aware import QuantizationAware
@@ -183,24 +183,76 @@ def convert_fx(
         UncalibratedError: An observer has seen no data; names the layer.
         UnsupportedError: A part of the customisation that is not known.
     """
-    plan = _plan_of(graph_module)
-    custom = as_custom("convert_fx", ConvertCustomConfig, convert_custom_config)
-    preserved = _attributes(graph_module, custom.preserved_attributes)
-    _refuse(
-        "convert_fx",
-        backend_config=backend_config,
-        keep_original_weights=keep_original_weights,
+    _refuse("convert_fx", keep_original_weights=keep_original_weights)
+    return _converted(
+        "convert_fx", graph_module, convert_custom_config, qconfig_mapping, backend_config
     )
+
+
+def convert_to_reference_fx(
+    graph_module: fx.GraphModule,
+    convert_custom_config: ConvertCustomConfig | Mapping[str, Any] | None = None,
+    _remove_qconfig: bool = True,
+    qconfig_mapping: QConfigMapping | Mapping[str, Any] | str | None = None,
+    backend_config: None = None,
+) -> fx.GraphModule:
+    """The quantize–dequantize form of a calibrated model: what a backend's own compiler takes.
+
+    Every integer operator of `convert_fx` is taken apart: `qlab.quantize_per_tensor` and
+    ``dequantize`` around the float operator, and a module of `qlab.nn.quantized.reference` where
+    there is a weight. Its outputs are those of the integer model but for ties and the order of
+    floating-point sums.
+
+    Args:
+        graph_module: What `prepare_fx` returned, after calibration; it stays as it is.
+        convert_custom_config: As in `convert_fx`.
+        _remove_qconfig: As in the reference; qconfigs are never left on the modules.
+        qconfig_mapping: As in `convert_fx`.
+        backend_config: As in `convert_fx`.
+
+    Returns:
+        A graph in evaluation mode, floating point in and out.
+
+    Raises:
+        As `convert_fx`.
+    """
+    return _converted(
+        "convert_to_reference_fx",
+        graph_module,
+        convert_custom_config,
+        qconfig_mapping,
+        backend_config,
+        writer=ReferenceConversion,
+    )
+
+
+def _converted(
+    caller: str,
+    graph_module: fx.GraphModule,
+    convert_custom_config: ConvertCustomConfig | Mapping[str, Any] | None,
+    qconfig_mapping: QConfigMapping | Mapping[str, Any] | str | None,
+    backend_config: None,
+    *,
+    writer: type[Conversion] = Conversion,
+) -> fx.GraphModule:
+    """A calibrated graph converted, in one of the two forms."""
+    plan = _plan_of(caller, graph_module)
+    custom = as_custom(caller, ConvertCustomConfig, convert_custom_config)
+    preserved = _attributes(graph_module, custom.preserved_attributes)
+    _refuse(caller, backend_config=backend_config)
     floating, observers = without_observers(graph_module)
     if qconfig_mapping is not None:
         plan = annotate(floating, as_mapping(qconfig_mapping))
     check_parameters(floating, plan)  # before NaN that they cause is taken for missing data
     qparams = _observed_qparams(plan, observers)
     inner = replace(custom, preserved_attributes=[])
-    own = partial(convert_fx, convert_custom_config=inner)
+
+    def own(prepared: fx.GraphModule) -> fx.GraphModule:
+        return _converted(caller, prepared, inner, None, backend_config, writer=writer)
+
     replaced = quantized(floating, plan, observers, custom, own)
     weights = _own_weights(floating, plan)
-    converted = convert(floating, plan, qparams, weights=weights, replaced=replaced)
+    converted = convert(floating, plan, qparams, weights=weights, replaced=replaced, writer=writer)
     converted = at_borders(converted, graph_module.meta.get("custom") or PrepareCustomConfig())
     return _with_attributes(converted, preserved)
 
@@ -260,20 +312,20 @@ def _attributes(model: nn.Module, names: Iterable[str]) -> dict[str, Any]:
     return {name: getattr(model, name) for name in names}
 
 
-def _plan_of(graph_module: fx.GraphModule) -> Plan:
+def _plan_of(caller: str, graph_module: fx.GraphModule) -> Plan:
     if isinstance(graph_module, fx.GraphModule) and is_converted(graph_module):
         raise ArgumentError(
-            "convert_fx: the model is converted already",
+            f"{caller}: the model is converted already",
             expected="what prepare_fx returned",
-            received="what convert_fx returned",
+            received="a converted model",
         )
     plan = graph_module.meta.get("plan") if isinstance(graph_module, fx.GraphModule) else None
     if not isinstance(plan, Plan):
         raise ArgumentError(
-            "convert_fx: the model was not prepared",
+            f"{caller}: the model was not prepared",
             expected="what prepare_fx returned",
             received=type(graph_module).__name__,
-            fix="Call prepare_fx, run calibration data through its result, then convert_fx.",
+            fix=f"Call prepare_fx, run calibration data through its result, then {caller}.",
         )
     return plan
 
