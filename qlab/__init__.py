@@ -1,6 +1,6 @@
 """qlab: quantization for PyTorch models, on any device."""
 
-from qlab import eager, ops, presets
+from qlab import aliases, eager, ops, presets
 from qlab.dtypes import QDType, float8_e4m3fn, float8_e5m2, qint8, qint32, quint4x2, quint8
 from qlab.errors import QlabError
 from qlab.granularity import (
@@ -28,6 +28,8 @@ from qlab.qtensor import (
     quantize_per_tensor_dynamic,
 )
 from qlab.ranges import TensorSpec
+
+aliases.install()
 
 __all__ = [
     "Granularity",

@@ -19,6 +19,7 @@ from torch import fx, nn
 from qlab import registry
 from qlab.errors import ShapeError
 from qlab.granularity import PerTensor
+from qlab.graph.backend import half_weight, not_allowed
 from qlab.graph.lift import is_real, is_tensor, shape_nodes
 from qlab.graph.plan import Execution, Plan, Step, Value
 from qlab.graph.reasons import dtype_words, why_simulated
@@ -29,10 +30,13 @@ from qlab.qconfig import QConfigMapping
 from qlab.ranges import Fixed, TensorSpec
 from qlab.registry import OutputKind, Row
 from qlab.registry.asked import Asked, output_spec, weight_spec
+from qlab.registry.backend import BackendConfig
 from qlab.registry.quant_type import QuantType, kind_of
 
 
-def annotate(graph_module: fx.GraphModule, mapping: QConfigMapping) -> Plan:
+def annotate(
+    graph_module: fx.GraphModule, mapping: QConfigMapping, backend: BackendConfig | None = None
+) -> Plan:
     """The plan of a graph under a mapping; a pure function of the two.
 
     An operator that has an integer form and whose qconfig asks for it takes codes and gives codes.
@@ -43,6 +47,7 @@ def annotate(graph_module: fx.GraphModule, mapping: QConfigMapping) -> Plan:
     Args:
         graph_module: A graph made by `trace` and `fuse`; it stays as it is.
         mapping: Which qconfig each operator gets.
+        backend: What may be quantized at all, and how; everything that can be if not given.
 
     Returns:
         One step per operator, and the tensors that are quantized.
@@ -52,7 +57,7 @@ def annotate(graph_module: fx.GraphModule, mapping: QConfigMapping) -> Plan:
         QlabError: A qconfig holds something that is no observer.
     """
     requests, unmatched = requests_for(graph_module, mapping)
-    return _Annotation(graph_module, requests).plan(unmatched)
+    return _Annotation(graph_module, requests, backend).plan(unmatched)
 
 
 class _Role(Enum):
@@ -76,8 +81,14 @@ class _Verdict:
 class _Annotation:
     """The decisions about one graph."""
 
-    def __init__(self, graph_module: fx.GraphModule, requests: dict[fx.Node, Request]) -> None:
+    def __init__(
+        self,
+        graph_module: fx.GraphModule,
+        requests: dict[fx.Node, Request],
+        backend: BackendConfig | None,
+    ) -> None:
         self.graph_module = graph_module
+        self.backend = backend
         self.requests = requests
         self.shapes = shape_nodes(graph_module)
         self.verdicts = {node: self._verdict(node) for node in requests}
@@ -119,19 +130,27 @@ class _Annotation:
         if "special" in node.meta:
             return _special(node, request)
         if row is not None and row.dynamic is not None and request.dynamic:
-            if request.weight is None and not _half_weight(request):
+            if request.weight is None and not half_weight(request):
                 return _Verdict(_Role.FLOAT, "its qconfig leaves the weight in float")
-            return _Verdict(_Role.DYNAMIC)
+            refused = self._not_allowed(node, row, request)
+            return _Verdict(_Role.FLOAT if refused else _Role.DYNAMIC, refused or "")
         if row is None or (row.static is None and row.output.kind is not OutputKind.SHARED):
             return _Verdict(_Role.FLOAT, node.meta.get("refused") or _no_form(node))
         if request.qconfig is None:
             return _Verdict(_Role.FLOAT, request.why_float)
-        obstacle = self._obstacle(node, row, request)
+        obstacle = self._obstacle(node, row, request) or self._not_allowed(node, row, request)
         if obstacle is not None:
             return _Verdict(_Role.FLOAT, obstacle)
         if row.output.kind is OutputKind.SHARED:
             return _Verdict(_Role.SHARED)
         return _Verdict(_Role.CODES if request.activation is not None else _Role.WEIGHT)
+
+    def _not_allowed(self, node: fx.Node, row: Row, request: Request) -> str | None:
+        """Why the backend does not run an operator as asked, or None."""
+        if self.backend is None:
+            return None
+        module = type(self._module(node)) if node.op == "call_module" else node.target
+        return not_allowed(self.backend, (module, node.meta["kind"]), row, request)
 
     def _obstacle(self, node: fx.Node, row: Row, request: Request) -> str | None:
         """Why an operator stays in float although its qconfig asks for more, or None."""
@@ -355,12 +374,6 @@ def _special(node: fx.Node, request: Request) -> _Verdict:
     if kind is QuantType.STATIC:
         return _Verdict(_Role.CODES, "a custom module: codes in, codes out")
     return _Verdict(_Role.CUSTOM, f"a custom module, {kind.name.lower()}: real numbers in and out")
-
-
-def _half_weight(request: Request) -> bool:
-    """Whether a qconfig asks for a float16 weight."""
-    factory = request.qconfig.weight if request.qconfig is not None else None
-    return factory is not None and getattr(factory(), "dtype", None) is torch.float16
 
 
 def _bounds_of(clamp: nn.Module) -> tuple[float, float]:

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from qlab import presets
 from qlab.errors import ArgumentError, DTypeError, UncalibratedError, UnsupportedError
 from qlab.graph.annotate import annotate
+from qlab.graph.backend import as_backend, check_allowed, fused_patterns
 from qlab.graph.convert import Conversion, check_parameters, convert, is_converted
 from qlab.graph.custom import (
     ConvertCustomConfig,
@@ -32,6 +33,7 @@ from qlab.nn.quantized.observed import qparams_of, weight_qparams
 from qlab.observers import registered_observers
 from qlab.qconfig import QConfigMapping
 from qlab.qparams import QParams
+from qlab.registry.backend import BackendConfig
 
 
 def prepare_fx(
@@ -40,7 +42,7 @@ def prepare_fx(
     example_inputs: Inputs,
     prepare_custom_config: PrepareCustomConfig | Mapping[str, Any] | None = None,
     _equalization_config: None = None,
-    backend_config: None = None,
+    backend_config: BackendConfig | Mapping[str, Any] | None = None,
 ) -> fx.GraphModule:
     """A model as a graph with observers in it, ready for calibration.
 
@@ -54,7 +56,9 @@ def prepare_fx(
         prepare_custom_config: Custom, standalone and non-traceable modules, and more; a
             `PrepareCustomConfig` or its dict form.
         _equalization_config: Not supported; None.
-        backend_config: Not needed, qlab's registry says what has an integer form; None.
+        backend_config: What may be fused and quantized at all, and in which data types: a
+            `qlab.quantization.backend_config.BackendConfig` or its dict form. Whatever has an
+            integer form if not given.
 
     Returns:
         A graph of the same outputs; ``meta["plan"]`` says what was decided.
@@ -75,9 +79,10 @@ def prepare_fx(
         >>> convert_fx(prepared).get_submodule("0")
         QuantizedLinearReLU(...)
     """
-    _refuse("prepare_fx", _equalization_config=_equalization_config, backend_config=backend_config)
+    _refuse("prepare_fx", _equalization_config=_equalization_config)
     custom = as_custom("prepare_fx", PrepareCustomConfig, prepare_custom_config)
-    return _prepared(model, as_mapping(qconfig_mapping), example_inputs, custom)
+    backend = as_backend("prepare_fx", backend_config)
+    return _prepared(model, as_mapping(qconfig_mapping), example_inputs, custom, backend)
 
 
 def prepare_qat_fx(
@@ -85,7 +90,7 @@ def prepare_qat_fx(
     qconfig_mapping: QConfigMapping | Mapping[str, Any] | str,
     example_inputs: Inputs,
     prepare_custom_config: PrepareCustomConfig | Mapping[str, Any] | None = None,
-    backend_config: None = None,
+    backend_config: BackendConfig | Mapping[str, Any] | None = None,
 ) -> fx.GraphModule:
     """A model as a graph that trains with rounded weights and activations.
 
@@ -99,7 +104,7 @@ def prepare_qat_fx(
             ``get_default_qat_qconfig_mapping()``.
         example_inputs: As in `prepare_fx`.
         prepare_custom_config: As in `prepare_fx`.
-        backend_config: None.
+        backend_config: As in `prepare_fx`.
 
     Returns:
         A graph in training mode; ``meta["plan"]`` says what was decided.
@@ -111,7 +116,7 @@ def prepare_qat_fx(
         DTypeError: Not a mapping.
         UnsupportedError: A part of the customisation that is not known.
     """
-    _refuse("prepare_qat_fx", backend_config=backend_config)
+    backend = as_backend("prepare_qat_fx", backend_config)
     if isinstance(model, nn.Module) and not model.training:
         raise ArgumentError(
             "prepare_qat_fx: the model is not in training mode",
@@ -120,7 +125,8 @@ def prepare_qat_fx(
             fix="Call model.train() first; to quantize without training, use prepare_fx.",
         )
     custom = as_custom("prepare_qat_fx", PrepareCustomConfig, prepare_custom_config)
-    return _prepared(model, as_mapping(qconfig_mapping), example_inputs, custom, training=True)
+    mapping = as_mapping(qconfig_mapping)
+    return _prepared(model, mapping, example_inputs, custom, backend, training=True)
 
 
 def _prepared(
@@ -128,17 +134,20 @@ def _prepared(
     mapping: QConfigMapping,
     example_inputs: Inputs,
     custom: PrepareCustomConfig,
+    backend: BackendConfig | None,
+    *,
     training: bool = False,
 ) -> fx.GraphModule:
     """A model traced, fused, annotated and prepared, to be calibrated or to be trained."""
     preserved = _attributes(model, custom.preserved_attributes)
-    traced = fuse(trace(model, example_inputs, leaves=custom.leaves, training=training))
+    traced = trace(model, example_inputs, leaves=custom.leaves, training=training)
+    traced = fuse(traced, fused_patterns(backend))
     mark(traced, custom)
-    plan = annotate(traced, mapping)
+    plan = annotate(traced, mapping, backend)
     prepared = prepare_for_training(traced, plan) if training else prepare(traced, plan)
 
     def own(module: nn.Module, entry: StandaloneModuleConfigEntry) -> fx.GraphModule:
-        _refuse("A standalone module's entry", backend_config=entry.backend_config)
+        its_backend = as_backend("A standalone module's entry", entry.backend_config) or backend
         if not entry.example_inputs:
             raise ArgumentError(
                 "A standalone module needs example inputs",
@@ -147,10 +156,10 @@ def _prepared(
             )
         its = mapping if entry.qconfig_mapping is None else as_mapping(entry.qconfig_mapping)
         inner = entry.prepare_custom_config or PrepareCustomConfig()
-        return _prepared(module, its, entry.example_inputs, inner, training)
+        return _prepared(module, its, entry.example_inputs, inner, its_backend, training=training)
 
     observe(prepared, plan, custom, own)
-    prepared.meta["custom"] = custom
+    prepared.meta["custom"], prepared.meta["backend"] = custom, backend
     return _with_attributes(prepared, preserved)
 
 
@@ -159,7 +168,7 @@ def convert_fx(
     convert_custom_config: ConvertCustomConfig | Mapping[str, Any] | None = None,
     _remove_qconfig: bool = True,
     qconfig_mapping: QConfigMapping | Mapping[str, Any] | str | None = None,
-    backend_config: None = None,
+    backend_config: BackendConfig | Mapping[str, Any] | None = None,
     keep_original_weights: bool = False,
 ) -> fx.GraphModule:
     """The quantized model of a calibrated one that `prepare_fx` made.
@@ -171,7 +180,7 @@ def convert_fx(
         _remove_qconfig: As in the reference; qconfigs are never left on the modules.
         qconfig_mapping: A mapping to use instead of the one given to `prepare_fx`. It may leave
             more in float, not less.
-        backend_config: None.
+        backend_config: Must allow what the one given to `prepare_fx` did.
         keep_original_weights: Not supported; False.
 
     Returns:
@@ -194,7 +203,7 @@ def convert_to_reference_fx(
     convert_custom_config: ConvertCustomConfig | Mapping[str, Any] | None = None,
     _remove_qconfig: bool = True,
     qconfig_mapping: QConfigMapping | Mapping[str, Any] | str | None = None,
-    backend_config: None = None,
+    backend_config: BackendConfig | Mapping[str, Any] | None = None,
 ) -> fx.GraphModule:
     """The quantize–dequantize form of a calibrated model: what a backend's own compiler takes.
 
@@ -231,7 +240,7 @@ def _converted(
     graph_module: fx.GraphModule,
     convert_custom_config: ConvertCustomConfig | Mapping[str, Any] | None,
     qconfig_mapping: QConfigMapping | Mapping[str, Any] | str | None,
-    backend_config: None,
+    backend_config: BackendConfig | Mapping[str, Any] | None,
     *,
     writer: type[Conversion] = Conversion,
 ) -> fx.GraphModule:
@@ -239,16 +248,19 @@ def _converted(
     plan = _plan_of(caller, graph_module)
     custom = as_custom(caller, ConvertCustomConfig, convert_custom_config)
     preserved = _attributes(graph_module, custom.preserved_attributes)
-    _refuse(caller, backend_config=backend_config)
+    given = as_backend(caller, backend_config)
+    backend = given or graph_module.meta.get("backend")
     floating, observers = without_observers(graph_module)
     if qconfig_mapping is not None:
-        plan = annotate(floating, as_mapping(qconfig_mapping))
+        plan = annotate(floating, as_mapping(qconfig_mapping), backend)
+    if given is not None:
+        check_allowed(caller, floating, plan, given)
     check_parameters(floating, plan)  # before NaN that they cause is taken for missing data
     qparams = _observed_qparams(plan, observers)
     inner = replace(custom, preserved_attributes=[])
 
     def own(prepared: fx.GraphModule) -> fx.GraphModule:
-        return _converted(caller, prepared, inner, None, backend_config, writer=writer)
+        return _converted(caller, prepared, inner, None, None, writer=writer)
 
     replaced = quantized(floating, plan, observers, custom, own)
     weights = _own_weights(floating, plan)
@@ -260,14 +272,14 @@ def _converted(
 def fuse_fx(
     model: nn.Module,
     fuse_custom_config: FuseCustomConfig | Mapping[str, Any] | None = None,
-    backend_config: None = None,
+    backend_config: BackendConfig | Mapping[str, Any] | None = None,
 ) -> fx.GraphModule:
     """A model as a graph in evaluation mode, its convolutions, norms and activations fused.
 
     Args:
         model: A float model that traces; it stays as it is.
         fuse_custom_config: Attributes to carry over; a `FuseCustomConfig` or its dict form.
-        backend_config: None.
+        backend_config: Which chains to fuse; as in `prepare_fx`.
 
     Raises:
         TraceError: The model cannot be turned into a graph; names module, file and line.
@@ -275,8 +287,8 @@ def fuse_fx(
     """
     custom = as_custom("fuse_fx", FuseCustomConfig, fuse_custom_config)
     preserved = _attributes(model, custom.preserved_attributes)
-    _refuse("fuse_fx", backend_config=backend_config)
-    return _with_attributes(fuse(trace(model)), preserved)
+    patterns = fused_patterns(as_backend("fuse_fx", backend_config))
+    return _with_attributes(fuse(trace(model), patterns), preserved)
 
 
 def as_mapping(mapping: QConfigMapping | Mapping[str, Any] | str) -> QConfigMapping:

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from qlab.errors import ShapeError, UnsupportedError
 from qlab.nn.aware import QuantizationAware
-from qlab.nn.intrinsic.modules import FusedModule
+from qlab.nn.intrinsic.fused import FusedModule
 
 
 def folded_weights(

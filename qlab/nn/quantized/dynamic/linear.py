@@ -192,8 +192,9 @@ class Linear(static.Linear):
             )
         if not half:
             return super().from_reference(mod)
-        made = cls(mod.in_features, mod.out_features, mod.bias is not None, torch.float16)
-        made.set_weight_bias(weight, mod.bias)
+        layer: Any = mod
+        made = cls(layer.in_features, layer.out_features, layer.bias is not None, torch.float16)
+        made.set_weight_bias(weight, layer.bias)
         return made.to(weight.device).eval()
 
     @classmethod
