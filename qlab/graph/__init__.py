@@ -1,6 +1,7 @@
 """Graph workflow: trace → fuse → annotate → prepare → convert, one file per pass."""
 
 from qlab.graph.annotate import annotate
+from qlab.graph.attributes import attach_preserved_attrs_to_model
 from qlab.graph.convert import convert
 from qlab.graph.fuse import fuse
 from qlab.graph.plan import Plan, Step, Value
@@ -21,6 +22,7 @@ __all__ = [
     "Value",
     "annotate",
     "as_mapping",
+    "attach_preserved_attrs_to_model",
     "convert",
     "convert_fx",
     "convert_to_reference_fx",

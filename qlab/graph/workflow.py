@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from qlab import presets
 from qlab.errors import ArgumentError, DTypeError, UncalibratedError, UnsupportedError
 from qlab.graph.annotate import annotate
+from qlab.graph.attributes import attach_preserved_attrs_to_model, preserved
 from qlab.graph.backend import as_backend, check_allowed, fused_patterns
 from qlab.graph.convert import Conversion, check_parameters, convert, is_converted
 from qlab.graph.custom import (
@@ -139,7 +140,7 @@ def _prepared(
     training: bool = False,
 ) -> fx.GraphModule:
     """A model traced, fused, annotated and prepared, to be calibrated or to be trained."""
-    preserved = _attributes(model, custom.preserved_attributes)
+    kept = preserved(model, custom.preserved_attributes)
     traced = trace(model, example_inputs, leaves=custom.leaves, training=training)
     traced = fuse(traced, fused_patterns(backend))
     mark(traced, custom)
@@ -160,7 +161,8 @@ def _prepared(
 
     observe(prepared, plan, custom, own)
     prepared.meta["custom"], prepared.meta["backend"] = custom, backend
-    return _with_attributes(prepared, preserved)
+    attach_preserved_attrs_to_model(prepared, kept)
+    return prepared
 
 
 def convert_fx(
@@ -247,7 +249,7 @@ def _converted(
     """A calibrated graph converted, in one of the two forms."""
     plan = _plan_of(caller, graph_module)
     custom = as_custom(caller, ConvertCustomConfig, convert_custom_config)
-    preserved = _attributes(graph_module, custom.preserved_attributes)
+    kept = preserved(graph_module, custom.preserved_attributes)
     given = as_backend(caller, backend_config)
     backend = given or graph_module.meta.get("backend")
     floating, observers = without_observers(graph_module)
@@ -266,7 +268,8 @@ def _converted(
     weights = _own_weights(floating, plan)
     converted = convert(floating, plan, qparams, weights=weights, replaced=replaced, writer=writer)
     converted = at_borders(converted, graph_module.meta.get("custom") or PrepareCustomConfig())
-    return _with_attributes(converted, preserved)
+    attach_preserved_attrs_to_model(converted, kept)
+    return converted
 
 
 def fuse_fx(
@@ -286,9 +289,11 @@ def fuse_fx(
         UnsupportedError: A part of the customisation that is not known.
     """
     custom = as_custom("fuse_fx", FuseCustomConfig, fuse_custom_config)
-    preserved = _attributes(model, custom.preserved_attributes)
+    kept = preserved(model, custom.preserved_attributes)
     patterns = fused_patterns(as_backend("fuse_fx", backend_config))
-    return _with_attributes(fuse(trace(model), patterns), preserved)
+    fused = fuse(trace(model), patterns)
+    attach_preserved_attrs_to_model(fused, kept)
+    return fused
 
 
 def as_mapping(mapping: QConfigMapping | Mapping[str, Any] | str) -> QConfigMapping:
@@ -310,18 +315,6 @@ def as_mapping(mapping: QConfigMapping | Mapping[str, Any] | str) -> QConfigMapp
         expected="a QConfigMapping, its dict form, or a preset's name",
         received=type(mapping).__name__,
     )
-
-
-def _attributes(model: nn.Module, names: Iterable[str]) -> dict[str, Any]:
-    """Attributes of a model that its converted form shall have too."""
-    missing = [name for name in names if not hasattr(model, name)]
-    if missing:
-        raise ArgumentError(
-            "A preserved attribute is not there",
-            expected=f"names of attributes of {type(model).__name__}",
-            received=", ".join(map(repr, missing)),
-        )
-    return {name: getattr(model, name) for name in names}
 
 
 def _plan_of(caller: str, graph_module: fx.GraphModule) -> Plan:
@@ -392,9 +385,3 @@ def _refuse(function: str, **given: object) -> None:
                 received=repr(value),
                 fix="Leave it out.",
             )
-
-
-def _with_attributes(graph_module: fx.GraphModule, given: Mapping[str, Any]) -> fx.GraphModule:
-    for name, value in given.items():
-        setattr(graph_module, name, value)
-    return graph_module

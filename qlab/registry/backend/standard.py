@@ -33,7 +33,9 @@ weighted_op_qint8_dtype_config = DTypeConfig(
 )
 default_op_quint8_dtype_config = DTypeConfig(quint8, quint8)
 default_op_qint8_dtype_config = DTypeConfig(ACTIVATION_QINT8, ACTIVATION_QINT8)
-default_op_fp16_dtype_config = DTypeConfig(*[torch.float16] * 4)
+default_op_fp16_dtype_config = DTypeConfig(
+    torch.float16, torch.float16, torch.float16, torch.float16
+)
 default_dynamic_int8_dtype_config = DTypeConfig(quint8, _FLOAT, qint8, _FLOAT, is_dynamic=True)
 default_dynamic_qint8_dtype_config = DTypeConfig(
     ACTIVATION_QINT8, _FLOAT, WEIGHT_QINT8, _FLOAT, is_dynamic=True
@@ -108,7 +110,7 @@ def backend_config(name: str) -> BackendConfig:
 
 
 def _of_row(row: Row, backend: Backend) -> Iterator[BackendPatternConfig]:
-    trained = {aware.float_type: aware for aware in row.qat}
+    trained: dict[Any, Any] = {aware.float_type: aware for aware in row.qat}
     patterns = (*row.modules, *row.qat, *row.functions, *row.methods)
     shares = row.output.kind is OutputKind.SHARED
     kind = (
