@@ -31,6 +31,7 @@ from qlab.graph.trace import Inputs, trace
 from qlab.nn.aware import QuantizationAware
 from qlab.nn.intrinsic.fold import core
 from qlab.nn.quantized.observed import qparams_of, weight_qparams
+from qlab.nn.quantized.whole import loads_as_a_whole
 from qlab.observers import registered_observers
 from qlab.qconfig import QConfigMapping
 from qlab.qparams import QParams
@@ -269,7 +270,7 @@ def _converted(
     converted = convert(floating, plan, qparams, weights=weights, replaced=replaced, writer=writer)
     converted = at_borders(converted, graph_module.meta.get("custom") or PrepareCustomConfig())
     attach_preserved_attrs_to_model(converted, kept)
-    return converted
+    return loads_as_a_whole(converted)
 
 
 def fuse_fx(
