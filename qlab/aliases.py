@@ -85,6 +85,8 @@ TABLE: dict[str, tuple[str, str]] = {
     f"{_QUANTIZATION}.backend_config.fbgemm": (_BACKEND, "get_fbgemm_backend_config"),
     f"{_QUANTIZATION}.backend_config.native": (
         f"{_BACKEND}.standard",
+        "get_test_only_legacy_native_backend_config "
+        "get_test_only_legacy_native_backend_config_dict "
         "get_native_backend_config get_native_backend_config_dict default_op_quint8_dtype_config "
         "default_op_fp16_dtype_config default_dynamic_int8_dtype_config "
         "default_dynamic_float16_dtype_config input_output_only_quint8_dtype_config "

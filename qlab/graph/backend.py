@@ -13,6 +13,7 @@ from qlab.dtypes import QDType, as_qdtype
 from qlab.errors import DTypeError, UnsupportedError
 from qlab.graph.plan import Plan
 from qlab.graph.requests import Request
+from qlab.qconfig import QConfig
 from qlab.ranges import TensorSpec
 from qlab.registry import PATTERNS, Pattern, Row
 from qlab.registry.asked import asked_by, output_spec, weight_spec
@@ -137,7 +138,7 @@ def _obstacle(config: DTypeConfig, row: Row, request: Request) -> str | None:
     if bool(config.is_dynamic) != request.dynamic or request.qconfig is None:
         return "takes other activations"
     activation, weight = map(_dtype_of, request.qconfig)
-    static = not request.dynamic and asked is not None
+    static = not request.dynamic and (asked is not None or half_static(request.qconfig))
     wanted = [(config.input_dtype, activation)]
     wanted += [(config.output_dtype, activation if static else None)]
     wanted += [(config.weight_dtype, weight)] if row.weight or row.dynamic is not None else []
@@ -146,7 +147,7 @@ def _obstacle(config: DTypeConfig, row: Row, request: Request) -> str | None:
     if asked is None:
         return None
     checks = [(config.input_dtype_with_constraints, asked)]
-    if static:
+    if not request.dynamic:
         checks.append((config.output_dtype_with_constraints, output_spec(row.output, asked)))
     spec = weight_spec(row, request.weight) if row.weight else None
     if spec is not None:
@@ -180,6 +181,14 @@ def _broken(limits: DTypeWithConstraints, spec: TensorSpec) -> str | None:
 def half_weight(request: Request) -> bool:
     """Whether a qconfig asks for a float16 weight."""
     return request.qconfig is not None and _dtype_of(request.qconfig.weight) is torch.float16
+
+
+def half_static(qconfig: QConfig | None) -> bool:
+    """Whether a qconfig asks for float16 activations with no scale to find."""
+    if qconfig is None or qconfig.activation is None:
+        return False
+    dynamic = getattr(qconfig.activation(), "is_dynamic", False)
+    return not dynamic and _dtype_of(qconfig.activation) is torch.float16
 
 
 def _dtype_of(factory: Any) -> Any:

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from qlab import registry
 from qlab.errors import ArgumentError, NonFiniteError, QlabError, UnsupportedError
+from qlab.graph.backend import half_static
 from qlab.graph.lift import attribute, shape_nodes
 from qlab.graph.plan import Plan, Step, Value, uncalibrated
 from qlab.graph.prepare import device_of
@@ -21,6 +22,7 @@ from qlab.nn.quantized import DeQuantize, Output, Quantize
 from qlab.nn.stubs import QuantStub
 from qlab.qparams import QParams, quantize
 from qlab.registry import Row
+from qlab.registry.references import HALF_WEIGHT, reference_form
 from qlab.stats import TensorStats
 
 
@@ -138,6 +140,8 @@ class Conversion:
             self._write_replaced(node, step)
         elif step.execution == "dynamic":
             self._write_dynamic(node, step)
+        elif step.execution == "simulated" and not step.quantized and half_static(step.requested):
+            self.reals[node] = self._write_half(node, step)
         elif step.weight is None and step.output is None:
             self.reals[node] = self._copy(node, self._real)
         elif self._row(step).static is None:
@@ -189,6 +193,17 @@ class Conversion:
             return self._real(node)
         module = CodesToQTensor().bind_inputs(self._qparams(node))
         return self._border(node, self._codes(node), "qtensor", module)
+
+    def _write_half(self, node: fx.Node, step: Step) -> fx.Node:
+        """Puts a float operator whose weight and result are rounded to float16 into the graph."""
+        written = self._copy(node, self._real)
+        if self._row(step).reference is not None:
+            module = self.source.get_submodule(str(node.target))
+            self.targets[str(node.target)] = reference_form(self._row(step), module, HALF_WEIGHT)
+        written = self.graph.call_method("to", (written, torch.float16))
+        written = self.graph.call_method("float", (written,))
+        written.meta["source"] = written.all_input_nodes[0].meta["source"] = node.name
+        return self._as_in_float(node, written)
 
     def _write_dynamic(self, node: fx.Node, step: Step) -> None:
         """Puts the module that quantizes its input as it comes into the graph."""

@@ -13,14 +13,12 @@ from qlab.errors import QlabError
 from qlab.graph.convert import Conversion, cannot_convert
 from qlab.graph.lift import is_tensor
 from qlab.graph.plan import Step
-from qlab.nn.intrinsic import FusedModule
 from qlab.nn.intrinsic.fold import core
 from qlab.nn.quantized.dynamic.request import DynamicRequest
 from qlab.nn.quantized.reference import RNNBase, RNNCellBase
 from qlab.nn.quantized.reference.weight import as_dict
 from qlab.qtensor import QTensor, quantize_per_tensor, quantize_per_tensor_dynamic
-
-_HALF = {"qscheme": "per_tensor_affine", "dtype": torch.float16}
+from qlab.registry.references import HALF_WEIGHT, reference_form
 
 
 class ReferenceConversion(Conversion):
@@ -61,18 +59,9 @@ class ReferenceConversion(Conversion):
         weight = self.weights.get(step.name)
         try:
             weight = weight or step.weight.qparams_of(static.weight_of(module))
-            return self._with_layer(step, module, as_dict(weight))
+            return reference_form(row, module, as_dict(weight))
         except QlabError as error:
             raise cannot_convert(step, error) from error
-
-    def _with_layer(self, step: Step, module: nn.Module, qparams: Mapping[str, Any]) -> nn.Module:
-        """The reference module, in front of it what the step fuses with it."""
-        row: Any = self._row(step)
-        layer = row.reference.from_float(core(module), qparams).eval()
-        fused = row.modules[0]
-        if not issubclass(fused, FusedModule):
-            return layer
-        return fused(layer, *(part() for part in fused.parts[1:])).eval()
 
     def _write_dynamic(self, node: fx.Node, step: Step) -> None:
         module = copy.copy(self.source.get_submodule(str(node.target)))
@@ -101,14 +90,14 @@ class ReferenceConversion(Conversion):
 
         def how(weight: Tensor) -> Mapping[str, Any]:
             quantized = request.quantized(weight)
-            return as_dict(quantized.qparams) if isinstance(quantized, QTensor) else _HALF
+            return as_dict(quantized.qparams) if isinstance(quantized, QTensor) else HALF_WEIGHT
 
         if issubclass(reference, RNNBase | RNNCellBase):
             weights = [n for n, _ in module.named_parameters() if n.startswith("weight")]
             given = {name: how(module.get_parameter(name)) for name in weights}
             return reference.from_float(module, given)
         layer: Any = core(module)
-        return self._with_layer(step, module, how(layer.weight))
+        return reference_form(self._row(step), module, how(layer.weight))
 
     def _as_qtensor(self, node: fx.Node) -> fx.Node:
         return self._codes(node) if node.name in self.plan.by_node else self._real(node)

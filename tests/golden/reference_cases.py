@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
@@ -70,6 +71,10 @@ def dynamic(q: ModuleType) -> Any:
     return q.QConfigMapping().set_global(q.default_dynamic_qconfig)
 
 
+def float16(q: ModuleType) -> Any:
+    return q.QConfigMapping().set_global(q.float16_static_qconfig)
+
+
 def embedding(q: ModuleType) -> Any:
     return q.QConfigMapping().set_global(q.float_qparams_weight_only_qconfig)
 
@@ -83,6 +88,7 @@ class Case:
     mapping: Callable[[ModuleType], Any]
     shape: tuple[int, ...]
     indices: bool = False
+    half: bool = False
 
     def inputs(self) -> Tensor:
         """Two batches: to calibrate with, and beyond its range to convert."""
@@ -97,6 +103,7 @@ CASES = (
     Case("network", Network, default, (2, 3, 6, 6)),
     Case("network_per_channel", Network, per_channel, (2, 3, 6, 6)),
     *(Case(f"conv{n}d", lambda n=n: convolutions(n), default, (2, 2, *[5] * n)) for n in (1, 2, 3)),
+    Case("float16", Network, float16, (2, 3, 6, 6), half=True),
     Case("recurrent", Recurrent, dynamic, (5, 2, 3)),
     Case("embedding", lambda: nn.Sequential(nn.Embedding(9, 4)), embedding, (2, 3), True),
     Case("bag", lambda: nn.Sequential(nn.EmbeddingBag(9, 4, mode="sum")), embedding, (2, 3), True),
@@ -113,8 +120,11 @@ def run(q: ModuleType, fx: ModuleType, case: Case, model: nn.Module, x: Tensor) 
         model: Its float model.
         x: What `Case.inputs` gave.
     """
-    prepared = fx.prepare_fx(model.eval(), case.mapping(q), (x[0],))
+    native = importlib.import_module(f"{q.__name__}.backend_config.native")
+    backend = native.get_test_only_legacy_native_backend_config() if case.half else None
+    prepared = fx.prepare_fx(model.eval(), case.mapping(q), (x[0],), backend_config=backend)
     with torch.no_grad():
         prepared(x[0])
-        reference = fx.convert_to_reference_fx(copy.deepcopy(prepared))(x[1])
-        return [reference, fx.convert_fx(prepared)(x[1])]
+        twin = copy.deepcopy(prepared)
+        reference = fx.convert_to_reference_fx(twin, backend_config=backend)(x[1])
+        return [reference, fx.convert_fx(prepared, backend_config=backend)(x[1])]

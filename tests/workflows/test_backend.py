@@ -14,6 +14,7 @@ from qlab.quantization import (
     default_observer,
     default_weight_observer,
     default_weight_only_qconfig,
+    float16_static_qconfig,
     get_default_qat_qconfig_mapping,
     get_default_qconfig_mapping,
 )
@@ -26,6 +27,7 @@ from qlab.quantization.backend_config import (
     get_tensorrt_backend_config,
     get_x86_backend_config,
 )
+from qlab.quantization.backend_config.native import get_test_only_legacy_native_backend_config
 from qlab.quantization.fx.custom_config import PrepareCustomConfig
 from qlab.quantization.quantize_fx import convert_fx, fuse_fx, prepare_fx, prepare_qat_fx
 
@@ -179,3 +181,20 @@ def test_what_the_registry_does_not_know_is_refused():
             prepare_fx(Network().eval(), mapping, x, backend_config=of(config))
     with pytest.raises(DTypeError, match="not the config of a backend"):
         prepare_fx(Network().eval(), mapping, x, backend_config=3)
+
+
+def test_float16_is_rounded_to_where_the_backend_says_so():
+    mapping = QConfigMapping().set_global(float16_static_qconfig)
+    backend = get_test_only_legacy_native_backend_config()
+    model = prepared(backend, mapping)
+    assert set(model.meta["plan"].to_frame()["execution"]) == {"simulated"}
+    half = convert_fx(model)(inputs())
+    assert torch.equal(half, half.half().float())
+    linear = convert_fx(model).get_submodule("linear")
+    assert torch.equal(linear.get_weight(), linear.weight.half().float())
+    torch.manual_seed(0)
+    torch.testing.assert_close(half, Network().eval()(inputs()), rtol=0, atol=2e-3)
+    assert "leaves activations in float" in reasons(prepared(None, mapping))["sigmoid"]
+    assert (
+        "not take these data types" in reasons(prepared(get_x86_backend_config(), mapping))["conv"]
+    )

@@ -86,6 +86,10 @@ _RUN_BY_TENSORRT = frozenset(
 
 BACKENDS: dict[str, Backend] = {
     "native": Backend(),
+    "native_legacy": Backend(
+        (weighted_op_quint8_dtype_config, default_op_fp16_dtype_config),
+        (default_op_quint8_dtype_config, default_op_fp16_dtype_config),
+    ),
     "fbgemm": Backend(),
     "x86": Backend(),
     "onednn": Backend(),
@@ -137,7 +141,11 @@ def _dtypes(row: Row, backend: Backend) -> list[DTypeConfig]:
     if row.weight and row.reference is not None:
         return [*backend.weighted, *(backend.dynamic if row.dynamic is not None else ())]
     if row.output.kind is OutputKind.FIXED:
-        return [_fixed(row, config) for config in backend.others]
+        integer = (isinstance(config.output_dtype, QDType) for config in backend.others)
+        return [
+            _fixed(row, config) if codes else config
+            for config, codes in zip(backend.others, integer, strict=True)
+        ]
     return list(backend.others)
 
 
@@ -181,6 +189,11 @@ def get_native_backend_config() -> BackendConfig:
     return backend_config("native")
 
 
+def get_test_only_legacy_native_backend_config() -> BackendConfig:
+    """As `get_native_backend_config`, and float16: weights and results are rounded to it."""
+    return backend_config("native_legacy")
+
+
 def get_fbgemm_backend_config() -> BackendConfig:
     """The backend of x86 servers."""
     return backend_config("fbgemm")
@@ -214,6 +227,11 @@ def get_tensorrt_backend_config() -> BackendConfig:
 def get_native_backend_config_dict() -> dict[str, Any]:
     """The dict form of `get_native_backend_config`."""
     return get_native_backend_config().to_dict()
+
+
+def get_test_only_legacy_native_backend_config_dict() -> dict[str, Any]:
+    """The dict form of `get_test_only_legacy_native_backend_config`."""
+    return get_test_only_legacy_native_backend_config().to_dict()
 
 
 def get_tensorrt_backend_config_dict() -> dict[str, Any]:
