@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from torch import fx, nn
 
@@ -13,7 +13,7 @@ from qlab.nn.intrinsic.fold import hooked
 from qlab.registry import PATTERNS, Pattern
 
 
-def fuse(graph_module: fx.GraphModule) -> fx.GraphModule:
+def fuse(graph_module: fx.GraphModule, patterns: Sequence[Pattern] = PATTERNS) -> fx.GraphModule:
     """A copy of a traced graph in which the registry's patterns are fused, longest first.
 
     A chain is fused only where nothing else reads what its parts hand on. The fused module takes
@@ -22,13 +22,14 @@ def fuse(graph_module: fx.GraphModule) -> fx.GraphModule:
 
     Args:
         graph_module: A graph made by `qlab.graph.trace`; it stays as it is.
+        patterns: The chains to fuse.
 
     Returns:
         A graph of the same function; layers that were not fused share no tensors with the
         argument either.
     """
     fused = copy.deepcopy(graph_module)
-    for pattern in sorted(PATTERNS, key=lambda pattern: -len(pattern.modules)):
+    for pattern in sorted(patterns, key=lambda pattern: -len(pattern.modules)):
         for chain in list(_chains(fused, pattern)):
             _replace(fused, chain, pattern)
     fused.delete_all_unused_submodules()

@@ -210,12 +210,7 @@ def at_borders(graph_module: fx.GraphModule, custom: PrepareCustomConfig) -> fx.
                 fix="Quantize the layer that gives it, or leave it out of "
                 "output_quantized_indexes.",
             )
-        name = f"{node.name}_kept"
-        graph_module.add_submodule(name, CodesToQTensor().bind_inputs(codes.meta["qparams"]))
-        with graph.inserting_before(output):
-            kept = graph.call_module(name, (codes,))
-        kept.meta = {"source": node.meta["source"]}
-        outputs[index] = kept
+        outputs[index] = _kept(graph_module, output, node, codes)
     if isinstance(given, tuple | list):
         output.args = (type(given)(outputs),)
     elif custom.output_quantized_indexes:
@@ -225,10 +220,25 @@ def at_borders(graph_module: fx.GraphModule, custom: PrepareCustomConfig) -> fx.
     return graph_module
 
 
+def _kept(graph_module: fx.GraphModule, output: fx.Node, node: fx.Node, codes: fx.Node) -> fx.Node:
+    """The node that gives codes behind an output as a `QTensor`."""
+    if node.op == "call_method":
+        return codes
+    name = f"{node.name}_kept"
+    graph_module.add_submodule(name, CodesToQTensor().bind_inputs(codes.meta["qparams"]))
+    with graph_module.graph.inserting_before(output):
+        kept = graph_module.graph.call_module(name, (codes,))
+    kept.meta = {"source": node.meta["source"]}
+    return kept
+
+
 def _codes_behind(graph_module: fx.GraphModule, node: Any) -> fx.Node | None:
-    """The codes that a graph's output was dequantized from, or None."""
-    if not isinstance(node, fx.Node) or node.op != "call_module":
+    """The codes, or `QTensor`, that a graph's output was dequantized from, or None."""
+    if not isinstance(node, fx.Node) or node.op not in ("call_module", "call_method"):
         return None
+    if node.op == "call_method":
+        (first, *_) = node.all_input_nodes
+        return first if node.target == "dequantize" and "qparams" in first.meta else None
     module = graph_module.get_submodule(str(node.target))
     return node.all_input_nodes[0] if isinstance(module, DeQuantize) else None
 

@@ -114,10 +114,8 @@ def test_custom_configuration():
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: prepare_fx(Net(), EVERYWHERE, X, backend_config=object()),
         lambda: prepare_fx(Net(), EVERYWHERE, X, None, object()),
         lambda: convert_fx(calibrated(), keep_original_weights=True),
-        lambda: fuse_fx(Net(), backend_config=object()),
     ],
 )
 def test_customisations_that_are_not_known_are_refused(call):
