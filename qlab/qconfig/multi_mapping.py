@@ -133,4 +133,5 @@ def _give(mapping: QConfigMapping, rule: Rule) -> None:
         case "module_name":
             mapping.set_module_name(rule.key, rule.qconfig)
         case _:
-            mapping.set_module_name_object_type_order(*rule.key, rule.qconfig)
+            module, object_type, index = rule.key
+            mapping.set_module_name_object_type_order(module, object_type, index, rule.qconfig)

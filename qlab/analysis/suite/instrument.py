@@ -70,12 +70,16 @@ def add_loggers(
 
 
 def _log_inputs(
-    wiring: Wiring, node: fx.Node, logger_cls: LoggerClass, label: Label, **names: str
+    wiring: Wiring,
+    node: fx.Node,
+    logger_cls: LoggerClass,
+    label: Label,
+    suffix: str = "_ns_logger_",
 ) -> None:
     label = replace(label, ref_node=node.name)
     for given, position, index in wiring.inputs(node):
         place = (Values.NODE_INPUT.value, position, index)
-        wiring.log(logger_cls, given, label, place=place, **names)
+        wiring.log(logger_cls, given, label, place=place, suffix=suffix)
 
 
 def add_shadow_loggers(
@@ -139,36 +143,45 @@ def _shadow(
     logger_cls: LoggerClass,
     labelled: tuple[Label, bool],
 ) -> None:
-    """Calls the operator of another graph on the inputs of one of this graph."""
+    """Calls the operator of another graph on the inputs of one of this graph, and logs it."""
     (a, b), (label, log_inputs) = pair, labelled
-    reads, given = source.inputs(a.start_node), wiring.inputs(b.start_node)
-    if len(reads) != len(given):
-        raise _cannot_shadow(source, a, f"{len(given)} inputs for {len(reads)}")
-    behind = b.start_node
-    copies: dict[fx.Node, fx.Node] = {}
-    for (read, *_), (at_hand, *_) in zip(reads, given, strict=True):
-        if read not in copies:
-            copies[read] = _cast(wiring, read, at_hand, behind)
-    node, first = a.start_node, None
-    plain = {n: wiring.nodes[n.name] for n in source.plain if n.name in wiring.nodes}
-    for node in _chain(a):
-        known = copies | plain
-        if not known.keys() >= set(node.all_input_nodes):
+    reads, behind = source.inputs(a.start_node), b.start_node
+    copies = _inputs(wiring, source, pair)
+    chain = _chain(a)
+    for node in chain:
+        if not copies.keys() >= set(node.all_input_nodes):
             raise _cannot_shadow(source, a, f"{node.name!r} reads what lies outside")
-        copied = _copy(wiring, source, node, known, behind)
-        copies[node] = copied
-        first = first or copied
-    last = copies[node]
-    label = replace(label, ref_node=last.name)
-    wiring.log(logger_cls, last, label, behind=behind, suffix="_ns_logger_a_")
-    if log_inputs and first is not None:
+        copies[node] = _copy(wiring, source, node, copies, behind)
+    first, last = copies[chain[0]], copies[chain[-1]]
+    output = replace(label, ref_node=last.name)
+    wiring.log(logger_cls, last, output, behind=behind, suffix="_ns_logger_a_")
+    if log_inputs:
         label = replace(label, ref_node=first.name)
         for read, position, index in reads:
             place = (Values.NODE_INPUT.value, position, index)
             wiring.log(
-                logger_cls, copies[read], label,
-                behind=behind, suffix="_ns_logger_a_inp_", place=place,
-            )  # fmt: skip
+                logger_cls,
+                copies[read],
+                label,
+                behind=behind,
+                suffix="_ns_logger_a_inp_",
+                place=place,
+            )
+
+
+def _inputs(
+    wiring: Wiring, source: Wiring, pair: tuple[NSSubgraph, NSSubgraph]
+) -> dict[fx.Node, fx.Node]:
+    """What the operator of the other graph reads → the node of this graph that gives it."""
+    a, b = pair
+    reads, given = source.inputs(a.start_node), wiring.inputs(b.start_node)
+    if len(reads) != len(given):
+        raise _cannot_shadow(source, a, f"{len(given)} inputs for {len(reads)}")
+    found = {n: wiring.nodes[n.name] for n in source.plain if n.name in wiring.nodes}
+    for (read, *_), (at_hand, *_) in zip(reads, given, strict=True):
+        if read not in found:
+            found[read] = _cast(wiring, read, at_hand, b.start_node)
+    return found
 
 
 def _chain(subgraph: NSSubgraph) -> list[fx.Node]:
@@ -191,7 +204,8 @@ def _copy(
     if module is not None:
         wiring.module.add_submodule(name, module)
         target = name
-    args, kwargs = (fx.map_arg(part, known.__getitem__) for part in (node.args, node.kwargs))
+    args: Any = fx.map_arg(node.args, known.__getitem__)
+    kwargs: Any = fx.map_arg(node.kwargs, known.__getitem__)
     made = wiring.create(node.op, target, name, args, behind, **kwargs)
     made.meta = dict(node.meta)
     return made

@@ -14,7 +14,7 @@ class OutputLogger(nn.Module):
     """Keeps every tensor that it is called with, and gives it back.
 
     Where the value is codes it is called with a `QTensor`. Of a recurrent layer it keeps the
-    output and its two states.
+    output and its states.
 
     Args:
         ref_node_name: Name of the node whose output or input is logged; that of the layer.
@@ -31,7 +31,7 @@ class OutputLogger(nn.Module):
 
     Attributes:
         stats: The tensors, one per call.
-        stats_rnn: ``(output, (h, c))``, one per call.
+        stats_rnn: ``(output, (h, c))`` or ``(output, h)``, one per call.
         enabled: Whether calls are taken notice of.
         save_activations: Whether tensors are kept.
     """
@@ -54,7 +54,7 @@ class OutputLogger(nn.Module):
     ) -> None:
         super().__init__()
         self.stats: list[Tensor] = []
-        self.stats_rnn: list[tuple[Tensor, tuple[Tensor, Tensor]]] = []
+        self.stats_rnn: list[tuple[Tensor, Tensor | tuple[Tensor, Tensor]]] = []
         self.ref_node_name = ref_node_name
         self.prev_node_name = prev_node_name
         self.model_name = model_name
@@ -70,13 +70,15 @@ class OutputLogger(nn.Module):
         self.save_activations = True
 
     def forward(self, x: Any) -> Any:
-        """Keeps a tensor, or ``(output, (h, c))``; other values pass by."""
+        """Keeps a tensor, ``(output, (h, c))`` or ``(output, h)``; other values pass by."""
         if self.enabled and self.save_activations:
             match x:
                 case Tensor():
                     self.stats.append(x.detach())
                 case (Tensor() as output, (Tensor() as h, Tensor() as c)):
                     self.stats_rnn.append((output.detach(), (h.detach(), c.detach())))
+                case (Tensor() as output, Tensor() as h):
+                    self.stats_rnn.append((output.detach(), h.detach()))
         return x
 
     def __repr__(self) -> str:

@@ -17,6 +17,8 @@ from qlab.graph.special import CodesToQTensor, QTensorToCodes
 from qlab.registry import ROWS
 from qlab.registry.relations import forms, related_operators
 
+#: Nodes that are one operator, by the last of them.
+Chains = dict[fx.Node, list[fx.Node]]
 _BORDERS = ("quantize", "dequantize", "identity")
 _MOVING_METHODS = frozenset(
     {"to", "dequantize", "detach", "detach_", "resize_", "clone", "contiguous"}
@@ -46,7 +48,7 @@ def get_unmatchable_types_map() -> TargetSets:
     return {
         "funs_unmatchable": {f for row in ROWS if row.name == "getitem" for f in row.functions},
         "mods_unmatchable": {CodesToQTensor, QTensorToCodes}.union(*borders),
-        "meths_unmatchable": _MOVING_METHODS.union(*(row.methods for row in moving)),
+        "meths_unmatchable": {*_MOVING_METHODS, *(m for row in moving for m in row.methods)},
     }
 
 
@@ -125,7 +127,7 @@ def get_matching_subgraph_pairs(
     base_name_to_sets_of_related_ops: TargetSets | None = None,
     unmatchable_types_map: TargetSets | None = None,
 ) -> dict[str, tuple[NSSubgraph, NSSubgraph]]:
-    """The operators of two graphs that correspond, in order of execution.
+    """The operators of two graphs that correspond, in the second's order of execution.
 
     Both graphs are read from their outputs backwards, each operator with its observer and, in a
     graph that is not fused, with the batch norm and activation that are quantized with it. The
@@ -146,12 +148,25 @@ def get_matching_subgraph_pairs(
         GraphMatchingException: The graphs do not correspond; names where they part.
     """
     relations = Relations.of(base_name_to_sets_of_related_ops, unmatchable_types_map)
+    fused = chains_of(gm_a, gm_b), chains_of(gm_b, gm_a)
+    try:
+        return _pairs((gm_a, gm_b), fused, relations)
+    except GraphMatchingException as refusal:
+        try:
+            return _pairs((gm_a, gm_b), ({}, {}), relations)  # the other left them apart
+        except GraphMatchingException:
+            raise refusal from None
+
+
+def _pairs(
+    graphs: tuple[fx.GraphModule, fx.GraphModule],
+    fused: tuple[Chains, Chains],
+    relations: Relations,
+) -> dict[str, tuple[NSSubgraph, NSSubgraph]]:
+    gm_a, gm_b = graphs
     found: dict[str, tuple[NSSubgraph, NSSubgraph]] = {}
     counts: dict[str, int] = {}
-    operators = (
-        _operators(graph, chains_of(graph, other), relations)
-        for graph, other in ((gm_a, gm_b), (gm_b, gm_a))
-    )
+    operators = map(_operators, graphs, fused, (relations, relations))
     for a, b in itertools.zip_longest(*operators):
         if a is None or b is None:
             raise _do_not_match((gm_a, a), (gm_b, b))
@@ -162,10 +177,11 @@ def get_matching_subgraph_pairs(
         if base is not None:
             number = counts[base] = counts.get(base, -1) + 1
             found[f"base_op_{base}_{number}"] = (a, b)
-    return dict(reversed(found.items()))
+    position = {node: index for index, node in enumerate(gm_b.graph.nodes)}
+    return dict(sorted(found.items(), key=lambda item: position[item[1][1].end_node]))
 
 
-def chains_of(graph: fx.GraphModule, other: fx.GraphModule) -> dict[fx.Node, list[fx.Node]]:
+def chains_of(graph: fx.GraphModule, other: fx.GraphModule) -> Chains:
     """The layers of a graph that are one in another, by the last of them.
 
     A prepared or converted graph says what was fused, which depends on the mode it was made in;
@@ -188,7 +204,7 @@ def _is_planned(graph: fx.GraphModule) -> bool:
 
 
 def _operators(
-    graph_module: fx.GraphModule, fused: dict[fx.Node, list[fx.Node]], relations: Relations
+    graph_module: fx.GraphModule, fused: Chains, relations: Relations
 ) -> Iterator[NSSubgraph]:
     """The operators to be compared, from the output backwards."""
     passed_over = shape_nodes(graph_module)

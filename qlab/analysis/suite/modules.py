@@ -257,7 +257,8 @@ def prepare_model_outputs(
 
 def _watched(module: nn.Module, classes: set[type[nn.Module]]) -> list[nn.Module]:
     """The modules whose outputs are compared, none of them inside another."""
-    recurrent = {kind for kind in classes if issubclass(kind, RecurrentModule | nn.RNNBase)}
+    kinds = (RecurrentModule, nn.RNNBase)
+    recurrent: set[type[nn.Module]] = {kind for kind in classes if issubclass(kind, kinds)}
     if is_observed(module, classes, recurrent):
         return [module]
     if isinstance(module, FusedModule):

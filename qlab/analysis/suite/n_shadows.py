@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qlab.analysis.suite.loggers import OutputComparisonLogger, OutputLogger
+from qlab.analysis.suite.matching import Relations
 from qlab.analysis.suite.reading import target_name
 from qlab.analysis.suite.results import logged
 from qlab.analysis.suite.types import NSResultsType, Values
@@ -27,6 +28,7 @@ from qlab.qconfig.multi_mapping import QConfigMultiMapping
 
 _WRAPPER = "shadow_wrapper_"
 _MODEL = "model"
+_WORDS = ("node_name", "node_type", "fqn")
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,10 @@ def _layers(traced: fx.GraphModule, mappings: Sequence[QConfigMapping]) -> Itera
     fused = fuse(traced)
     plans = [{step.node: step for step in annotate(fused, m).steps} for m in mappings]
     chain_of = {chain[0]: chain for chain in chains(traced).values()}
+    relations = Relations.of(None, None)
     for node in traced.graph.nodes:
+        if relations.passes_over(traced, node):
+            continue
         steps = [plan.get(node.name) for plan in plans]
         nodes = chain_of.get(node, [node])
         if not all(map(_gives_tensor, (nodes[-1], *node.all_input_nodes))):
@@ -157,11 +162,19 @@ def _add_shadows(
         return wiring.create("call_module", name, name, args, last)
 
     def logger(kind: type[OutputLogger], number: int, qconfig: str) -> OutputLogger:
-        kinds = (target_name(wiring.module, node) for node in (last, first))
         return kind(
-            first.name, last.name, f"subgraph_{index}_{number}", _MODEL, *kinds,
-            Values.NODE_OUTPUT.value, 0, 0, first.meta.get("path"), qconfig,
-        )  # fmt: skip
+            ref_node_name=first.name,
+            prev_node_name=last.name,
+            model_name=f"subgraph_{index}_{number}",
+            ref_name=_MODEL,
+            prev_node_target_type=target_name(wiring.module, last),
+            ref_node_target_type=target_name(wiring.module, first),
+            results_type=Values.NODE_OUTPUT.value,
+            index_within_arg=0,
+            index_of_arg=0,
+            fqn=first.meta.get("path"),
+            qconfig_str=qconfig,
+        )
 
     put(f"shadow_{index}_0", logger(OutputLogger, 0, ""), last)
     for number, qconfig in enumerate(layer.qconfigs, 1):
@@ -279,9 +292,9 @@ def comparisons_frame(results: NSResultsType) -> pd.DataFrame:
                 row["fqn"] = result["fqn"]
             elif result["comparisons"]:
                 row[number - 1] = torch.stack(result["comparisons"]).mean().item()
-    frame = pd.DataFrame([rows[layer] for layer in sorted(rows)])
-    numbers = sorted(column for column in frame.columns if isinstance(column, int))
-    return frame[["node_name", "node_type", "fqn", *numbers]]
+    numbers = sorted({column for row in rows.values() for column in row if column not in _WORDS})
+    ordered = [rows[layer] for layer in sorted(rows)]
+    return pd.DataFrame(ordered, columns=[*_WORDS, *numbers])
 
 
 def print_comparisons_n_shadows_model(results: NSResultsType) -> None:

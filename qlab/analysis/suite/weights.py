@@ -23,6 +23,7 @@ from qlab.errors import UnsupportedError
 from qlab.nn.intrinsic.fold import fold_batch_norm
 from qlab.nn.quantized.dynamic.recurrent import RecurrentModule
 from qlab.nn.quantized.weight import WeightModule
+from qlab.nn.quantized.weighted import WeightedModule
 
 Weight = Tensor | list[Tensor]
 #: By ``"call_module"`` and ``"call_function"``: class → function of a module, function → function
@@ -128,9 +129,10 @@ def weight_of(module: nn.Module) -> Weight | None:
     """
     if isinstance(module, RecurrentModule):
         return list(module.get_weight().values())
+    if isinstance(module, WeightedModule):
+        return module.weight()
     if isinstance(module, WeightModule):
-        weight: Any = getattr(module, "weight", None)
-        return weight() if callable(weight) else module.quantized_weight
+        return module.quantized_weight
     row = registry.row_for_module(type(module))
     if row is None:
         return None
