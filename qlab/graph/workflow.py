@@ -75,7 +75,9 @@ def prepare_fx(
         >>> convert_fx(prepared).get_submodule("0")
         QuantizedLinearReLU(...)
     """
-    _refuse("prepare_fx", _equalization_config=_equalization_config, backend_config=backend_config)
+    refuse_unknown(
+        "prepare_fx", _equalization_config=_equalization_config, backend_config=backend_config
+    )
     custom = as_custom("prepare_fx", PrepareCustomConfig, prepare_custom_config)
     return _prepared(model, as_mapping(qconfig_mapping), example_inputs, custom)
 
@@ -111,7 +113,7 @@ def prepare_qat_fx(
         DTypeError: Not a mapping.
         UnsupportedError: A part of the customisation that is not known.
     """
-    _refuse("prepare_qat_fx", backend_config=backend_config)
+    refuse_unknown("prepare_qat_fx", backend_config=backend_config)
     if isinstance(model, nn.Module) and not model.training:
         raise ArgumentError(
             "prepare_qat_fx: the model is not in training mode",
@@ -138,7 +140,7 @@ def _prepared(
     prepared = prepare_for_training(traced, plan) if training else prepare(traced, plan)
 
     def own(module: nn.Module, entry: StandaloneModuleConfigEntry) -> fx.GraphModule:
-        _refuse("A standalone module's entry", backend_config=entry.backend_config)
+        refuse_unknown("A standalone module's entry", backend_config=entry.backend_config)
         if not entry.example_inputs:
             raise ArgumentError(
                 "A standalone module needs example inputs",
@@ -186,7 +188,7 @@ def convert_fx(
     plan = _plan_of(graph_module)
     custom = as_custom("convert_fx", ConvertCustomConfig, convert_custom_config)
     preserved = _attributes(graph_module, custom.preserved_attributes)
-    _refuse(
+    refuse_unknown(
         "convert_fx",
         backend_config=backend_config,
         keep_original_weights=keep_original_weights,
@@ -223,7 +225,7 @@ def fuse_fx(
     """
     custom = as_custom("fuse_fx", FuseCustomConfig, fuse_custom_config)
     preserved = _attributes(model, custom.preserved_attributes)
-    _refuse("fuse_fx", backend_config=backend_config)
+    refuse_unknown("fuse_fx", backend_config=backend_config)
     return _with_attributes(fuse(trace(model)), preserved)
 
 
@@ -319,7 +321,7 @@ def _folded(layer: nn.Module) -> Tensor:
     return weight.detach().float()
 
 
-def _refuse(function: str, **given: object) -> None:
+def refuse_unknown(function: str, **given: object) -> None:
     """Raises for customisations that are asked for and not known."""
     for name, value in given.items():
         if value:

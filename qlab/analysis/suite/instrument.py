@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import fx, nn
 
-from qlab.analysis.suite.matching import checked_names, get_matching_subgraph_pairs
-from qlab.analysis.suite.reading import as_graph, module_of, target_name
+from qlab.analysis.suite.matching import matched
+from qlab.analysis.suite.reading import module_of, target_name
 from qlab.analysis.suite.types import NSSubgraph, TargetSets, Values
 from qlab.analysis.suite.wiring import Label, Wiring, label_of
 from qlab.errors import UnsupportedError
@@ -54,10 +54,12 @@ def add_loggers(
         ArgumentError: Both have one name.
         TraceError: A model has no single graph.
     """
-    checked_names("add_loggers", {"a": name_a, "b": name_b})
-    graphs = as_graph(model_a), as_graph(model_b)
-    pairs = get_matching_subgraph_pairs(
-        *graphs, base_name_to_sets_of_related_ops, unmatchable_types_map
+    graphs, pairs = matched(
+        "add_loggers",
+        (name_a, model_a),
+        (name_b, model_b),
+        base_name_to_sets_of_related_ops,
+        unmatchable_types_map,
     )
     wirings = Wiring(graphs[0]), Wiring(graphs[1])
     for ref_name, pair in pairs.items():
@@ -120,10 +122,12 @@ def add_shadow_loggers(
         ArgumentError: Both have one name.
         TraceError: A model has no single graph.
     """
-    checked_names("add_shadow_loggers", {"a": name_a, "b": name_b})
-    shadow, graph = as_graph(model_a), as_graph(model_b)
-    pairs = get_matching_subgraph_pairs(
-        shadow, graph, base_name_to_sets_of_related_ops, unmatchable_types_map
+    (shadow, graph), pairs = matched(
+        "add_shadow_loggers",
+        (name_a, model_a),
+        (name_b, model_b),
+        base_name_to_sets_of_related_ops,
+        unmatchable_types_map,
     )
     wiring, source = Wiring(graph), Wiring(shadow)
     for ref_name, (a, b) in pairs.items():

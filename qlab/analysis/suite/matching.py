@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import fx, nn
 
-from qlab.analysis.suite.reading import is_observer, module_of, target_name, target_of
+from qlab.analysis.suite.reading import as_graph, is_observer, module_of, target_name, target_of
 from qlab.analysis.suite.types import NSNodeTargetType, NSSubgraph, TargetSets
 from qlab.errors import ArgumentError, UnknownNameError
 from qlab.graph.fuse import chains
@@ -245,11 +245,25 @@ def _kind(graph_module: fx.GraphModule, subgraph: NSSubgraph) -> str:
     return target_name(graph_module, subgraph.base_op_node).rpartition(".")[2]
 
 
-def checked_names(caller: str, names: Mapping[str, str]) -> None:
-    """Raises `ArgumentError` where two models would have one name in the results."""
-    if len(set(names.values())) < len(names):
+def matched(
+    caller: str,
+    a: tuple[str, nn.Module],
+    b: tuple[str, nn.Module],
+    related: TargetSets | None,
+    unmatchable: TargetSets | None,
+) -> tuple[tuple[fx.GraphModule, fx.GraphModule], dict[str, tuple[NSSubgraph, NSSubgraph]]]:
+    """Two models, each with its name in the results, as graphs, and their matching operators.
+
+    Raises:
+        ArgumentError: The names are the same.
+        GraphMatchingException: The models do not correspond.
+        TraceError: A model has no single graph.
+    """
+    if a[0] == b[0]:
         raise ArgumentError(
             f"{caller}: both models have the same name",
             expected="two names, by which the results tell them apart",
-            received=", ".join(map(repr, names.values())),
+            received=f"{a[0]!r} twice",
         )
+    graphs = as_graph(a[1]), as_graph(b[1])
+    return graphs, get_matching_subgraph_pairs(*graphs, related, unmatchable)

@@ -17,12 +17,12 @@ from qlab.analysis.suite.reading import target_name
 from qlab.analysis.suite.results import logged
 from qlab.analysis.suite.types import NSResultsType, Values
 from qlab.analysis.suite.wiring import Wiring
-from qlab.errors import ArgumentError, DTypeError, QlabError, UnsupportedError
+from qlab.errors import ArgumentError, DTypeError, QlabError
 from qlab.graph.annotate import annotate
 from qlab.graph.fuse import chains, fuse
 from qlab.graph.prepare import device_of
 from qlab.graph.trace import Inputs, trace
-from qlab.graph.workflow import convert_fx, prepare_fx
+from qlab.graph.workflow import convert_fx, prepare_fx, refuse_unknown
 from qlab.qconfig import QConfig, QConfigMapping
 from qlab.qconfig.multi_mapping import QConfigMultiMapping
 
@@ -82,7 +82,8 @@ def prepare_n_shadows_model(
         UnsupportedError: A backend config or a tracer of one's own.
         TraceError: The model has no single graph.
     """
-    _refuse(backend_config=backend_config, custom_tracer=custom_tracer)
+    caller = "prepare_n_shadows_model"
+    refuse_unknown(caller, backend_config=backend_config, custom_tracer=custom_tracer)
     if not isinstance(qconfig_multi_mapping, QConfigMultiMapping):
         raise DTypeError(
             "prepare_n_shadows_model: not a mapping to several qconfigs",
@@ -103,16 +104,6 @@ def prepare_n_shadows_model(
     for index, layer in enumerate(layers):
         _add_shadows(wiring, index, layer, prepare)
     return wiring.done()
-
-
-def _refuse(**given: object) -> None:
-    for name, value in given.items():
-        if value is not None:
-            raise UnsupportedError(
-                f"prepare_n_shadows_model does not know {name}",
-                received=repr(value),
-                fix="Leave it out: qlab traces by itself, and its registry says what it quantizes.",
-            )
 
 
 def _prepare_with(

@@ -9,8 +9,8 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from qlab import registry
-from qlab.analysis.suite.matching import checked_names, get_matching_subgraph_pairs
-from qlab.analysis.suite.reading import as_graph, module_of, target_name
+from qlab.analysis.suite.matching import matched
+from qlab.analysis.suite.reading import module_of, target_name
 from qlab.analysis.suite.results import rekeyed
 from qlab.analysis.suite.types import (
     NSResultsType,
@@ -64,10 +64,12 @@ def extract_weights(
         ArgumentError: Both have one name.
         TraceError: A model has no single graph.
     """
-    checked_names("extract_weights", {"a": model_name_a, "b": model_name_b})
-    graphs = as_graph(model_a), as_graph(model_b)
-    pairs = get_matching_subgraph_pairs(
-        *graphs, base_name_to_sets_of_related_ops, unmatchable_types_map
+    graphs, pairs = matched(
+        "extract_weights",
+        (model_name_a, model_a),
+        (model_name_b, model_b),
+        base_name_to_sets_of_related_ops,
+        unmatchable_types_map,
     )
     results: NSResultsType = {}
     for ref_name, pair in pairs.items():
