@@ -19,7 +19,7 @@ from qlab.analysis.suite.results import (
 from qlab.errors import ArgumentError, UnsupportedError
 from qlab.nn.functions import MulScalar
 from qlab.qtensor import QTensor
-from tests.qlab.analysis.suite.forms import net_forms
+from tests.qlab.analysis.suite.forms import forms_of, net_forms
 from tests.workflows.architectures import NETS
 from tests.workflows.test_architectures import quantized, tensors
 
@@ -109,6 +109,16 @@ def test_integer_layers_shadow_a_float_model():
     found = [by["node_output"]["a"][0] for by in results.values()]
     assert all(isinstance(result["values"][0], QTensor) for result in found)
     assert min(result["sqnr"][0] for result in found) > 25
+
+
+def test_codes_of_another_scale_are_converted():
+    forms = net_forms()
+    wider = forms_of(forms.model, 3 * forms.x).converted
+    shadows = add_shadow_loggers("a", wider, "b", forms.converted, OutputLogger)
+    assert torch.equal(shadows(forms.x), forms.converted(forms.x))
+    results = extract_shadow_logger_info(shadows, OutputLogger, "b")
+    extend_logger_results_with_comparison(results, "b", "a", compute_sqnr, "sqnr")
+    assert min(by["node_output"]["a"][0]["sqnr"][0] for by in results.values()) > 20
 
 
 @pytest.mark.parametrize("name", NETS)
