@@ -29,13 +29,39 @@ def fuse(graph_module: fx.GraphModule, patterns: Sequence[Pattern] = PATTERNS) -
         argument either.
     """
     fused = copy.deepcopy(graph_module)
-    for pattern in sorted(patterns, key=lambda pattern: -len(pattern.modules)):
+    for pattern in _longest_first(patterns):
         for chain in list(_chains(fused, pattern)):
             _replace(fused, chain, pattern)
     fused.delete_all_unused_submodules()
     fused.graph.lint()
     fused.recompile()
     return fused
+
+
+def chains(graph_module: fx.GraphModule) -> dict[fx.Node, list[fx.Node]]:
+    """The chains that `fuse` would make one module of, by their last node."""
+    found: dict[fx.Node, list[fx.Node]] = {}
+    taken: set[fx.Node] = set()
+    for pattern in _longest_first(PATTERNS):
+        for chain in _chains(graph_module, pattern):
+            if taken.isdisjoint(chain) and _fused(graph_module, chain, pattern) is not None:
+                taken.update(chain)
+                found[chain[-1]] = chain
+    return found
+
+
+def _longest_first(patterns: Sequence[Pattern]) -> list[Pattern]:
+    return sorted(patterns, key=lambda pattern: -len(pattern.modules))
+
+
+def _fused(
+    graph_module: fx.GraphModule, chain: list[fx.Node], pattern: Pattern
+) -> nn.Module | None:
+    """The module of a chain; None where a batch norm without running statistics forbids it."""
+    try:
+        return pattern.fuse([graph_module.get_submodule(str(part.target)) for part in chain])
+    except UnsupportedError:
+        return None
 
 
 def _chains(graph_module: fx.GraphModule, pattern: Pattern) -> Iterator[list[fx.Node]]:
@@ -57,10 +83,9 @@ def _module(graph_module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
 
 def _replace(graph_module: fx.GraphModule, chain: list[fx.Node], pattern: Pattern) -> None:
     first, *rest = chain
-    try:
-        module = pattern.fuse([graph_module.get_submodule(str(part.target)) for part in chain])
-    except UnsupportedError:
-        return  # a batch norm without running statistics stays a layer of its own
+    module = _fused(graph_module, chain, pattern)
+    if module is None:
+        return
     graph_module.add_submodule(str(first.target), module)
     first.meta["fused"] = tuple(part.meta["name"] for part in rest)
     first.meta["parameters"] = sum(parameter.numel() for parameter in module.parameters())

@@ -49,7 +49,9 @@ class QTensorToCodes(QParamsHolder):
         bound = self.input_qparams
         assert bound is not None and bound[0] is not None
         if isinstance(x, QTensor):
-            return x.codes if _same(x.qparams, bound[0]) else quantize(x.dequantize(), bound[0])
+            return (
+                x.codes if same_qparams(x.qparams, bound[0]) else quantize(x.dequantize(), bound[0])
+            )
         if isinstance(x, Tensor) and x.is_floating_point():
             return quantize(x, bound[0])
         raise DTypeError(
@@ -59,7 +61,8 @@ class QTensorToCodes(QParamsHolder):
         )
 
 
-def _same(a: QParams, b: QParams) -> bool:
+def same_qparams(a: QParams, b: QParams) -> bool:
+    """Whether codes of one mean the same as codes of the other."""
     if a.dtype != b.dtype or a.scale.shape != b.scale.shape:
         return False
     return bool((a.scale == b.scale).all() and (a.zero_point == b.zero_point).all())

@@ -81,7 +81,7 @@ def prepare_fx(
         >>> convert_fx(prepared).get_submodule("0")
         QuantizedLinearReLU(...)
     """
-    _refuse("prepare_fx", _equalization_config=_equalization_config)
+    refuse_unknown("prepare_fx", _equalization_config=_equalization_config)
     custom = as_custom("prepare_fx", PrepareCustomConfig, prepare_custom_config)
     backend = as_backend("prepare_fx", backend_config)
     return _prepared(model, as_mapping(qconfig_mapping), example_inputs, custom, backend)
@@ -195,7 +195,7 @@ def convert_fx(
         UncalibratedError: An observer has seen no data; names the layer.
         UnsupportedError: A part of the customisation that is not known.
     """
-    _refuse("convert_fx", keep_original_weights=keep_original_weights)
+    refuse_unknown("convert_fx", keep_original_weights=keep_original_weights)
     return _converted(
         "convert_fx", graph_module, convert_custom_config, qconfig_mapping, backend_config
     )
@@ -377,7 +377,7 @@ def _folded(layer: nn.Module) -> Tensor:
     return weight.detach().float()
 
 
-def _refuse(function: str, **given: object) -> None:
+def refuse_unknown(function: str, **given: object) -> None:
     """Raises for customisations that are asked for and not known."""
     for name, value in given.items():
         if value:
