@@ -77,6 +77,15 @@ TABLE: dict[str, tuple[str, str]] = {
     f"{_NNQA}.modules": (_NNQA, _ALL),
     f"{_NNQA}.modules.activation": (_NNQA, "MultiheadAttention"),
     f"{_NNQA}.modules.rnn": (_NNQA, "LSTM LSTMCell"),
+    f"{_QUANTIZATION}._learnable_fake_quantize": (
+        "qlab.fake_quantize.learnable",
+        "LearnableFakeQuantize _LearnableFakeQuantize",
+    ),
+    f"{_QUANTIZATION}.fx.graph_module": (
+        "qlab.graph.kinds",
+        "FusedGraphModule ObservedGraphModule QuantizedGraphModule",
+    ),
+    f"{_QUANTIZATION}.fx.tracer": ("qlab.graph.kinds", "QuantizationTracer"),
     f"{_QUANTIZATION}.backend_config.backend_config": (
         _BACKEND,
         "BackendConfig BackendPatternConfig DTypeConfig DTypeWithConstraints ObservationType",

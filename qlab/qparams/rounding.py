@@ -190,6 +190,40 @@ def fake_quantize(x: Tensor, qparams: QParams) -> Tensor:
     return result
 
 
+def fake_quantize_learned(
+    x: Tensor, scale: Tensor, zero_point: Tensor, limits: tuple[int, int], grad_factor: float = 1.0
+) -> Tensor:
+    """`fake_quantize` with gradients for scale and zero point, which are learned.
+
+    With ``q = rint(x * (1/s)) + z`` and n, p the smallest and largest code: inside [n, p] the
+    gradients are 1 for x, ``rint(x/s) - x/s`` for s and 0 for z; outside 0, ``n - z`` (or
+    ``p - z``) and ``-s``. Those of s and z are multiplied by ``grad_factor`` and summed.
+
+    Args:
+        x: Real numbers, any floating dtype and shape.
+        scale: float32, positive; broadcasts against ``x``.
+        zero_point: float32, rounded and clamped to the codes here; the shape of ``scale``.
+        limits: Smallest and largest code.
+        grad_factor: Multiplies the gradients of scale and zero point.
+
+    Returns:
+        The dtype and shape of ``x``.
+
+    Source: Esser et al. 2020, "Learned Step Size Quantization"; Bhalgat et al. 2020, "LSQ+".
+    """
+    check_float(x, "fake_quantize_learned")
+    scale = _with_gradient_times(scale, grad_factor)
+    zero_point = _with_gradient_times(zero_point, grad_factor)
+    zero_point = zero_point + (zero_point.round().clamp(*limits) - zero_point).detach()
+    scaled = x.to(torch.float32) * (1.0 / scale)
+    codes = scaled + (scaled.round() - scaled).detach() + zero_point
+    return ((codes.clamp(*limits) - zero_point) * scale).to(x.dtype)
+
+
+def _with_gradient_times(value: Tensor, factor: float) -> Tensor:
+    return value if factor == 1.0 else value * factor + (value - value * factor).detach()
+
+
 def requantize(real: Tensor, qparams: QParams) -> Tensor:
     """Codes of an operator's float32 result: ``clamp(rint(f32(f32(y * (1/s)) + z)))``.
 

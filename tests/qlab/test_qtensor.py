@@ -492,3 +492,16 @@ def test_what_is_no_tensor_is_refused():
         qlab.dequantize(None)
     with pytest.raises(DTypeError, match=r"the scales are no tensor.*list"):
         qlab.quantize_per_channel(torch.zeros(2, 3), [0.1, 0.2], torch.zeros(2), 0, qlab.qint8)
+
+
+def test_dynamic_quantization_covers_the_range_of_its_input():
+    x = torch.tensor([-1.0, 0.5, 3.0])
+    for dtype, reduce_range, steps in (("quint8", False, 255), ("qint8", True, 127)):
+        q = qlab.quantize_per_tensor_dynamic(x, dtype, reduce_range)
+        assert q.q_scale() == pytest.approx(4 / steps)
+        torch.testing.assert_close(q.dequantize(), x, rtol=0, atol=0.5 * 4 / steps + 1e-6)
+        assert int(q.int_repr().max()) - int(q.int_repr().min()) == steps
+    half = qlab.quantize_per_tensor_dynamic(x, torch.float16, True)
+    assert half.dtype == torch.float16 and torch.equal(half.float(), x)
+    with pytest.raises(DTypeError, match="dynamic quantization"):
+        qlab.quantize_per_tensor_dynamic(torch.tensor([1, 2]), qlab.quint8, False)

@@ -48,7 +48,8 @@ def loads_as_a_whole(module: Module) -> Module:
     Returns:
         The model.
     """
-    if _remember not in (hook.hook for hook in module._load_state_dict_pre_hooks.values()):
+    hooks: Any = module._load_state_dict_pre_hooks.values()
+    if _remember not in (hook.hook for hook in hooks):
         module.register_load_state_dict_pre_hook(_remember)
         module.register_load_state_dict_post_hook(_restore)
     return module

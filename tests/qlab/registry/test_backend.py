@@ -18,10 +18,10 @@ from qlab.quantization.backend_config import (
     DTypeWithConstraints,
     ObservationType,
 )
-from qlab.registry import PATTERNS, ROWS
+from qlab.registry import PATTERNS, ROWS, backend
 from qlab.registry.backend import standard, utils
 
-GETTERS = [name for name in face.__all__ if name.endswith("_backend_config")]
+GETTERS = [name for name in backend.__all__ if name.endswith("_backend_config")]
 
 
 @pytest.mark.parametrize("getter", GETTERS)
