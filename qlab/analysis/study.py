@@ -227,7 +227,7 @@ class Study:
             return self._sampled
 
     def layer_sample(self, probe: LayerProbe) -> tuple[dict[str, Any], int]:
-        """The float values of a layer's inputs and output out of `sample`, and for how many samples.
+        """Out of `sample` the values of a layer's inputs and output, and for how many samples.
 
         As many samples as keep the largest of these tensors within 2 million elements, so that a
         what-if takes milliseconds whatever the size of the layer; at least one.
