@@ -17,6 +17,7 @@ from qlab.analysis.causes import Cause
 from qlab.analysis.compare import Networks, compare_graphs
 from qlab.analysis.layers import Layer, describe_layers
 from qlab.analysis.report import Report
+from qlab.analysis.stability import Stability
 from qlab.analysis.study import Study
 from qlab.analysis.what_if import WhatIf, causes_of, compare_policies, what_if
 from qlab.errors import ArgumentError, DTypeError, UnknownNameError
@@ -162,6 +163,13 @@ class Lab:
             ArgumentError: It is of another model.
         """
         return self._study.merge(other)
+
+    def stability(self) -> Stability:
+        """How far each layer's range still moves with more data, and whether there was enough.
+
+        Computed from what calibration kept of every batch, without another pass.
+        """
+        return self._study.stability()
 
     def statistics(
         self, name: str, kind: str = "activation", mapping: Mapping = None

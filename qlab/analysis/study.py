@@ -21,6 +21,7 @@ from qlab.analysis.calibration import (
     sample_inputs,
 )
 from qlab.analysis.probe import LayerProbe
+from qlab.analysis.stability import Stability, measure_stability
 from qlab.errors import UncalibratedError, UnknownNameError
 from qlab.execution import GraphRunner
 from qlab.graph import Plan, annotate, convert
@@ -161,6 +162,15 @@ class Study:
                 fix="Only tensors of real numbers have statistics.",
             )
         return seen.statistics[node]
+
+    def stability(self) -> Stability:
+        """How far the range of every layer's output, and of every input, still moves."""
+        names = {
+            node.name: str(node.meta.get("name", node.name))
+            for node in self.graph.graph.nodes
+            if node.op not in ("get_attr", "output")
+        }
+        return measure_stability(self.calibration or self.calibrate(), names)
 
     def activation_qparams(self, node: str, spec: TensorSpec) -> QParams:
         """Scale and zero point that a spec gives the tensor of a node."""
