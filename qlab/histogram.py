@@ -31,8 +31,8 @@ _INFINITY_KEY = 0x7F80  # keys from here on (sign aside) hold infinity and NaN
 _CHUNK = 2**15
 _SHARE = 2**16  # elements that are worth a thread of their own
 _FEW = 2**12  # up to so many elements, sorting them beats counting in a full-length array
-_BLOCK = 2**22  # elements per flush: sums of offsets then stay below _COUNT_BITS
-_COUNT_BITS = 40  # from here up, the packed sum "count, sum of offsets" holds the count
+_BLOCK = 2**22  # elements per flush: sums of offsets then stay below _UNIT
+_UNIT = 2**40  # added to every element's bits, so that their sum tells how many they were
 _KEY_WORD = 1 if sys.byteorder == "little" else 0
 _CARRY = 32  # bits of the lower limb of a sum of squares
 ROWS = 4  # count, sum of offsets, sum of squared offsets in two limbs
@@ -65,18 +65,20 @@ def count_keys(flat: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _count_block(block: Tensor) -> tuple[Tensor, Tensor]:
-    packed, squares = _count_shared(block)
-    keys = packed.nonzero().flatten()
-    packed, squares = packed[keys].cpu(), squares[keys].cpu()
-    counts = packed >> _COUNT_BITS
-    table = torch.stack([counts, packed - (counts << _COUNT_BITS), squares, squares * 0])
-    return keys.to("cpu", torch.int32), table
+    sums, squares = _count_shared(block)
+    keys = sums.nonzero().flatten()
+    sums, squares, keys = sums[keys].cpu(), squares[keys].cpu(), keys.cpu()
+    base = keys.to(torch.int16).to(torch.int64) << 16  # the bits of the bin's first float, signed
+    counts = torch.div(sums, base + _UNIT, rounding_mode="floor")
+    offsets = sums - counts * (base + _UNIT)
+    squares -= (base + _UNIT) * (2 * offsets + counts * (base + _UNIT))
+    return keys.to(torch.int32), torch.stack([counts, offsets, squares, squares * 0])
 
 
 def _count_shared(block: Tensor) -> tuple[Tensor, Tensor]:
     """Counts in as many threads as torch uses; sums of integers do not depend on how many.
 
-    Torch's own threads would meet after each of the six steps; these meet once, so that a busy
+    Torch's own threads would meet after each of the steps; these meet once, so that a busy
     machine slows them down no more than anything else.
     """
     shares = min(torch.get_num_threads(), block.numel() // _SHARE)
@@ -84,11 +86,11 @@ def _count_shared(block: Tensor) -> tuple[Tensor, Tensor]:
         return _count_dense(block)
     first, *others = block.tensor_split(shares)
     tasks = [_workers(os.getpid()).submit(_count_dense, share) for share in others]
-    packed, squares = _count_dense(first)
+    sums, squares = _count_dense(first)
     for task in tasks:
-        for mine, theirs in zip((packed, squares), task.result(), strict=True):
+        for mine, theirs in zip((sums, squares), task.result(), strict=True):
             mine += theirs
-    return packed, squares
+    return sums, squares
 
 
 @lru_cache(maxsize=1)
@@ -98,21 +100,23 @@ def _workers(process: int) -> ThreadPoolExecutor:
 
 
 def _count_dense(flat: Tensor) -> tuple[Tensor, Tensor]:
-    """Packed sums and sums of squares of every key, int64 ``(KEYS,)`` each.
+    """Σv and Σv² modulo 2**64 of every key, int64 ``(KEYS,)`` each, where v is 2**40 + the bits.
 
-    As 16-bit words a float32 is its offset and its key.
+    A bin's n elements have bits b + o, b the bin's and o the offset. So Σv = n·(2**40 + b) + Σo
+    holds both n and Σo, as Σo is below 2**40, and Σv² gives Σo², which is below 2**63. Fewer and
+    smaller steps per element than to take offset and count apart first.
     """
     size = min(_CHUNK, flat.numel()) if flat.device.type == "cpu" else flat.numel()
-    packed, squares = torch.zeros(2, KEYS, dtype=torch.int64, device=flat.device)
-    index, offset, square = torch.empty(3, size, dtype=torch.int64, device=flat.device)
-    for words in flat.view(torch.uint16).view(-1, 2).split(size):
-        if len(words) < size:
-            index, offset, square = (t[: len(words)] for t in (index, offset, square))
-        index.copy_(words[:, _KEY_WORD])
-        offset.copy_(words[:, 1 - _KEY_WORD])
-        squares.scatter_add_(0, index, torch.mul(offset, offset, out=square))
-        packed.scatter_add_(0, index, offset.add_(1 << _COUNT_BITS))
-    return packed, squares
+    sums, squares = torch.zeros(2, KEYS, dtype=torch.int64, device=flat.device)
+    index, value = torch.empty(2, size, dtype=torch.int64, device=flat.device)
+    for part in flat.split(size):
+        if part.numel() < size:
+            index, value = index[: part.numel()], value[: part.numel()]
+        index.copy_(part.view(torch.uint16)[_KEY_WORD::2])
+        value.copy_(part.view(torch.int32)).add_(_UNIT)
+        sums.scatter_add_(0, index, value)
+        squares.scatter_add_(0, index, value.mul_(value))
+    return sums, squares
 
 
 def add_tables(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -25,6 +25,7 @@ from qlab.analysis.networks import Networks
 from qlab.analysis.report import Report
 from qlab.analysis.search import Candidate, Measure, Search, Space, search_mappings
 from qlab.analysis.sensitivity import WAYS, Sensitivity, measure_sensitivity, names_of
+from qlab.analysis.stability import Stability
 from qlab.analysis.study import Study
 from qlab.analysis.what_if import WhatIf, causes_of, compare_policies, what_if
 from qlab.errors import ArgumentError, DTypeError, UnknownNameError
@@ -191,6 +192,13 @@ class Lab:
             ArgumentError: It is of another model.
         """
         return self._study.merge(other)
+
+    def stability(self) -> Stability:
+        """How far each layer's range still moves with more data, and whether there was enough.
+
+        Computed from what calibration kept of every batch, without another pass.
+        """
+        return self._study.stability()
 
     def statistics(
         self, name: str, kind: str = "activation", mapping: Mapping = None

@@ -22,6 +22,7 @@ from qlab.histogram import (
 from qlab.qparams import check_float
 
 _FORMAT = 1
+_SHORT_ROWS = 2**10  # images of fewer pixels are reduced over the batch first, in long rows
 
 
 class TensorStats:
@@ -157,6 +158,9 @@ class TensorStats:
         if self.channel_axis is None:
             return x.aminmax()
         others = [d for d in range(x.dim()) if d != axis]
+        if x.dim() == 4 and axis == 1 and x.stride(1) < _SHORT_ROWS:
+            low, high = x.amin(0), x.amax(0)
+            return low.amin((1, 2)), high.amax((1, 2))
         return (x.amin(others), x.amax(others)) if others else (x, x)
 
     def _add_channels(self, low: Tensor, high: Tensor) -> None:

@@ -29,11 +29,11 @@ class Batches:
     """Re-iterable batches of a model's inputs.
 
     A batch may be one tensor, or a tuple or list whose first elements are the model's inputs; one
-    more element is taken as class labels, a tensor or a plain list of whole numbers. A batch may
-    also be a dict with the inputs by the names of the model's arguments, and labels by
-    ``"labels"`` or ``"label"``; other entries are left out. So a ``DataLoader`` of (image, label)
-    pairs works as it is. A one-shot iterator is read once and kept; a list or a loader is iterated
-    anew each time.
+    more element is taken as class labels, a tensor or a plain list of whole numbers. So a
+    ``DataLoader`` of (image, label) pairs works as it is. A batch may also be a dict with the
+    inputs by the names of the model's arguments, and labels by ``"labels"`` or ``"label"``; other
+    entries are left out. A one-shot iterator is read once and kept; a list or a loader is
+    iterated anew each time.
 
     Args:
         source: A single tensor (one batch) or an iterable of batches.

@@ -21,6 +21,7 @@ from qlab.analysis.calibration import (
     sample_inputs,
 )
 from qlab.analysis.probe import LayerProbe
+from qlab.analysis.stability import Stability, measure_stability
 from qlab.errors import UncalibratedError, UnknownNameError
 from qlab.execution import GraphRunner
 from qlab.graph import Plan, annotate, convert
@@ -167,6 +168,15 @@ class Study:
             )
         return seen.statistics[node]
 
+    def stability(self) -> Stability:
+        """How far the range of every layer's output, and of every input, still moves."""
+        names = {
+            node.name: str(node.meta.get("name", node.name))
+            for node in self.graph.graph.nodes
+            if node.op not in ("get_attr", "output")
+        }
+        return measure_stability(self.calibration or self.calibrate(), names)
+
     def activation_qparams(self, node: str, spec: TensorSpec) -> QParams:
         """Scale and zero point that a spec gives the tensor of a node."""
         version, stats = self._version, self.stats(node)
@@ -234,7 +244,7 @@ class Study:
             return self._sampled
 
     def layer_sample(self, probe: LayerProbe) -> tuple[dict[str, Any], int]:
-        """The float values of a layer's inputs and output out of `sample`, and how many samples.
+        """Out of `sample` the values of a layer's inputs and output, and for how many samples.
 
         As many samples as keep the largest of these tensors within 2 million elements, so that a
         what-if takes milliseconds whatever the size of the layer; at least one.

@@ -96,6 +96,19 @@ def test_what_if_agrees_with_compare_within_one_decibel(name):
             assert answer.output_sqnr == pytest.approx(row.sqnr_local, abs=1.0), layer
 
 
+def test_what_if_takes_fewer_samples_of_a_large_layer_and_says_so(monkeypatch):
+    lab = lab_for("residual")
+    name = next(layer.name for layer in lab.layers if layer.type.startswith("Conv"))
+    whole = lab.what_if(name)
+    largest = math.prod(lab.layer(name).output_shape[1:])
+    monkeypatch.setattr("qlab.analysis.study._LAYER_ELEMENTS", 8 * largest)
+    fewer = lab.what_if(name)
+    assert (whole.samples, fewer.samples) == (32, 8)
+    assert fewer.output_sqnr == pytest.approx(whole.output_sqnr, abs=1.0)
+    monkeypatch.setattr("qlab.analysis.study._LAYER_ELEMENTS", 1)
+    assert lab.what_if(name).samples == 1
+
+
 def test_what_if_answers_from_cached_statistics_without_a_pass():
     lab = lab_for("residual")
     layer = lab.compare().worst(1).index[0]
