@@ -15,10 +15,11 @@ from qlab.analysis.batches import Batches
 from qlab.analysis.calibration import Calibration, Progress, Stop
 from qlab.analysis.causes import Cause
 from qlab.analysis.compare import Networks, compare_graphs
+from qlab.analysis.diagnosis import causes_of
 from qlab.analysis.layers import Layer, describe_layers
 from qlab.analysis.report import Report
 from qlab.analysis.study import Study
-from qlab.analysis.what_if import WhatIf, causes_of, compare_policies, what_if
+from qlab.analysis.what_if import WhatIf, compare_policies, what_if
 from qlab.errors import ArgumentError, DTypeError, UnknownNameError
 from qlab.execution import usable_device
 from qlab.graph import Plan, fuse, trace
@@ -241,7 +242,10 @@ class Lab:
         return what_if(self._study, self.plan(mapping), name, weight, activation)
 
     def causes(self, name: str, mapping: Mapping = None) -> tuple[Cause, ...]:
-        """Why a layer loses precision, largest gain first, each gain measured by its remedy.
+        """Why a layer loses precision: what gains most first, what gains nothing last.
+
+        ``cause.apply(mapping)`` is a configuration with the remedy in it, ``cause.gain`` what that
+        was measured to gain.
 
         Args:
             name: The layer.
@@ -250,7 +254,7 @@ class Lab:
         Raises:
             UnknownNameError: No such layer.
         """
-        return causes_of(self._study, self.plan(mapping), name)
+        return causes_of(self._study, resolve_mapping(mapping), name)
 
     def policies(
         self, name: str, spec: TensorSpec, kind: str = "activation"

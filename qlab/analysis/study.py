@@ -49,7 +49,7 @@ class Study:
     def __init__(self, graph: fx.GraphModule, example_inputs: tuple[Any, ...], data: Batches):
         self.graph = graph
         self.example_inputs = example_inputs
-        self._data = data
+        self.data = data
         self.calibration: Calibration | None = None
         self._sampled: tuple[dict[str, Any], int] | None = None
         self._lock = threading.RLock()
@@ -68,7 +68,7 @@ class Study:
                 self._qparams.clear()
                 self._converted.clear()
                 self.calibration = collect_statistics(
-                    self.graph, self._data, names, on_progress=on_progress, should_stop=should_stop
+                    self.graph, self.data, names, on_progress=on_progress, should_stop=should_stop
                 )
             return self.calibration
 
@@ -179,7 +179,7 @@ class Study:
                 per_sample = activation_bytes(self.graph, self.example_inputs)
                 per_sample = max(per_sample // _samples_in(self.example_inputs), 1)
                 largest = min(_LARGEST_SAMPLE, max(_SAMPLE_BYTES // per_sample, 1))
-                inputs = sample_inputs(self._data, largest)
+                inputs = sample_inputs(self.data, largest)
                 names = [node.name for node in self.graph.graph.nodes if node.op != "output"]
                 _, values = GraphRunner(self.graph, names).collect(inputs)
                 self._sampled = values, _samples_in(inputs)
