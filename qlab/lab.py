@@ -16,6 +16,7 @@ from qlab.analysis.calibration import Calibration, Progress, Stop
 from qlab.analysis.causes import Cause
 from qlab.analysis.compare import Networks, compare_graphs
 from qlab.analysis.diagnosis import causes_of
+from qlab.analysis.fidelity import Fidelity, measure_fidelity
 from qlab.analysis.layers import Layer, describe_layers
 from qlab.analysis.report import Report
 from qlab.analysis.study import Study
@@ -255,6 +256,34 @@ class Lab:
             UnknownNameError: No such layer.
         """
         return causes_of(self._study, resolve_mapping(mapping), name)
+
+    def fidelity(
+        self,
+        mapping: Mapping = None,
+        *,
+        on_progress: Progress | None = None,
+        should_stop: Stop | None = None,
+    ) -> Fidelity:
+        """Float, simulated (fake-quantized) and integer network side by side, layer by layer.
+
+        Args:
+            mapping: A `QConfigMapping`, a preset's name, or None for the default preset.
+            on_progress: Called as ``(done, total, label)`` after each batch.
+            should_stop: Asked after each batch; the result then covers what was seen.
+
+        Raises:
+            NonFiniteError: NaN or infinity in a layer.
+        """
+        resolved = resolve_mapping(mapping)
+        if self.calibrated is None:
+            self.calibrate(on_progress, should_stop)
+        return measure_fidelity(
+            (self.graph, self._study.converted(resolved)),
+            self._study.plan(resolved),
+            self._evaluation_data,
+            on_progress=on_progress,
+            should_stop=should_stop,
+        )
 
     def policies(
         self, name: str, spec: TensorSpec, kind: str = "activation"
