@@ -17,6 +17,7 @@ from qlab.analysis.causes import Cause
 from qlab.analysis.compare import Networks, compare_graphs
 from qlab.analysis.diagnosis import causes_of
 from qlab.analysis.fidelity import Fidelity, measure_fidelity
+from qlab.analysis.latency import Latency, measure_latency
 from qlab.analysis.layers import Layer, describe_layers
 from qlab.analysis.report import Report
 from qlab.analysis.study import Study
@@ -281,6 +282,38 @@ class Lab:
             (self.graph, self._study.converted(resolved)),
             self._study.plan(resolved),
             self._evaluation_data,
+            on_progress=on_progress,
+            should_stop=should_stop,
+        )
+
+    def latency(
+        self,
+        mapping: Mapping = None,
+        batch: Tensor | tuple[Any, ...] | None = None,
+        repeats: int = 30,
+        *,
+        on_progress: Progress | None = None,
+        should_stop: Stop | None = None,
+    ) -> Latency:
+        """How long the fused float and the quantized network take on this machine, in turn.
+
+        Args:
+            mapping: A `QConfigMapping`, a preset's name, or None for the default preset.
+            batch: Inputs of one call; the first evaluation batch if not given.
+            repeats: How often each network is timed, at least 4.
+            on_progress: Called as ``(done, total, label)`` after each pair of runs.
+            should_stop: Asked after each pair of runs.
+
+        Raises:
+            ArgumentError: Fewer than 4 repeats.
+        """
+        converted = self._study.converted(resolve_mapping(mapping))
+        given = next(iter(self._evaluation_data)).inputs if batch is None else batch
+        inputs = given if isinstance(given, tuple) else (given,)
+        return measure_latency(
+            (self.graph, converted),
+            tuple(_to(x, self.device) for x in inputs),
+            repeats,
             on_progress=on_progress,
             should_stop=should_stop,
         )
