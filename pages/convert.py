@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from pages.common import conversion, selection, sidebar
+from pages.common import checks, conversion, selection, sidebar
 from pages.common.format import count, escape, layer_name, size
 from pages.common.frame import View, page
 from pages.common.loaded import Loaded
@@ -19,7 +19,8 @@ The configuration asks something of every layer. The table says what each one ge
 and why: some have no integer form, some only pass codes on, some were fused into their neighbour.
 
 **Convert** makes the integer model, writes it to a file, reads the file back and runs both on the
-same images. What you download is that file.
+same images. What you download is that file. Below, the integer model beside its simulation in float
+arithmetic, and the time that it takes on this machine.
 """
 #: Title, meaning and width in pixels of each column of the truth table.
 COLUMNS = {
@@ -60,6 +61,7 @@ def draw(view: View) -> None:
         st.info("The configuration has changed since the last conversion. Convert again.")
     else:
         _files(view, loaded)
+        checks.draw(view, loaded)
 
 
 def _table(view: View, loaded: Loaded, plan: Plan) -> None:
