@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 PLACES = ("local", "accumulated")
 #: Column of the engine's table, title, term of the glossary, and width in pixels.
 COLUMNS = (
-    ("sqnr_float_fake", "float – simulated", "float and simulation", 125),
-    ("sqnr_float_integer", "float – integer", "float and integers", 125),
-    ("sqnr_fake_integer", "simulated – integer", "simulation and integers", 140),
-    ("exact", "Equal codes", "exact codes", 100),
-    ("off_by_1", "Off by 1", "off by", 80),
-    ("off_by_2", "by 2", "off by", 70),
-    ("off_by_more", "by more", "off by", 75),
-    ("max_steps", "Largest", "largest difference", 75),
-    ("ties", "Ties", "ties", 70),
+    ("sqnr_float_fake", "float – simulated", "float and simulation", 115),
+    ("sqnr_float_integer", "float – integer", "float and integers", 105),
+    ("sqnr_fake_integer", "simulated – integer", "simulation and integers", 130),
+    ("exact", "Equal codes", "exact codes", 95),
+    ("off_by_1", "Off by 1", "off by", 70),
+    ("off_by_2", "by 2", "off by", 60),
+    ("off_by_more", "by more", "off by", 70),
+    ("max_steps", "Largest", "largest difference", 70),
+    ("ties", "Ties", "ties", 65),
 )
 
 
@@ -73,15 +73,15 @@ def _fidelity(fidelity: Fidelity) -> None:
 
 def _shown(table: pd.DataFrame, where: str) -> pd.DataFrame:
     """The engine's table in words: decibels, shares and whole numbers."""
-    shown = table[[]].copy()
+    columns: dict[str, list[str]] = {}
     for column, title, _, _ in COLUMNS:
         words = count
         if column.startswith("sqnr"):
             words = _decibels
         elif column == "exact":
             words = _share
-        shown[title] = [words(value) for value in table[f"{column}_{where}"]]
-    return shown
+        columns[title] = [words(value) for value in table[f"{column}_{where}"]]
+    return type(table)(columns, index=table.index)
 
 
 def _decibels(value: float) -> str:

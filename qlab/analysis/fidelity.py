@@ -267,8 +267,8 @@ class _Networks:
             if not computes or integer is None or float_layer is None:
                 continue
             carrier = coded.get(step.node, operators[step.node])
-            own = isinstance(integer, QuantizedModule) and step.weight is not None
-            weight = integer.get_qparams(WEIGHT) if own else None
+            own = integer if isinstance(integer, QuantizedModule) and step.weight else None
+            weight = own.get_qparams(WEIGHT) if own is not None else None
             replaced[step.node] = simulated_layer(float_layer, weight)
             self.layers[step.node] = _Layer(
                 step,
