@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -13,6 +12,7 @@ from pages.common.frame import View, page
 from pages.common.glossary import define
 from pages.common.loaded import Loaded, Outcome, compare
 from pages.common.theme import THEME
+from pages.common.workspace import Draft
 from pages.figures.errors import by_layer
 from pages.figures.layout import CONFIG
 
@@ -89,7 +89,7 @@ def _chart(view: View, loaded: Loaded, outcome: Outcome, is_stale: bool) -> None
 def _worst(view: View, loaded: Loaded, outcome: Outcome) -> None:
     st.subheader("Worst layers", anchor=False, help=define("worst"))
     for position, finding in enumerate(outcome.worst):
-        cause = next((c for c in finding.causes if c.remedy and (c.gain_db or 0) > 0), None)
+        cause = next((c for c in finding.causes if c.remedy and (c.gain or 0) > 0), None)
         widths = [2, 1.1, 3.3, 2.9, 1] if cause else [2, 1.1, 6.2, 1]
         with st.container(border=True, key=f"worst_{position}"):
             name, sqnr, reason, *remedy, link = st.columns(widths, vertical_alignment="center")
@@ -98,25 +98,33 @@ def _worst(view: View, loaded: Loaded, outcome: Outcome) -> None:
             reason.markdown(escape(finding.reason))
             if cause:
                 with remedy[0]:
-                    _remedy(view, loaded, finding.name, cause, key=f"remedy_{position}")
+                    _remedy(view, cause, key=f"remedy_{position}")
             with link:
                 selection.link(view, loaded, finding.name)
 
 
-def _remedy(view: View, loaded: Loaded, name: str, cause: Cause, key: str) -> None:
+def _remedy(view: View, cause: Cause, key: str) -> None:
     """A remedy as a button that keeps it in the configuration."""
-    now = loaded.configured(loaded.lab.plan(view.mapping).step(name))
-    then = replace(now, **{cause.tensor: cause.remedy})
-    gain = number(cause.gain_db or 0, "dB").replace(" ", NO_BREAK)
+    applied = cause.apply(view.mapping) == view.mapping
+    gain = number(cause.gain or 0, "dB").replace(" ", NO_BREAK)
     st.button(
-        "Applied" if then == now else f"{cause.remedy_label}: +{gain}",
+        "Applied" if applied else f"{cause.remedy_label}: +{gain}",
         key=key,
-        on_click=view.workspace.apply,
-        args=(view.choice, name, then),
-        disabled=then == now,
+        on_click=_apply,
+        args=(view, cause),
+        disabled=applied,
         wrap=True,
         width="stretch",
     )
+
+
+def _apply(view: View, cause: Cause) -> None:
+    """Keeps a remedy, each rule that it adds as a change of its own."""
+    now, then = (m.module_name_qconfigs for m in (view.mapping, cause.apply(view.mapping)))
+    for layer, asked in then.items():
+        if asked is not None and now.get(layer) != asked:
+            draft = Draft(asked.weight_spec, asked.activation_spec)
+            view.workspace.apply(view.choice, layer, draft)
 
 
 page("Overview", ABOUT, draw)

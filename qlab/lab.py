@@ -19,7 +19,10 @@ from qlab.analysis.batches import Batches
 from qlab.analysis.calibration import Calibration, Progress, Stop
 from qlab.analysis.causes import Cause
 from qlab.analysis.compare import compare_graphs
+from qlab.analysis.diagnosis import causes_of
+from qlab.analysis.fidelity import Fidelity, measure_fidelity
 from qlab.analysis.fingerprint import combined, data_fingerprint, graph_fingerprint
+from qlab.analysis.latency import Latency, measure_latency
 from qlab.analysis.layers import Layer, describe_layers
 from qlab.analysis.networks import Networks
 from qlab.analysis.report import Report
@@ -27,7 +30,7 @@ from qlab.analysis.search import Candidate, Measure, Search, Space, search_mappi
 from qlab.analysis.sensitivity import WAYS, Sensitivity, measure_sensitivity, names_of
 from qlab.analysis.stability import Stability
 from qlab.analysis.study import Study
-from qlab.analysis.what_if import WhatIf, causes_of, compare_policies, what_if
+from qlab.analysis.what_if import WhatIf, compare_policies, what_if
 from qlab.errors import ArgumentError, DTypeError, UnknownNameError
 from qlab.execution import Program, RunStore, usable_device
 from qlab.graph import Plan, fuse, trace
@@ -413,7 +416,10 @@ class Lab:
         return what_if(self._study, self.plan(mapping), name, weight, activation)
 
     def causes(self, name: str, mapping: Mapping = None) -> tuple[Cause, ...]:
-        """Why a layer loses precision, largest gain first, each gain measured by its remedy.
+        """Why a layer loses precision: what gains most first, what gains nothing last.
+
+        ``cause.apply(mapping)`` is a configuration with the remedy in it, ``cause.gain`` what that
+        was measured to gain.
 
         Args:
             name: The layer.
@@ -422,7 +428,67 @@ class Lab:
         Raises:
             UnknownNameError: No such layer.
         """
-        return causes_of(self._study, self.plan(mapping), name)
+        return causes_of(self._study, resolve_mapping(mapping), name)
+
+    def fidelity(
+        self,
+        mapping: Mapping = None,
+        *,
+        on_progress: Progress | None = None,
+        should_stop: Stop | None = None,
+    ) -> Fidelity:
+        """Float, simulated (fake-quantized) and integer network side by side, layer by layer.
+
+        Args:
+            mapping: A `QConfigMapping`, a preset's name, or None for the default preset.
+            on_progress: Called as ``(done, total, label)`` after each batch.
+            should_stop: Asked after each batch; the result then covers what was seen.
+
+        Raises:
+            NonFiniteError: NaN or infinity in a layer.
+        """
+        resolved = resolve_mapping(mapping)
+        if self.calibrated is None:
+            self.calibrate(on_progress, should_stop)
+        return measure_fidelity(
+            (self.graph, self._study.converted(resolved)),
+            self._study.plan(resolved),
+            self._evaluation_data,
+            on_progress=on_progress,
+            should_stop=should_stop,
+        )
+
+    def latency(
+        self,
+        mapping: Mapping = None,
+        batch: Tensor | tuple[Any, ...] | None = None,
+        repeats: int = 30,
+        *,
+        on_progress: Progress | None = None,
+        should_stop: Stop | None = None,
+    ) -> Latency:
+        """How long the fused float and the quantized network take on this machine, in turn.
+
+        Args:
+            mapping: A `QConfigMapping`, a preset's name, or None for the default preset.
+            batch: Inputs of one call; the first evaluation batch if not given.
+            repeats: How often each network is timed, at least 4.
+            on_progress: Called as ``(done, total, label)`` after each pair of runs.
+            should_stop: Asked after each pair of runs.
+
+        Raises:
+            ArgumentError: Fewer than 4 repeats.
+        """
+        converted = self._study.converted(resolve_mapping(mapping))
+        given = next(iter(self._evaluation_data)).inputs if batch is None else batch
+        inputs = given if isinstance(given, tuple) else (given,)
+        return measure_latency(
+            (self.graph, converted),
+            tuple(_to(x, self.device) for x in inputs),
+            repeats,
+            on_progress=on_progress,
+            should_stop=should_stop,
+        )
 
     def policies(
         self, name: str, spec: TensorSpec, kind: str = "activation", mapping: Mapping = None

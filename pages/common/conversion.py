@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pages.common.engine import wait_for
-from pages.common.jobs import Progress
+from pages.common.jobs import CancelledError, Progress
 from pages.common.loaded import Loaded
 from pages.common.workspace import Choice, Workspace
 
 if TYPE_CHECKING:
+    from qlab.analysis.fidelity import Fidelity
+    from qlab.analysis.latency import Latency
     from qlab.qconfig import QConfigMapping
 
 STEPS = 3
+RUNS = 20
 
 
 @dataclass(frozen=True)
@@ -65,3 +68,37 @@ def convert(loaded: Loaded, mapping: QConfigMapping, workspace: Workspace) -> Co
 
     key = ("conversion", loaded.sample.name, loaded.samples, mapping)
     return wait_for(key, "Making the integer model", work, workspace)
+
+
+def fidelity(loaded: Loaded, mapping: QConfigMapping, workspace: Workspace) -> Fidelity:
+    """Float, simulated and integer network compared; ends the page's run while that takes."""
+
+    def work(progress: Progress) -> Fidelity:
+        found = loaded.lab.fidelity(
+            mapping, on_progress=progress.report, should_stop=progress.should_stop
+        )
+        if progress.should_stop():
+            raise CancelledError
+        return found
+
+    key = ("conversion", "fidelity", loaded.sample.name, loaded.samples, mapping)
+    return wait_for(key, "Comparing simulation and integers", work, workspace)
+
+
+def latency(loaded: Loaded, mapping: QConfigMapping, workspace: Workspace) -> Latency:
+    """Float and quantized network timed on one image; ends the page's run while that takes."""
+
+    def work(progress: Progress) -> Latency:
+        measured = loaded.lab.latency(
+            mapping,
+            loaded.images()[:1],
+            RUNS,
+            on_progress=progress.report,
+            should_stop=progress.should_stop,
+        )
+        if progress.should_stop():
+            raise CancelledError
+        return measured
+
+    key = ("conversion", "latency", loaded.sample.name, loaded.samples, mapping)
+    return wait_for(key, "Timing both networks", work, workspace)

@@ -69,6 +69,27 @@ TERMS: dict[str, str] = {
     "quantized values. For an observer: what it finds scales for.",
     "covered devices": "Where it runs. *any*: wherever PyTorch does; a named kernel is "
     "a faster one.",
+    "simulation": "Fake quantization: float arithmetic on values that were rounded to what codes "
+    "stand for, as in quantization-aware training. The integer network is what runs; where the two "
+    "disagree, accuracies measured on the simulation are not those of the product.",
+    "float and simulation": "SQNR of the simulated layer, the float layer being the signal [dB], "
+    "higher is better.",
+    "float and integers": "SQNR of the integer layer, the float layer being the signal [dB], "
+    "higher is better.",
+    "simulation and integers": "SQNR of the integer layer, the simulated one being the signal "
+    "[dB], higher is better; ∞ where they are equal.",
+    "exact codes": "Share of output codes that are equal in simulation and integers [%], higher "
+    "is better.",
+    "off by": "How many output codes differ between simulation and integers by so many steps; a "
+    "step is one code, worth one scale. Lower is better.",
+    "largest difference": "Largest difference between a simulated and an integer code, in steps, "
+    "lower is better.",
+    "ties": "How many of the differing codes lie in the middle between two codes, where the order "
+    "of rounding decides: simulation rounds before it adds the zero point, quantization after.",
+    "latency": "Time of one call [ms], lower is better: the median of runs of both networks in "
+    "turn, after a warm-up.",
+    "latency ratio": "Median of float time over quantized time of neighbouring runs, no unit; "
+    "above 1 the quantized network was the faster one here.",
     "quantize": "`q = clamp(round(x / s) + z, q_min, q_max)`",
     "dequantize": "`x̂ = (q − z) · s`",
 }

@@ -176,8 +176,11 @@ def _finding(
     """Why a layer of that local and ideal SQNR [dB] is bad."""
     sqnr, bound = measured
     causes = loaded.lab.causes(name, mapping)
-    if causes:
-        return Finding(name, sqnr, causes[0].sentence, causes)
+    harmful = [
+        cause for cause in causes if cause.kind != "dead channels"
+    ]  # those cost no precision
+    if harmful:
+        return Finding(name, sqnr, harmful[0].sentence, causes)
     gains = _gains_of_more_bits(loaded, name, mapping)
     told = ", ".join(f"in its {tensor} {number(gain, 'dB')}" for tensor, gain in gains)
     reason = f"No single cause; {number(bound - sqnr, 'dB')} below the ideal."

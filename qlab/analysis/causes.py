@@ -1,22 +1,119 @@
-"""Why a layer loses precision: each cause with its number, its threshold and a remedy to try."""
+"""What a cause of a layer's error is, what is known of the layer, and how a remedy is applied.
+
+The causes themselves are in `qlab.analysis.cause_finders`, the measuring of what their remedies
+gain in `qlab.analysis.diagnosis`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from qlab.granularity import PerAxis, PerTensor
-from qlab.ranges import MSE, QuantizationError, TensorSpec
+from qlab.errors import UnsupportedError
+from qlab.granularity import PerTensor
+from qlab.qconfig import QConfig, QConfigMapping, qconfig_of
+from qlab.ranges import QuantizationError, TensorSpec
 from qlab.stats import TensorStats
 
-CHANNEL_SPREAD = 8.0  # times: three of eight bits lost to the smallest channel
-HEAVY_TAIL = 4.0  # times: two of eight bits lost to the tail
-ONE_SIDED_SHARE = 0.05  # of the range below zero
-CLIPPING_SHARE = 0.5  # of the squared error
-FEW_BITS = 8
+Which = Literal["weight", "activation"]
+
+
+class Remedy(Protocol):
+    """Anything that makes a new configuration of one; it leaves its argument as it is."""
+
+    def __call__(self, mapping: QConfigMapping, /) -> QConfigMapping: ...
+
+
+@dataclass(frozen=True)
+class SpecChange:
+    """One tensor of one layer quantized in another way.
+
+    Attributes:
+        layer: The layer whose rule changes.
+        tensor: ``"weight"`` or ``"activation"`` (its output).
+        spec: How it is to be quantized.
+        found: The layer's qconfig where the cause was found; it gives the other tensor's part
+            where the mapping has no rule for the layer yet.
+    """
+
+    layer: str
+    tensor: Which
+    spec: TensorSpec
+    found: QConfig
+
+    def __call__(self, mapping: QConfigMapping) -> QConfigMapping:
+        """A copy of ``mapping`` with a rule for the layer; its other tensor stays as it is."""
+        base = mapping.module_name_qconfigs.get(self.layer) or self.found
+        made = qconfig_of(self.spec, self.spec)
+        changed = (
+            QConfig(base.activation, made.weight)
+            if self.tensor == "weight"
+            else QConfig(made.activation, base.weight)
+        )
+        return mapping.copy().set_module_name(self.layer, changed)
+
+
+@dataclass(frozen=True)
+class SpecChanges:
+    """A remedy made of changes that belong together, such as that of all inputs of a layer.
+
+    Attributes:
+        changes: Applied in this order.
+    """
+
+    changes: tuple[SpecChange, ...]
+
+    def __call__(self, mapping: QConfigMapping) -> QConfigMapping:
+        """A copy of ``mapping`` with a rule for each layer involved."""
+        for change in self.changes:
+            mapping = change(mapping)
+        return mapping
+
+
+@dataclass(frozen=True)
+class Cause:
+    """One reason for a layer's error.
+
+    Attributes:
+        kind: Short name of the cause, such as ``"channel spread"``.
+        layer: The layer that it was found in.
+        tensor: ``"weight"``, ``"activation"`` (the layer's output) or ``"input"``.
+        value: The measured number.
+        threshold: From which value on it counts as a cause.
+        sentence: The cause in words, with its number.
+        remedy: What would avoid it, as a change of configurations; None where none would.
+        remedy_label: What helps, as a button would say; where ``remedy`` is None, what to do
+            outside the configuration.
+        gain: Change of the layer's output SQNR under the remedy [dB], measured, higher is better;
+            None where there is no remedy to measure.
+    """
+
+    kind: str
+    layer: str
+    tensor: str
+    value: float
+    threshold: float
+    sentence: str
+    remedy: Remedy | None
+    remedy_label: str
+    gain: float | None = None
+
+    def apply(self, mapping: QConfigMapping) -> QConfigMapping:
+        """The configuration with the remedy in it; ``mapping`` stays as it is.
+
+        Raises:
+            UnsupportedError: No configuration avoids this cause; says what would.
+        """
+        if self.remedy is None:
+            raise UnsupportedError(
+                f"No change of the configuration avoids the cause {self.kind!r} of {self.layer!r}",
+                received=self.sentence,
+                fix=f"{self.remedy_label}.",
+            )
+        return self.remedy(mapping)
 
 
 @dataclass(frozen=True)
@@ -26,155 +123,84 @@ class Quantized:
     Attributes:
         kind: ``"weight"`` or ``"activation"``.
         spec: How it is quantized.
-        stats: What it looks like.
+        stats: What it looks like, per channel where it has channels.
         error: What quantizing it costs.
-        channel_ranges: Largest magnitude per channel, shape (C,), where it is known.
+        channel_axis: Axis of its channels, for a remedy that gives each its scale.
+        channel_size: Number of values of one channel; 0 where that is no parameter to save.
     """
 
-    kind: str
+    kind: Which
     spec: TensorSpec
     stats: TensorStats
     error: QuantizationError
-    channel_ranges: Tensor | None = None
+    channel_axis: int = 0
+    channel_size: int = 0
+
+    @property
+    def channel_ranges(self) -> Tensor:
+        """Largest magnitude of each channel, float32 (C,); empty where there are no channels."""
+        if self.stats.channel_axis is None:
+            return torch.zeros(0)
+        found = torch.maximum(self.stats.channel_min.abs(), self.stats.channel_max.abs())
+        return found[found.isfinite()]
+
+    @property
+    def one_scale(self) -> bool:
+        """Whether all of the tensor shares one scale."""
+        return isinstance(self.spec.granularity, PerTensor)
 
 
 @dataclass(frozen=True)
-class Cause:
-    """One reason for a layer's error.
+class Operand:
+    """A tensor that an addition or a concatenation reads.
 
     Attributes:
-        kind: Short name of the cause, such as ``"channel spread"``.
-        tensor: ``"weight"`` or ``"activation"``.
-        value: The measured number.
-        threshold: From which value on it counts as a cause.
-        sentence: The cause in words, with its number.
-        remedy: The spec that would avoid it, or None.
-        remedy_label: What the remedy does, as a button would say.
-        gain_db: Measured change of the layer's output SQNR under the remedy [dB], once measured.
+        name: The layer that it comes from.
+        reach: Its largest magnitude during calibration, real units.
     """
 
-    kind: str
-    tensor: str
-    value: float
-    threshold: float
-    sentence: str
-    remedy: TensorSpec | None
-    remedy_label: str
-    gain_db: float | None = None
+    name: str
+    reach: float
 
 
-def find_causes(tensor: Quantized) -> Iterator[Cause]:
-    """Every cause that applies to one tensor under its spec, unmeasured."""
-    for finder in (_channel_spread, _one_sided, _heavy_tail, _clipping, _few_bits):
-        cause = finder(tensor)
-        if cause is not None:
-            yield cause
+@dataclass(frozen=True)
+class Source:
+    """A quantized tensor that a layer reads, and who decides how it is quantized.
+
+    Attributes:
+        asker: The layer whose activation spec decides.
+        spec: How the tensor is quantized.
+        found: That layer's qconfig.
+    """
+
+    asker: str
+    spec: TensorSpec
+    found: QConfig
 
 
-def channel_ratio(channel_ranges: Tensor) -> float:
-    """Largest over smallest non-zero channel range; 1 where fewer than two channels live."""
-    alive = channel_ranges[channel_ranges > 0]
-    return float(alive.max() / alive.min()) if alive.numel() > 1 else 1.0
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of a layer under a configuration, for the causes to be found in.
 
+    Attributes:
+        name: The layer.
+        row: Its row in the registry, such as ``"conv2d"``.
+        found: Its qconfig.
+        tensors: Its weight and its output, those that are quantized.
+        operands: What an addition or a concatenation reads; empty for other layers.
+        sources: Its quantized inputs, whose scales calibration or a parameter gave.
+        input_share: Share of the squared error of the layer's output that remains if only its
+            inputs are quantized, measured; None where none of them is.
+    """
 
-def _channel_spread(tensor: Quantized) -> Cause | None:
-    if tensor.channel_ranges is None or not isinstance(tensor.spec.granularity, PerTensor):
-        return None
-    ratio = channel_ratio(tensor.channel_ranges)
-    if ratio < CHANNEL_SPREAD:
-        return None
-    remedy = None
-    if tensor.kind == "weight":
-        remedy = replace(tensor.spec, granularity=PerAxis(0))
-    return Cause(
-        "channel spread",
-        tensor.kind,
-        ratio,
-        CHANNEL_SPREAD,
-        f"The {tensor.kind}s of {tensor.channel_ranges.numel()} channels share one scale; "
-        f"their ranges differ {ratio:.3g}×.",
-        remedy,
-        "Use one scale per channel",
-    )
+    name: str
+    row: str
+    found: QConfig
+    tensors: tuple[Quantized, ...] = ()
+    operands: tuple[Operand, ...] = ()
+    sources: tuple[Source, ...] = ()
+    input_share: float | None = None
 
-
-def _one_sided(tensor: Quantized) -> Cause | None:
-    spec, stats = tensor.spec, tensor.stats
-    if not spec.symmetric or tensor.kind == "weight" or spec.dtype.is_float:
-        return None
-    low, high = float(stats.min_val), float(stats.max_val)
-    reach = max(-low, high)
-    unused = 1.0 - min(-min(low, 0.0), max(high, 0.0)) / reach if reach > 0 else 0.0
-    if unused < 1.0 - ONE_SIDED_SHARE:
-        return None
-    return Cause(
-        "unused sign range",
-        tensor.kind,
-        unused,
-        1.0 - ONE_SIDED_SHARE,
-        f"The codes are symmetric around zero, but {100 * unused:.3g} % of one side is never used.",
-        replace(spec, symmetric=False),
-        "Use an affine range",
-    )
-
-
-def _heavy_tail(tensor: Quantized) -> Cause | None:
-    stats = tensor.stats
-    if tensor.spec.policy.name != "minmax" or not isinstance(tensor.spec.granularity, PerTensor):
-        return None
-    bulk = max(-float(stats.quantile(0.001)), float(stats.quantile(0.999)))
-    reach = max(-float(stats.min_val), float(stats.max_val))
-    ratio = reach / bulk if bulk > 0 else 1.0
-    if ratio < HEAVY_TAIL:
-        return None
-    return Cause(
-        "heavy tail",
-        tensor.kind,
-        ratio,
-        HEAVY_TAIL,
-        f"Min-max stretches to {reach:.3g}, {ratio:.3g}× beyond 99.8 % of the values.",
-        replace(tensor.spec, policy=MSE()),
-        "Choose the range by least squared error",
-    )
-
-
-def _clipping(tensor: Quantized) -> Cause | None:
-    error = tensor.error
-    share = error.clipping / error.total if error.total > 0 else 0.0
-    if share < CLIPPING_SHARE or tensor.spec.policy.name == "mse":
-        return None
-    return Cause(
-        "clipping",
-        tensor.kind,
-        share,
-        CLIPPING_SHARE,
-        f"{100 * error.clipped_share:.3g} % of the {tensor.kind}'s values lie outside the range "
-        f"and carry {100 * share:.3g} % of the squared error.",
-        replace(tensor.spec, policy=MSE()),
-        "Choose the range by least squared error",
-    )
-
-
-def _few_bits(tensor: Quantized) -> Cause | None:
-    dtype = tensor.spec.dtype
-    if dtype.bits >= FEW_BITS:
-        return None
-    return Cause(
-        "few bits",
-        tensor.kind,
-        dtype.bits,
-        FEW_BITS,
-        f"The {tensor.kind} has {dtype.levels} codes ({dtype.bits} bits); rounding carries "
-        f"{100 * _rounding_share(tensor.error):.3g} % of its squared error.",
-        tensor.spec.with_bits(FEW_BITS),
-        "Use 8 bits",
-    )
-
-
-def _rounding_share(error: QuantizationError) -> float:
-    return error.rounding / error.total if error.total > 0 else 1.0
-
-
-def weight_channel_ranges(weight: Tensor) -> Tensor:
-    """Largest magnitude of each output channel (axis 0), shape (C,)."""
-    return torch.amax(weight.detach().abs().flatten(1), dim=1) if weight.ndim > 1 else weight.abs()
+    def change(self, tensor: Which, spec: TensorSpec) -> SpecChange:
+        """The layer itself with another spec for one of its tensors."""
+        return SpecChange(self.name, tensor, spec, self.found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from qlab.analysis.batches import Batches
+from qlab.analysis.batches import Batch, Batches
 from qlab.analysis.cache import LastResults
 from qlab.analysis.calibration import (
     Calibration,
@@ -52,7 +53,7 @@ class Study:
     def __init__(self, graph: fx.GraphModule, example_inputs: tuple[Any, ...], data: Batches):
         self.graph = graph
         self.example_inputs = example_inputs
-        self._data, self._sources = data, [data]
+        self.data, self._sources = data, [data]
         self.calibration: Calibration | None = None
         self.sample_inputs: tuple[Any, ...] | None = None
         self._version = 0
@@ -83,6 +84,11 @@ class Study:
             self._sources = sources
             assert self.calibration is not None
             return self.calibration
+
+    def batches(self) -> Iterator[Batch]:
+        """All calibration data that was given, in order."""
+        for data in self._sources:
+            yield from data
 
     def _collect(
         self, sources: list[Batches], on_progress: Progress | None, should_stop: Stop | None
@@ -235,7 +241,7 @@ class Study:
                 per_sample = activation_bytes(self.graph, self.example_inputs)
                 per_sample = max(per_sample // _samples_in(self.example_inputs), 1)
                 largest = min(_LARGEST_SAMPLE, max(_SAMPLE_BYTES // per_sample, 1))
-                self.sample_inputs = sample_inputs(self._data, largest)
+                self.sample_inputs = sample_inputs(self.data, largest)
             if self._sampled is None:
                 inputs = self.sample_inputs
                 names = [node.name for node in self.graph.graph.nodes if node.op != "output"]

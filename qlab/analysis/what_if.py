@@ -1,16 +1,15 @@
-"""One layer quantized in another way, and why it is bad as it is."""
+"""One layer quantized in another way."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from qlab.analysis.causes import Cause, Quantized, find_causes, weight_channel_ranges
 from qlab.analysis.metrics import ErrorSums, sqnr_db
+from qlab.analysis.probe import QuantizedLayer
 from qlab.analysis.study import Study
 from qlab.errors import ArgumentError, DTypeError, UnknownNameError, UnsupportedError
 from qlab.graph import Plan
@@ -74,12 +73,8 @@ def what_if(
         )
     weight, activation = weight or step.weight, activation or step.output
     weight_qparams, weight_error = study.weight_qparams(name, weight) if weight else (None, None)
-    output = None if activation is None else study.output_qparams(plan, probe.node, activation)
-    inputs = (
-        study.input_qparams(plan, probe) if output is not None else [None for _ in probe.inputs]
-    )
+    quantized = deployed(study, plan, name, (weight, activation))
     values, samples = study.layer_sample(probe)
-    quantized = probe.quantized(weight_qparams, inputs, output)
     result = quantized.run(probe.arguments(values))
     reference, result = step.counting(values[probe.node]), step.counting(result)
     return WhatIf(
@@ -87,10 +82,10 @@ def what_if(
         weight=weight,
         activation=activation,
         weight_qparams=weight_qparams,
-        activation_qparams=output,
+        activation_qparams=quantized.output,
         weight_error=weight_error,
-        activation_error=output
-        and expected_error(study.stats(plan.range_node(probe.node)), output),
+        activation_error=quantized.output
+        and expected_error(study.stats(plan.range_node(probe.node)), quantized.output),
         output_sqnr=_sqnr(reference, result),
         samples=samples,
         execution=quantized.execution,
@@ -110,37 +105,17 @@ def _sqnr(reference: Tensor, value: Tensor) -> float:
     return sums.sqnr
 
 
-def causes_of(study: Study, plan: Plan, name: str) -> tuple[Cause, ...]:
-    """Every cause of a layer's error under a plan, largest measured gain first."""
-    step = plan.step(name)
-    if not step.quantized or step.execution not in ("integer", "simulated"):
-        return ()
-    now = what_if(study, plan, name, None, None)
-    found = [
-        _with_gain(study, plan, now, cause)
-        for tensor in _quantized_tensors(study, plan, now)
-        for cause in find_causes(tensor)
-    ]
-    return tuple(sorted(found, key=lambda c: -(c.gain_db if c.gain_db is not None else 0.0)))
-
-
-def _quantized_tensors(study: Study, plan: Plan, now: WhatIf) -> Iterator[Quantized]:
-    probe = study.probe(now.name)
-    if now.weight is not None and now.weight_error is not None:
-        ranges = weight_channel_ranges(probe.weight())
-        yield Quantized("weight", now.weight, probe.weight_stats(), now.weight_error, ranges)
-    if now.activation is not None and now.activation_error is not None:
-        stats = study.stats(plan.range_node(probe.node))
-        yield Quantized("activation", now.activation, stats, now.activation_error)
-
-
-def _with_gain(study: Study, plan: Plan, now: WhatIf, cause: Cause) -> Cause:
-    if cause.remedy is None:
-        return cause
-    weight = cause.remedy if cause.tensor == "weight" else None
-    activation = cause.remedy if cause.tensor == "activation" else None
-    then = what_if(study, plan, now.name, weight, activation)
-    return replace(cause, gain_db=then.output_sqnr - now.output_sqnr)
+def deployed(
+    study: Study, plan: Plan, name: str, specs: tuple[TensorSpec | None, TensorSpec | None]
+) -> QuantizedLayer:
+    """A layer as a plan deploys it, its weight and its output quantized as ``specs`` say."""
+    probe, (weight, activation) = study.probe(name), specs
+    weight_qparams = study.weight_qparams(name, weight)[0] if weight else None
+    output = None if activation is None else study.output_qparams(plan, probe.node, activation)
+    inputs = (
+        study.input_qparams(plan, probe) if output is not None else [None for _ in probe.inputs]
+    )
+    return probe.quantized(weight_qparams, inputs, output)
 
 
 def compare_policies(

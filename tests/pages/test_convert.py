@@ -114,3 +114,29 @@ def test_a_failing_conversion_is_a_message_and_can_be_tried_again(monkeypatch: p
     settle(page.button(key="again-job").click().run())
     assert not page.error
     assert page.success
+
+
+def test_the_integer_model_is_shown_beside_its_simulation_and_its_time():
+    page = convert(open_page("convert", model="conv_bn_relu"))
+    sample = sample_models.load("conv_bn_relu")
+    lab = qlab.Lab(sample.model, sample.example_inputs, sample.calibration(), sample.evaluation())
+    table = lab.fidelity("int8").table
+    shown = page.dataframe[1].value
+    assert list(shown.index) == list(table.index)
+    assert list(shown["Off by 1"]) == [f"{n:,}" for n in table["off_by_1_local"]]
+    assert list(shown["Ties"]) == [f"{n:,}" for n in table["ties_local"]]
+    page.segmented_control(key="fidelity_where").set_value("accumulated").run()
+    shown = page.dataframe[1].value
+    assert list(shown["Off by 1"]) == [f"{n:,}" for n in table["off_by_1_accumulated"]]
+    assert shown.loc["fc", "Equal codes"].endswith("%")
+    labels = [metric.label for metric in page.metric]
+    assert labels == ["Float", "Quantized", "Float / quantized"]
+    assert all(metric.value.endswith("ms") for metric in page.metric[:2])
+    told = "\n".join(caption.value for caption in page.caption)
+    assert "500 images" in told
+    assert "20 runs of each network in turn, batch 1, input 1 × 1 × 8 × 8, 1 thread, cpu" in told
+
+
+def test_layers_that_give_real_numbers_have_no_codes_to_compare():
+    page = convert(open_page("convert", model="mlp", preset="int8-weights-only"))
+    assert set(page.dataframe[1].value["Equal codes"]) == {"real numbers"}

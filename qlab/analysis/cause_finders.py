@@ -1,0 +1,382 @@
+"""The causes of a layer's error: for each the number, the threshold, the sentence, the remedy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from qlab.analysis.causes import Cause, Evidence, Quantized, Remedy, SpecChange, SpecChanges
+from qlab.granularity import PerAxis
+from qlab.ranges import MSE, Fixed, MinMax, MovingAverage, TensorSpec
+
+# Thresholds. A ratio of ranges r costs the smaller side log2(r) bits, as all share the codes.
+CHANNEL_SPREAD = 8.0  # largest over smallest channel: three of eight bits lost to the smallest
+OUTLIER_CHANNEL = 8.0  # largest over median channel: three bits lost to half of the channels
+OPERAND_SPREAD = 8.0  # three bits lost to the smaller operand
+HEAVY_TAIL = 4.0  # two of eight bits lost to 99.8 % of the values
+UNUSED_SIDE = 0.95  # of one side; all of it costs one bit
+CLIPPING_SHARE = 0.5  # of the squared error: more than rounding does
+INPUT_SHARE = 0.5  # of the squared error: more than the layer's own weight and output do
+FEW_BITS = 8  # below it, every bit less costs about 6 dB
+DEAD_CHANNELS = 1
+DRIFT = 1.5  # typical batch after over before a moment, all of them apart; half a bit
+JUMP = 8.0  # largest over typical batch; 1 % of sets of 8 batches of Student's t with 3 degrees
+RANGE_GROWTH = 0.05  # by one more batch: the range is not settled; 0.4 dB
+FEWEST_BATCHES = 8  # four on either side of a moment: all apart by chance in 2 of 70 cases
+MORE_BITS = 16
+
+MSE_LABEL = "Choose the range by least squared error"
+
+
+def find_causes(evidence: Evidence) -> Iterator[Cause]:
+    """Every cause that applies to a layer, unmeasured, in the order of the table."""
+    for finder in FINDERS:
+        yield from finder(evidence)
+
+
+def _largest_and_rest(ranges: Tensor) -> tuple[Tensor, Tensor]:
+    """Ranges of the channels far above the others, and those of the other channels in use."""
+    alive = ranges[ranges > 0]
+    far = alive >= OUTLIER_CHANNEL * alive.median() if alive.numel() else alive.bool()
+    return alive[far], alive[~far]
+
+
+def _outlier_channels(evidence: Evidence, tensor: Quantized) -> Iterator[Cause]:
+    far, rest = _largest_and_rest(tensor.channel_ranges)
+    if not tensor.one_scale or not far.numel():
+        return
+    alive = torch.cat([far, rest])
+    ratio = float(alive.max() / alive.median())
+    channels = "channels reaches" if far.numel() == 1 else "channels reach"
+    yield _spread(
+        evidence,
+        tensor,
+        ("outlier channels", ratio, OUTLIER_CHANNEL),
+        f"{far.numel()} of {alive.numel()} {tensor.kind} {channels} up to {ratio:.3g}× as far as "
+        "the median one, and all share one scale: few codes are left for the others.",
+    )
+
+
+def _channel_spread(evidence: Evidence, tensor: Quantized) -> Iterator[Cause]:
+    _, rest = _largest_and_rest(tensor.channel_ranges)  # outliers are a cause of their own
+    ratio = float(rest.max() / rest.min()) if rest.numel() > 1 else 1.0
+    if not tensor.one_scale or ratio < CHANNEL_SPREAD:
+        return
+    yield _spread(
+        evidence,
+        tensor,
+        ("channel spread", ratio, CHANNEL_SPREAD),
+        f"The {tensor.kind}s of {rest.numel()} channels share one scale; "
+        f"their ranges differ {ratio:.3g}×.",
+    )
+
+
+def _spread(
+    evidence: Evidence, tensor: Quantized, number: tuple[str, float, float], sentence: str
+) -> Cause:
+    """A cause that one scale per channel would avoid, which only a weight can have."""
+    remedy: Remedy | None = None
+    label = "Even out the channels across layers (equalization)"
+    if tensor.kind == "weight":
+        spec = replace(tensor.spec, granularity=PerAxis(tensor.channel_axis))
+        remedy, label = evidence.change("weight", spec), "Use one scale per channel"
+    elif _can_search(tensor.spec):
+        remedy, label = evidence.change("activation", _searched(tensor.spec)), MSE_LABEL
+    kind, value, threshold = number
+    return Cause(kind, evidence.name, tensor.kind, value, threshold, sentence, remedy, label)
+
+
+def _unused_side(evidence: Evidence, tensor: Quantized) -> Iterator[Cause]:
+    spec, stats = tensor.spec, tensor.stats
+    if not spec.symmetric or tensor.kind == "weight" or spec.dtype.is_float or _fixed(spec):
+        return
+    low, high = min(float(stats.min_val), 0.0), max(float(stats.max_val), 0.0)
+    reach = max(-low, high)
+    unused = 1.0 - min(-low, high) / reach if reach > 0 else 0.0
+    if unused < UNUSED_SIDE:
+        return
+    yield Cause(
+        "unused sign range",
+        evidence.name,
+        tensor.kind,
+        unused,
+        UNUSED_SIDE,
+        f"The codes are symmetric around zero, but {100 * unused:.3g} % of one side is never used.",
+        evidence.change(tensor.kind, replace(spec, symmetric=False)),
+        "Use an affine range",
+    )
+
+
+def _heavy_tail(evidence: Evidence, tensor: Quantized) -> Iterator[Cause]:
+    if not isinstance(tensor.spec.policy, MinMax) or not tensor.one_scale:
+        return
+    low, high = tensor.stats.quantile([0.001, 0.999])
+    bulk = max(-low, high)
+    reach = max(-float(tensor.stats.min_val), float(tensor.stats.max_val))
+    ratio = reach / bulk if bulk > 0 else 1.0
+    if ratio < HEAVY_TAIL:
+        return
+    yield Cause(
+        "heavy tail",
+        evidence.name,
+        tensor.kind,
+        ratio,
+        HEAVY_TAIL,
+        f"Min-max stretches to {reach:.3g}, {ratio:.3g}× as far as 99.8 % of the values reach.",
+        evidence.change(tensor.kind, _searched(tensor.spec)),
+        MSE_LABEL,
+    )
+
+
+def _clipping(evidence: Evidence, tensor: Quantized) -> Iterator[Cause]:
+    error = tensor.error
+    share = error.clipping / error.total if error.total > 0 else 0.0
+    if share < CLIPPING_SHARE or not _can_search(tensor.spec):
+        return
+    yield Cause(
+        "clipping",
+        evidence.name,
+        tensor.kind,
+        share,
+        CLIPPING_SHARE,
+        f"{100 * error.clipped_share:.3g} % of the {tensor.kind}'s values lie outside the range "
+        f"and carry {100 * share:.3g} % of its squared error.",
+        evidence.change(tensor.kind, _searched(tensor.spec)),
+        MSE_LABEL,
+    )
+
+
+def _few_bits(evidence: Evidence, tensor: Quantized) -> Iterator[Cause]:
+    dtype, error = tensor.spec.dtype, tensor.error
+    if dtype.bits >= FEW_BITS:
+        return
+    rounding = error.rounding / error.total if error.total > 0 else 1.0
+    yield Cause(
+        "few bits",
+        evidence.name,
+        tensor.kind,
+        dtype.bits,
+        FEW_BITS,
+        f"The {tensor.kind} has {dtype.levels} codes ({dtype.bits} bits); rounding carries "
+        f"{100 * rounding:.3g} % of its squared error.",
+        evidence.change(tensor.kind, tensor.spec.with_bits(FEW_BITS)),
+        f"Use {FEW_BITS} bits",
+    )
+
+
+def _dead_channels(evidence: Evidence, tensor: Quantized) -> Iterator[Cause]:
+    ranges = tensor.channel_ranges
+    dead, saved = int((ranges == 0).sum()), ""
+    if dead < DEAD_CHANNELS:
+        return
+    if tensor.channel_size:
+        saved = f" Removing them saves {dead * tensor.channel_size:,} weights of this layer."
+    yield Cause(
+        "dead channels",
+        evidence.name,
+        tensor.kind,
+        dead,
+        DEAD_CHANNELS,
+        f"{dead} of {ranges.numel()} channels of the {tensor.kind} "
+        f"{'is' if dead == 1 else 'are'} always 0: they cost time and no precision.{saved}",
+        None,
+        "Remove the dead channels from the model",
+    )
+
+
+def _unsteady_batches(evidence: Evidence, tensor: Quantized) -> Iterator[Cause]:
+    stats, spec = tensor.stats, tensor.spec
+    reach = torch.maximum(stats.batch_min.abs(), stats.batch_max.abs())
+    if tensor.kind == "weight" or reach.numel() < FEWEST_BATCHES or _fixed(spec):
+        return
+    typical, largest = float(reach.median()), float(reach.max())
+    jump = largest / typical if typical > 0 else 1.0
+    drift, at = _drift(reach)
+    if drift >= DRIFT:
+        value, threshold = drift, DRIFT
+        seen = f"From batch {at} on, the batches reach {drift:.3g}× as far as those before"
+        if float(reach[at:].median()) < float(reach[:at].median()):
+            seen = f"Until batch {at}, the batches reach {drift:.3g}× as far as those after it"
+    elif jump >= JUMP:
+        value, threshold = jump, JUMP
+        batch = int(stats.batch_index[int(reach.argmax())])
+        seen = f"Batch {batch} reaches {jump:.3g}× as far as a typical batch"
+    else:
+        return
+    remedy: Remedy | None = None
+    label = "Shuffle the calibration data and check where it comes from"
+    if isinstance(spec.policy, MovingAverage):  # follows the order of the batches
+        remedy, label = evidence.change("activation", _searched(spec)), MSE_LABEL
+    yield Cause(
+        "non-stationary batches",
+        evidence.name,
+        tensor.kind,
+        value,
+        threshold,
+        f"{seen}: the range depends on which data calibration saw, and in which order.",
+        remedy,
+        label,
+    )
+
+
+def _drift(reach: Tensor) -> tuple[float, int]:
+    """Largest ratio of the medians before and after a batch where all before and after differ.
+
+    Args:
+        reach: Largest magnitude of each batch, in their order, float32 (B,).
+
+    Returns:
+        The ratio, 1 where there is no such batch, and the first batch after the change.
+    """
+    best, at = 1.0, 0
+    for split in range(FEWEST_BATCHES // 2, reach.numel() - FEWEST_BATCHES // 2 + 1):
+        low, high = sorted((reach[:split], reach[split:]), key=lambda part: float(part.median()))
+        apart = float(low.max()) < float(high.min())
+        ratio = float(high.median() / low.median()) if apart and float(low.median()) > 0 else 1.0
+        if ratio > best:
+            best, at = ratio, split
+    return best, at
+
+
+def _moving_range(evidence: Evidence, tensor: Quantized) -> Iterator[Cause]:
+    if not isinstance(tensor.spec.policy, MinMax | MovingAverage) or tensor.kind == "weight":
+        return
+    growth = range_growth(tensor.stats.batch_min, tensor.stats.batch_max)
+    if growth < RANGE_GROWTH:
+        return
+    yield Cause(
+        "too few samples",
+        evidence.name,
+        tensor.kind,
+        growth,
+        RANGE_GROWTH,
+        f"After {tensor.stats.batch_index.numel()} batches one more batch still widens the range "
+        f"by {100 * growth:.3g} %: calibration has not seen enough.",
+        None,
+        "Calibrate on more data",
+    )
+
+
+def range_growth(batch_min: Tensor, batch_max: Tensor) -> float:
+    """By how much one more batch widens a min-max range that includes 0, in any order, relative.
+
+    The mean over batches of the share of the range that this batch alone adds; 0 for fewer than
+    two batches, from which nothing can be told.
+
+    Args:
+        batch_min: Smallest value of each batch, float32 (B,).
+        batch_max: Largest value of each batch, float32 (B,).
+    """
+    if batch_min.numel() < 2:
+        return 0.0
+    tops, bottoms = (x.clamp(min=0).sort(descending=True).values for x in (batch_max, -batch_min))
+    width = float(tops[0] + bottoms[0])
+    # Only the batch at either end adds anything: what it reaches beyond the next one.
+    added = float(tops[0] - tops[1] + bottoms[0] - bottoms[1])
+    return added / width / batch_min.numel() if width > 0 else 0.0
+
+
+_JOINS = {"add": "sum", "add_relu": "sum", "cat": "concatenation"}
+
+
+def _uneven_operands(evidence: Evidence) -> Iterator[Cause]:
+    joined = sorted((o for o in evidence.operands if o.reach > 0), key=lambda o: o.reach)
+    output = next((t for t in evidence.tensors if t.kind == "activation"), None)
+    if len(joined) < 2 or output is None or evidence.row not in _JOINS:
+        return
+    ratio = joined[-1].reach / joined[0].reach
+    if ratio < OPERAND_SPREAD:
+        return
+    remedy: Remedy | None = None
+    label = f"Even out the operands of the {_JOINS[evidence.row]} (equalization)"
+    if output.spec.dtype.bits < MORE_BITS and not output.spec.dtype.is_float:
+        remedy = evidence.change("activation", output.spec.with_bits(MORE_BITS))
+        label = f"Use {MORE_BITS} bits for the {_JOINS[evidence.row]}"
+    yield Cause(
+        "uneven operands",
+        evidence.name,
+        "activation",
+        ratio,
+        OPERAND_SPREAD,
+        f"The {_JOINS[evidence.row]} has one scale, but {joined[-1].name!r} reaches "
+        f"{ratio:.3g}× as far as {joined[0].name!r}, which is left with "
+        f"{max(0.0, output.spec.dtype.bits - math.log2(ratio)):.2g} of "
+        f"{output.spec.dtype.bits} bits.",
+        remedy,
+        label,
+    )
+
+
+def _quantized_input(evidence: Evidence) -> Iterator[Cause]:
+    share = evidence.input_share
+    if share is None or share < INPUT_SHARE:
+        return
+    searchable = any(_can_search(source.spec) for source in evidence.sources)
+    changes = []
+    for source in evidence.sources:
+        spec = _searched(source.spec) if searchable else _widened(source.spec)
+        if spec != source.spec:
+            changes.append(SpecChange(source.asker, "activation", spec, source.found))
+    own = any(source.asker == evidence.name for source in evidence.sources)
+    words = "input and output" if own else "input"
+    label = f"{MSE_LABEL}, for its {words}" if searchable else f"{MORE_BITS} bits for its {words}"
+    askers = ", ".join(dict.fromkeys(repr(source.asker) for source in evidence.sources))
+    yield Cause(
+        "quantized input",
+        evidence.name,
+        "input",
+        share,
+        INPUT_SHARE,
+        f"{100 * min(share, 1.0):.3g} % of the squared error of its output comes in with its "
+        f"input, which is quantized as {askers} {'asks' if ',' not in askers else 'ask'}.",
+        SpecChanges(tuple(dict.fromkeys(changes))) if changes else None,
+        label,
+    )
+
+
+def _fixed(spec: TensorSpec) -> bool:
+    return isinstance(spec.policy, Fixed)
+
+
+def _can_search(spec: TensorSpec) -> bool:
+    """Whether the range of least squared error would be another choice than the spec's own."""
+    return not isinstance(spec.policy, MSE | Fixed)
+
+
+def _searched(spec: TensorSpec) -> TensorSpec:
+    return replace(spec, policy=MSE()) if _can_search(spec) else spec
+
+
+def _widened(spec: TensorSpec) -> TensorSpec:
+    whole = spec.dtype.bits < MORE_BITS and not spec.dtype.is_float and not _fixed(spec)
+    return spec.with_bits(MORE_BITS) if whole else spec
+
+
+def _each_tensor(
+    finder: Callable[[Evidence, Quantized], Iterable[Cause]],
+) -> Callable[[Evidence], Iterator[Cause]]:
+    def find(evidence: Evidence) -> Iterator[Cause]:
+        for tensor in evidence.tensors:
+            yield from finder(evidence, tensor)
+
+    return find
+
+
+#: The table of causes: each looks at what is known of a layer and gives what it finds there.
+FINDERS: tuple[Callable[[Evidence], Iterator[Cause]], ...] = (
+    _each_tensor(_outlier_channels),
+    _each_tensor(_channel_spread),
+    _each_tensor(_unused_side),
+    _each_tensor(_heavy_tail),
+    _each_tensor(_clipping),
+    _each_tensor(_few_bits),
+    _each_tensor(_dead_channels),
+    _each_tensor(_unsteady_batches),
+    _each_tensor(_moving_range),
+    _uneven_operands,
+    _quantized_input,
+)

@@ -1,0 +1,150 @@
+"""Why a layer loses precision: gathers what is known of it, and measures what remedies gain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qlab import ops, registry
+from qlab.analysis.cause_finders import find_causes
+from qlab.analysis.causes import Cause, Evidence, Operand, Quantized, Source
+from qlab.analysis.metrics import ErrorSums
+from qlab.analysis.study import Study
+from qlab.analysis.what_if import deployed, what_if
+from qlab.execution import GraphRunner
+from qlab.graph import Plan
+from qlab.graph.plan import Step
+from qlab.qconfig import QConfig, QConfigMapping
+from qlab.ranges import Fixed
+
+_MEASURED = ("integer", "simulated")
+_WHOLE_DATA = ("non-stationary batches",)  # a sample of the first batch cannot show these
+
+
+def causes_of(study: Study, mapping: QConfigMapping, name: str) -> tuple[Cause, ...]:
+    """Every cause of a layer's error: what gains most first, what gains nothing last.
+
+    Causes without a remedy in the configuration stand between the two. A gain is measured on the
+    layer alone, as it is deployed, fed the float network's values on a small fixed sample.
+    """
+    plan = study.plan(mapping)
+    step = plan.step(name)
+    if not step.quantized or step.execution not in _MEASURED or step.requested is None:
+        return ()
+    evidence = _evidence(study, plan, step, step.requested)
+    found = [_with_gain(study, mapping, cause) for cause in find_causes(evidence)]
+    return tuple(sorted(found, key=_rank))
+
+
+def _rank(cause: Cause) -> tuple[int, float]:
+    if cause.gain is None:
+        return 1, 0.0
+    return (0 if cause.gain > 0 else 2), -cause.gain
+
+
+def _evidence(study: Study, plan: Plan, step: Step, found: QConfig) -> Evidence:
+    probe = study.probe(step.name)
+    sources = tuple(_sources(study, plan, step))
+    joined = step.row in ("add", "add_relu", "cat")
+    return Evidence(
+        name=step.name,
+        row=str(step.row),
+        found=found,
+        tensors=tuple(_tensors(study, plan, step)),
+        operands=tuple(_operand(study, node) for node in probe.inputs) if joined else (),
+        sources=sources,
+        input_share=_input_share(study, plan, step) if sources else None,
+    )
+
+
+def _tensors(study: Study, plan: Plan, step: Step) -> Iterator[Quantized]:
+    probe, now = study.probe(step.name), what_if(study, plan, step.name, None, None)
+    row = registry.row_for_module(type(probe.module))
+    axis = row.weight_axis if row is not None else 0
+    size = probe.weight().numel() // max(probe.weight().shape[axis], 1) if probe.has_weight else 0
+    if now.weight is not None and now.weight_error is not None:
+        stats = probe.weight_stats()
+        yield Quantized("weight", now.weight, stats, now.weight_error, axis, size)
+    if now.activation is not None and now.activation_error is not None:
+        stats = study.stats(plan.range_node(probe.node))
+        yield Quantized("activation", now.activation, stats, now.activation_error)
+
+
+def _operand(study: Study, node: str) -> Operand:
+    named = {n.name: str(n.meta.get("name", n.name)) for n in study.graph.graph.nodes}
+    stats = study.stats(node)
+    reach = max(-float(stats.min_val), float(stats.max_val)) if stats.count else 0.0
+    return Operand(named[node], reach)
+
+
+def _sources(study: Study, plan: Plan, step: Step) -> Iterator[Source]:
+    """Who decides about the layer's quantized inputs; constants and fixed ranges left out."""
+    if step.output is None:
+        return
+    for node in study.probe(step.name).inputs:
+        value = plan.by_node.get(node)
+        if value is None or value.constant or isinstance(value.spec.policy, Fixed):
+            continue
+        asker = plan.step(value.asked_by)
+        if asker.requested is not None:
+            yield Source(asker.name, value.spec, asker.requested)
+
+
+def _input_share(study: Study, plan: Plan, step: Step) -> float:
+    """Squared error of the output with only the inputs quantized, over that of the whole layer."""
+    probe = study.probe(step.name)
+    values, _ = study.sample()
+    given = [
+        x if qparams is None else ops.dequantize(ops.quantize(x, qparams), qparams)
+        for x, qparams in zip(
+            probe.arguments(values), study.input_qparams(plan, probe), strict=True
+        )
+    ]
+    alone, whole = ErrorSums(), _errors(study, plan, step, [values])
+    with torch.no_grad():
+        output = probe.module(*given)
+    alone.update(step.counting(values[probe.node]), step.counting(output))
+    return alone.noise / whole.noise if whole.noise > 0 else 0.0
+
+
+def _with_gain(study: Study, mapping: QConfigMapping, cause: Cause) -> Cause:
+    if cause.remedy is None:
+        return cause
+    now, then = study.plan(mapping), study.plan(cause.apply(mapping))
+    step = then.step(cause.layer)
+    if step.execution not in _MEASURED:  # the layer cannot be quantized so
+        return replace(cause, remedy=None)
+    values = _every_batch(study, cause.layer) if cause.kind in _WHOLE_DATA else [study.sample()[0]]
+    before, after = ErrorSums(), ErrorSums()
+    for batch in values:
+        _errors(study, now, now.step(cause.layer), [batch], before)
+        _errors(study, then, step, [batch], after)
+    return replace(cause, gain=after.sqnr - before.sqnr)
+
+
+def _every_batch(study: Study, name: str) -> Iterator[dict[str, Any]]:
+    """The float values around a layer for all calibration data, a batch at a time."""
+    probe = study.probe(name)
+    runner = GraphRunner(study.graph, {probe.node, *probe.inputs})
+    for batch in study.batches():
+        yield runner.collect(batch.inputs)[1]
+
+
+def _errors(
+    study: Study,
+    plan: Plan,
+    step: Step,
+    values: Iterable[Mapping[str, Any]],
+    sums: ErrorSums | None = None,
+) -> ErrorSums:
+    """Error of a layer's output, deployed as the plan has it and fed the float network's values."""
+    sums, probe = sums or ErrorSums(), study.probe(step.name)
+    layer = deployed(study, plan, step.name, (step.weight, step.output))
+    for batch in values:
+        inputs: list[Tensor] = [batch[node] for node in probe.inputs]
+        sums.update(step.counting(batch[probe.node]), step.counting(layer.run(inputs)))
+    return sums
