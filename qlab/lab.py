@@ -313,7 +313,8 @@ class Lab:
             by: ``"size"`` or ``"bit_ops"`` (MACs × weight bits × activation bits).
             candidates: What layers may become; see `default_candidates`.
             mapping: What everything else gets.
-            sensitivity: Measured before with `search_space`'s mappings; measured now if not given.
+            sensitivity: That of an earlier search with these candidates (``Search.sensitivity``);
+                measured if not given.
             executor: Runs that measurement.
             points: How many points the front has at most, the 20 nearest the budget without gaps;
                 None for all that there are.
