@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +215,8 @@ class Lab:
         self,
         mapping: Mapping = None,
         *,
+        name: str | None = None,
+        parent: int | None = None,
         on_progress: Progress | None = None,
         should_stop: Stop | None = None,
     ) -> Report:
@@ -222,11 +224,13 @@ class Lab:
 
         The quantized network that is measured is the one that `convert` returns and `export`
         writes, run on the evaluation data beside the float network. What was measured is kept in
-        `runs`, with the latest run as its parent; measuring an equal mapping again updates its run.
+        `runs`; measuring an equal mapping again updates its run.
         A comparison that was stopped, or a mapping with an unregistered callable, is not kept.
 
         Args:
             mapping: A `QConfigMapping`, a preset's name, or None for the default preset.
+            name: What its run is called; a preset's name, or by its number, if not given.
+            parent: The run that it was made from; the latest if not given.
             on_progress: Called as ``(done, total, label)`` after each batch.
             should_stop: Asked after each batch; the report then covers what was seen.
 
@@ -245,7 +249,8 @@ class Lab:
             should_stop=should_stop,
         )
         seconds = time.monotonic() - began
-        record_report(self.runs, resolved, report, subject=self.subject, seconds=seconds)
+        told: Any = {"subject": self.subject, "name": name, "parent": parent}
+        record_report(self.runs, resolved, report, seconds=seconds, **told)
         return report
 
     @cached_property
@@ -331,7 +336,9 @@ class Lab:
         if sensitivity is None:
             uniform = space.configurations()
             sensitivity = self.sensitivity(uniform, ways=("on",), executor=executor, **hooks)
-        return search_mappings(space, budget, sensitivity, self.compare, points=points, **hooks)
+        before = self.runs.latest(self.subject)
+        compare = partial(self.compare, parent=None if before is None else before.id)
+        return search_mappings(space, budget, sensitivity, compare, points=points, **hooks)
 
     def what_if(
         self,

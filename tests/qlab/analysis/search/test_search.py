@@ -128,11 +128,15 @@ def test_layers_in_float_are_counted_with_the_borders_around_them():
 
 def test_points_are_verified_end_to_end_and_become_runs(residual):
     lab, search = residual
+    lab.compare("int8")
+    beside = lab.search(0.9, sensitivity=search.sensitivity, points=2)
+    beside.verify()
+    assert {run.parent for run in list(lab.runs)[-2:]} == {lab.runs.of(lab.subject)[0].id}
     before, seen = len(lab.runs), []
     verified = search.verify([0, 5, -1], on_progress=lambda *step: seen.append(step))
     assert list(verified.table.index) == [0, 5, len(search) - 1]
     assert seen[-1] == (3, 3, "verifying") and verified.complete
-    assert len(lab.runs) == before + 3
+    assert len(lab.runs) == before + 2  # the last point was measured before
     last = verified.table.iloc[-1]
     report = lab.compare(search.mapping())
     assert last["measured_sqnr"] == report.output["sqnr"]
