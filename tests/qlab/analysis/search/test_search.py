@@ -124,6 +124,10 @@ def test_layers_in_float_are_counted_with_the_borders_around_them():
     for point, row in search.front.iterrows():
         converted = lab.convert(search.mapping(point))
         assert graph_bytes(converted) == row["size"] <= search.budget
+    for size in search.front["size"].iloc[1::3]:
+        tight = lab.search(int(size) - 1, candidates=candidates, sensitivity=search.sensitivity,
+                           points=1)  # fmt: skip
+        assert tight.front["size"].max() < size
 
 
 def test_points_are_verified_end_to_end_and_become_runs(residual):
