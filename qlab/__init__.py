@@ -1,6 +1,7 @@
 """qlab: quantization for PyTorch models, on any device."""
 
 from qlab import aliases, eager, ops, presets
+from qlab.analysis.search import Candidate
 from qlab.dtypes import QDType, float8_e4m3fn, float8_e5m2, qint8, qint32, quint4x2, quint8
 from qlab.errors import QlabError
 from qlab.granularity import (
@@ -34,6 +35,7 @@ from qlab.saved import load_lab
 aliases.install()
 
 __all__ = [
+    "Candidate",
     "Granularity",
     "Lab",
     "PerAxis",

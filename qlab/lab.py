@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +272,8 @@ class Lab:
         self,
         mapping: Mapping = None,
         *,
+        name: str | None = None,
+        parent: int | None = None,
         on_progress: Progress | None = None,
         should_stop: Stop | None = None,
     ) -> Report:
@@ -279,11 +281,13 @@ class Lab:
 
         The quantized network that is measured is the one that `convert` returns and `export`
         writes, run on the evaluation data beside the float network. What was measured is kept in
-        `runs`, with the latest run as its parent; measuring an equal mapping again updates its run.
+        `runs`; measuring an equal mapping again updates its run.
         A comparison that was stopped, or a mapping with an unregistered callable, is not kept.
 
         Args:
             mapping: A `QConfigMapping`, a preset's name, or None for the default preset.
+            name: What its run is called; a preset's name, or by its number, if not given.
+            parent: The run that it was made from; the latest if not given.
             on_progress: Called as ``(done, total, label)`` after each batch.
             should_stop: Asked after each batch; the report then covers what was seen.
 
@@ -302,7 +306,8 @@ class Lab:
             should_stop=should_stop,
         )
         seconds = time.monotonic() - began
-        record_report(self.runs, resolved, report, subject=self.subject, seconds=seconds)
+        told: Any = {"subject": self.subject, "name": name, "parent": parent}
+        record_report(self.runs, resolved, report, seconds=seconds, **told)
         return report
 
     @cached_property
@@ -370,7 +375,8 @@ class Lab:
             by: ``"size"`` or ``"bit_ops"`` (MACs × weight bits × activation bits).
             candidates: What layers may become; see `default_candidates`.
             mapping: What everything else gets.
-            sensitivity: Measured before with `search_space`'s mappings; measured now if not given.
+            sensitivity: That of an earlier search with these candidates (``Search.sensitivity``);
+                measured if not given.
             executor: Runs that measurement.
             points: How many points the front has at most, the 20 nearest the budget without gaps;
                 None for all that there are.
@@ -387,7 +393,9 @@ class Lab:
         if sensitivity is None:
             uniform = space.configurations()
             sensitivity = self.sensitivity(uniform, ways=("on",), executor=executor, **hooks)
-        return search_mappings(space, budget, sensitivity, self.compare, points=points, **hooks)
+        before = self.runs.latest(self.subject)
+        compare = partial(self.compare, parent=None if before is None else before.id)
+        return search_mappings(space, budget, sensitivity, compare, points=points, **hooks)
 
     def what_if(
         self,

@@ -33,7 +33,6 @@ from qlab.stats import TensorStats
 
 FORMAT = "qlab-lab"
 VERSION = 1
-_PLAIN = (bool, int, float, str, type(None))
 
 
 @dataclass(frozen=True)
@@ -200,6 +199,7 @@ def read_lab(path: str | os.PathLike[str]) -> LabFile:
 
 def _contents(header: dict[str, Any], tensors: dict[str, Tensor]) -> LabFile:
     graph = header["graph"]
+    seen = {name: program.decode(value, {}) for name, value in header["calibration"].items()}
     statistics = {
         node: TensorStats.from_state_dict(_below(tensors, f"stats/{node}/"))
         for node in header["nodes"]
@@ -212,7 +212,7 @@ def _contents(header: dict[str, Any], tensors: dict[str, Tensor]) -> LabFile:
         subject=header["subject"],
         example_inputs=_unpack(header["example_inputs"], tensors),
         sample_inputs=_unpack(header["sample_inputs"], tensors),
-        calibration=Calibration(statistics=statistics, **header["calibration"]),
+        calibration=Calibration(statistics=statistics, **seen),
         mapping=QConfigMapping.from_json(header["mapping"]),
         runs=json.loads(tensors["runs"].numpy().tobytes()),
     )
@@ -225,8 +225,7 @@ def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _plain_fields(calibration: Calibration) -> dict[str, Any]:
     fields = {f.name: getattr(calibration, f.name) for f in dataclasses.fields(calibration)}
     del fields["statistics"]
-    assert all(isinstance(value, _PLAIN) for value in fields.values()), fields
-    return fields
+    return {name: program.encode(value) for name, value in fields.items()}
 
 
 def _json(data: Any) -> str:

@@ -11,9 +11,16 @@ from qlab.runs.store import Runs
 
 
 def record_report(
-    runs: Runs, mapping: QConfigMapping, report: Report, *, subject: str, seconds: float
+    runs: Runs,
+    mapping: QConfigMapping,
+    report: Report,
+    *,
+    subject: str,
+    seconds: float,
+    name: str | None = None,
+    parent: int | None = None,
 ) -> Run | None:
-    """Keeps a report as the run of its mapping, named after the preset where it is one.
+    """Keeps a report as the run of its mapping.
 
     Args:
         runs: Where to.
@@ -21,6 +28,9 @@ def record_report(
         report: What came out; see `run_metrics` for the numbers.
         subject: Fingerprint of model and data.
         seconds: How long it took.
+        name: What people call it, also if it has a name; if not given, a new run is called after
+            the preset that the mapping equals, else by its number.
+        parent: The run that a new one was made from; the latest of the subject if not given.
 
     Returns:
         The run. None, and nothing is kept, where the comparison was stopped early, or where the
@@ -32,14 +42,20 @@ def record_report(
         mapping.to_json()
     except QlabError:
         return None
-    return runs.record(
+    run = runs.record(
         mapping,
         run_metrics(report),
         subject=subject,
-        name=next((p.name for p in presets.PRESETS.values() if p.mapping() == mapping), None),
+        name=name or _preset_of(mapping),
+        parent=parent,
         layers=report.layers,
         seconds=seconds,
     )
+    return run if name in (None, run.name) else runs.rename(run.id, name)
+
+
+def _preset_of(mapping: QConfigMapping) -> str | None:
+    return next((p.name for p in presets.PRESETS.values() if p.mapping() == mapping), None)
 
 
 def run_metrics(report: Report) -> dict[str, float]:

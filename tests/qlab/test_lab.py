@@ -406,6 +406,11 @@ def test_what_compare_measures_is_kept_as_runs_with_parents(tmp_path):
     assert first.layers.equals(report.layers)
     assert first.seconds is not None and first.seconds > 0
     assert lab.runs.latest(lab.subject) == first
+    lab.compare("int4-weights", parent=first.id)
+    assert lab.runs.latest().parent == first.id
+    lab.compare("int8", name="eight")
+    assert lab.runs.get(first.id).name == "eight" and len(lab.runs) == 3
+    first = lab.runs.get(first.id)
     reopened = small_lab(runs=tmp_path / "runs.sqlite")
     assert reopened.runs.latest(reopened.subject) == first
 

@@ -14,7 +14,7 @@ from torch import fx
 from qlab.analysis.report import graph_bytes, module_bytes
 from qlab.analysis.study import Study
 from qlab.dtypes import integer
-from qlab.errors import ArgumentError
+from qlab.errors import ArgumentError, UnknownNameError
 from qlab.graph import convert
 from qlab.graph.plan import Plan, Step
 from qlab.nn.intrinsic.fold import core
@@ -62,32 +62,34 @@ FLOAT = Candidate("float", None, None)
 
 
 def default_candidates(by: Measure, base: Candidate) -> tuple[Candidate, ...]:
-    """The base, the same with fewer bits, and float.
+    """The base, the same with other bits, and float.
 
-    For a size, weights of 6, 4, 3 and 2 bits beside the base's activations. For bit operations,
-    also activations of 6 and 4 bits. Fewer bits mean ranges of least squared error.
+    For a size, weights of 8, 6, 4, 3 and 2 bits beside the base's activations. For bit operations,
+    also activations of 8, 6 and 4 bits where the base has more. Other bits than the base's come
+    with ranges of least squared error.
 
     Args:
         by: What the budget limits.
         base: What every layer gets at first, such as 8 bits.
     """
-    assert base.weight is not None
-    narrow = by == "bit_ops" and base.activation is not None
-    made = [base]
-    for activation in (8, 6, 4) if narrow else (None,):
+    codes = base.activation
+    widths: list[int | None] = [None if codes is None else codes.dtype.bits]
+    if by == "bit_ops" and codes is not None:
+        widths += [bits for bits in (8, 6, 4) if bits < codes.dtype.bits]
+    made = {base.name: base}
+    for activation in widths:
         for bits in (8, 6, 4, 3, 2):
-            codes = base.activation
-            if activation in (6, 4):
-                codes = _narrowed(base.activation, activation)
-            if bits <= (activation or 8):
-                weight = base.weight if bits == 8 else _narrowed(base.weight, bits)
-                made.append(_named(weight, codes))
-    return (*{c.name: c for c in reversed((*made, FLOAT))}.values(),)[::-1]
+            if activation is None or bits <= activation:
+                one = _named(_of_bits(base.weight, bits), _of_bits(codes, activation))
+                made.setdefault(one.name, one)
+    return (*made.values(), FLOAT)
 
 
-def _narrowed(spec: TensorSpec | None, bits: int) -> TensorSpec | None:
-    """The same with fewer bits, and the range of least squared error."""
-    return spec and replace(spec, dtype=integer(bits, signed=spec.dtype.signed), policy=MSE())
+def _of_bits(spec: TensorSpec | None, bits: int | None) -> TensorSpec | None:
+    """The same with other bits, and the range of least squared error."""
+    if spec is None or bits is None or spec.dtype.bits == bits:
+        return spec
+    return replace(spec, dtype=integer(bits, signed=spec.dtype.signed), policy=MSE())
 
 
 def _named(weight: TensorSpec | None, activation: TensorSpec | None) -> Candidate:
@@ -125,6 +127,7 @@ class Space:
 
     Raises:
         ArgumentError: Candidates without unique names, or no layer whose weight is quantized.
+        UnknownNameError: ``by`` is neither ``"size"`` nor ``"bit_ops"``.
     """
 
     def __init__(
@@ -134,7 +137,10 @@ class Space:
         candidates: Sequence[Candidate] | None,
         by: Measure,
     ) -> None:
-        self.study, self.base, self.by = study, mapping, by
+        if by not in ("size", "bit_ops"):
+            raise UnknownNameError.of("measure of a budget", by, ("size", "bit_ops"))
+        self.study, self.base = study, mapping
+        self.by: Measure = by
         plan = study.plan(mapping)
         self._modules = {
             str(n.meta["name"]): n for n in study.graph.graph.nodes if n.op == "call_module"
@@ -163,11 +169,25 @@ class Space:
         converted = self.convert(self.base)
         return self.base_bytes - sum(module_bytes(converted.get_submodule(n)) for n in self.layers)
 
+    def costs(self, group: Group) -> tuple[int, ...]:
+        """What the budget counts of a group, for each of its candidates."""
+        return group.bytes if self.by == "size" else group.bit_ops
+
+    @property
+    def fixed_cost(self) -> int:
+        """What the budget counts of all that the search does not decide."""
+        return self.fixed_bytes if self.by == "size" else 0
+
+    @property
+    def base_cost(self) -> int:
+        """What the base takes, of which a budget may be a fraction."""
+        return self.base_bytes if self.by == "size" else self.base_bit_ops
+
     def uniform(self, candidate: Candidate) -> QConfigMapping:
         """The mapping that gives every layer to be decided the same candidate."""
         return self.mapping(dict.fromkeys(self.layers, candidate))
 
-    def configurations(self) -> dict[str, QConfigMapping]:
+    def configurations(self) -> dict[str, QConfigMapping | str | None]:
         """The mappings whose sensitivities a search needs, by candidate; float loses nothing."""
         return {c.name: self.uniform(c) for c in self.candidates if not c.is_float}
 

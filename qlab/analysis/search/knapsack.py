@@ -165,10 +165,11 @@ class Knapsack:
         losses = [[(c.loss - group[-1].loss) / room * _SCALE for c in group] for group in groups]
         result = _select(groups, losses, _costs(groups), budget - _cheapest(groups))
         if result is None:
-            return None, known
+            return None, floor
         found = _taken(groups, result)
-        if sum(choice.cost for choice in found) > budget:  # by the solver's tolerance
-            return self._least_loss(budget - 1, known) if budget > self.smallest else (None, floor)
+        excess = sum(choice.cost for choice in found) - budget
+        if excess > 0:  # within the solver's tolerance: costs beyond 10^10
+            return self._least_loss(budget - excess, known)
         bound = float(result.mip_dual_bound or 0.0) / _SCALE * room + floor
         return found, bound
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral, Real
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,17 +16,11 @@ from qlab.analysis.metrics import sqnr_db
 from qlab.analysis.report import Report
 from qlab.analysis.search.candidates import Candidate, Group, Measure, Space
 from qlab.analysis.search.knapsack import Knapsack, Solution
+from qlab.analysis.sensitivity import Sensitivity
 from qlab.errors import ArgumentError, DTypeError, UnknownNameError
 from qlab.qconfig import QConfigMapping
 
 _LARGEST_FRACTION = 16.0
-
-
-class Measured(Protocol):
-    """What a search takes from `Sensitivity`."""
-
-    @property
-    def table(self) -> pd.DataFrame: ...
 
 
 Compare = Callable[[QConfigMapping], Report]
@@ -46,7 +39,7 @@ class Losses:
     signal: float
 
 
-def losses_of(sensitivity: Measured) -> Losses:
+def losses_of(sensitivity: Sensitivity) -> Losses:
     """The measured losses; where a layer was not measured alone, the estimated ones.
 
     Raises:
@@ -102,6 +95,7 @@ class Search:
         smallest: The least that any mapping of these candidates takes.
         bound: No mapping of these candidates within the budget has less predicted noise.
         groups: The layers that were decided together.
+        sensitivity: What the prediction rests on; another search with these candidates takes it.
         complete: False where it was stopped before the front was done.
     """
 
@@ -111,6 +105,7 @@ class Search:
     smallest: int
     bound: float
     groups: tuple[Group, ...]
+    sensitivity: Sensitivity
     complete: bool
     _space: Space = field(repr=False)
     _solutions: tuple[Solution, ...] = field(repr=False)
@@ -199,7 +194,7 @@ class Search:
 def search_mappings(
     space: Space,
     budget: float,
-    sensitivity: Measured,
+    sensitivity: Sensitivity,
     compare: Compare,
     *,
     points: int | None = 64,
@@ -212,7 +207,7 @@ def search_mappings(
     Args:
         space: The mappings to search among.
         budget: Bytes or bit operations, or a fraction of the base's.
-        sensitivity: Measured with the mappings of `Space.uniform`, by the candidates' names.
+        sensitivity: Sensitivity with the mappings of `Space.uniform`, by the candidates' names.
         compare: Measures a mapping end to end.
         points: How many points at most; None for the whole front.
         nearest: How many of them right below the budget, without gaps.
@@ -223,40 +218,33 @@ def search_mappings(
         ArgumentError: An impossible budget (states the smallest), or sensitivities that lack a
             layer and candidate.
     """
-    by_size = space.by == "size"
-    whole = space.base_bytes if by_size else space.base_bit_ops
-    limit, fixed = _absolute(budget, whole), space.fixed_bytes if by_size else 0
-    losses = losses_of(sensitivity)
-    costs = [group.bytes if by_size else group.bit_ops for group in space.groups]
-    knapsack = Knapsack(costs, [_losses(group, losses) for group in space.groups])
-    smallest = knapsack.smallest + fixed
-    if limit < smallest:
-        raise ArgumentError(
-            "No mapping of these candidates fits the budget",
-            expected=f"at least {smallest} {_unit(space.by)}, the smallest possible",
-            received=f"{limit} ({limit / whole:.1%} of the base's {whole})",
-            fix="Raise the budget, or give candidates with fewer bits.",
-        )
+    limit, smallest = _limits(space, budget)
+    stop: Stop = should_stop or (lambda: False)
     found: list[tuple[Solution, int]] = []
-    for solution in knapsack.front(
-        limit - fixed,
-        points=points,
-        nearest=nearest,
-        should_stop=should_stop or (lambda: False),
-    ):
-        found.append((solution, space.exact_bytes(_chosen(space.groups, solution))))
-        if on_progress is not None:
-            on_progress(len(found), max(points or 0, len(found)), "searching")
-    stopped = not found or (should_stop is not None and should_stop())
-    kept = _undominated(found, by_size)
+    bound, losses = math.nan, Losses({}, 0.0)
+    if not (stopped := stop()):
+        losses = losses_of(sensitivity)
+        knapsack = Knapsack(
+            list(map(space.costs, space.groups)), [_losses(g, losses) for g in space.groups]
+        )
+        inside = limit - space.fixed_cost
+        for solution in knapsack.front(inside, points=points, nearest=nearest, should_stop=stop):
+            found.append((solution, space.exact_bytes(_chosen(space.groups, solution))))
+            if on_progress is not None:
+                on_progress(len(found), max(points or 0, len(found)), "searching")
+        stopped = stop()
     outside = _outside(space, losses)
+    if found:
+        bound = found[0][0].bound + outside
+    kept = _undominated(found, space.by == "size")
     return Search(
         front=_front(space, kept, (outside, losses.signal)),
         by=space.by,
         budget=limit,
         smallest=smallest,
-        bound=(kept[-1][0].bound if kept else 0.0) + outside,
+        bound=bound,
         groups=space.groups,
+        sensitivity=sensitivity,
         complete=not stopped,
         _space=space,
         _solutions=tuple(solution for solution, _ in kept),
@@ -264,25 +252,39 @@ def search_mappings(
     )
 
 
+def _limits(space: Space, budget: float) -> tuple[int, int]:
+    """The budget in its unit, and the least that any mapping takes."""
+    limit = _absolute(budget, space.base_cost)
+    smallest = sum(min(space.costs(group)) for group in space.groups) + space.fixed_cost
+    if limit < smallest:
+        raise ArgumentError(
+            "No mapping of these candidates fits the budget",
+            expected=f"at least {smallest} {_unit(space.by)}, the smallest possible",
+            received=f"{limit} ({limit / space.base_cost:.1%} of the base's {space.base_cost})",
+            fix="Raise the budget, or give candidates with fewer bits.",
+        )
+    return limit, smallest
+
+
 def _unit(by: Measure) -> str:
     return "bytes" if by == "size" else "bit operations"
 
 
-def _absolute(budget: object, whole: int) -> int:
-    if isinstance(budget, bool) or not isinstance(budget, Real):
+def _absolute(budget: Any, whole: int) -> int:
+    if isinstance(budget, bool) or not isinstance(budget, int | float | np.integer | np.floating):
         raise DTypeError(
             "A budget is a number",
             expected="whole bytes or bit operations, or a fraction of the base's such as 0.5",
             received=repr(budget),
         )
-    whole_number = isinstance(budget, Integral)
-    if not (budget > 0 and (whole_number or budget <= _LARGEST_FRACTION)):
+    whole_number, value = isinstance(budget, int | np.integer), float(budget)
+    if not (value > 0 and (whole_number or value <= _LARGEST_FRACTION)):
         raise ArgumentError(
             "Not a budget",
             expected="a whole number above 0, or a fraction of the base's such as 0.5",
             received=repr(budget),
         )
-    return int(budget) if whole_number else math.floor(float(budget) * whole)
+    return int(budget) if whole_number else math.floor(value * whole)
 
 
 def _losses(group: Group, losses: Losses) -> list[float]:
@@ -356,4 +358,5 @@ def _front(
 def _ranks(table: pd.DataFrame) -> float | None:
     if len(table) < 2 or any(table[c].nunique() < 2 for c in ("predicted_sqnr", "measured_sqnr")):
         return None
-    return float(spearmanr(table["predicted_sqnr"], table["measured_sqnr"])[0])
+    ranks: Any = spearmanr(table["predicted_sqnr"], table["measured_sqnr"])
+    return float(ranks.statistic)

@@ -77,6 +77,16 @@ def test_losses_of_very_different_size_are_told_apart():
     assert solution is not None and solution.choices == (2, 1)
 
 
+ITEMS = [(7, 7.7), (5, 5.0), (5, 5.0), (4, 5.0)]
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(ITEMS))[::2])
+def test_of_several_solutions_with_the_same_loss_the_cheapest_is_taken(order):
+    costs, losses = [[0, cost] for cost, _ in order], [[gain, 0.0] for _, gain in order]
+    solution = Knapsack(costs, losses).solve(10)
+    assert solution is not None and solution.loss == pytest.approx(12.7) and solution.cost == 9
+
+
 def test_stopping_ends_the_front():
     knapsack, asked = Knapsack([[0, 1, 2, 3]], [[3.0, 2.0, 1.0, 0.0]]), iter([False, False, True])
     assert len(list(knapsack.front(3, should_stop=lambda: next(asked)))) == 2
