@@ -6,19 +6,23 @@ import copy
 import os
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from pandas import DataFrame
 from torch import Tensor, fx, nn
 
 from qlab import presets
 from qlab.analysis.batches import Batches
 from qlab.analysis.calibration import Calibration, Progress, Stop
 from qlab.analysis.causes import Cause
+from qlab.analysis.channels import channel_errors
 from qlab.analysis.compare import compare_graphs
 from qlab.analysis.layers import Layer, describe_layers
 from qlab.analysis.networks import Networks
+from qlab.analysis.parts import only
 from qlab.analysis.report import Report
 from qlab.analysis.sensitivity import WAYS, Sensitivity, measure_sensitivity, names_of
 from qlab.analysis.study import Study
@@ -196,6 +200,7 @@ class Lab:
         self,
         mapping: Mapping = None,
         *,
+        parts: bool = False,
         on_progress: Progress | None = None,
         should_stop: Stop | None = None,
     ) -> Report:
@@ -206,6 +211,8 @@ class Lab:
 
         Args:
             mapping: A `QConfigMapping`, a preset's name, or None for the default preset.
+            parts: Whether to measure two more networks: with the weights alone quantized, and with
+                the activations alone.
             on_progress: Called as ``(done, total, label)`` after each batch.
             should_stop: Asked after each batch; the report then covers what was seen.
 
@@ -215,14 +222,47 @@ class Lab:
         resolved = resolve_mapping(mapping)
         if self.calibrated is None:
             self.calibrate(on_progress)
-        plan = self._study.plan(resolved)
-        return compare_graphs(
-            Networks(self.graph, self._study.converted(resolved), plan),
+        report = compare_graphs(
+            self._networks(resolved),
             (self._evaluation_data, self._float_runs),
             self._study.ideal_sqnr,
             on_progress=on_progress,
             should_stop=should_stop,
         )
+        if not parts:
+            return report
+        weight, activation = (
+            self.compare(only(resolved, part), on_progress=on_progress, should_stop=should_stop)
+            for part in ("weight", "activation")
+        )
+        complete = report.complete and weight.complete and activation.complete
+        return replace(
+            report,
+            complete=complete,
+            weight_only=weight.layers,
+            activation_only=activation.layers,
+        )
+
+    def channels(self, name: str, mapping: Mapping = None) -> DataFrame:
+        """The local error of each channel of a layer's output, on the evaluation data.
+
+        Args:
+            name: A layer.
+            mapping: A `QConfigMapping`, a preset's name, or None for the default preset.
+
+        Returns:
+            One row per channel: the metrics of `qlab.analysis.metrics`, ``rmse_scale``,
+            ``nmse_rounding``, ``nmse_clipping`` and ``clipped_share`` [%].
+
+        Raises:
+            UnknownNameError: No such layer.
+            UnsupportedError: The configuration leaves the layer in float.
+        """
+        networks = self._networks(resolve_mapping(mapping))
+        return channel_errors(networks, name, (self._evaluation_data, self._float_runs))
+
+    def _networks(self, mapping: QConfigMapping) -> Networks:
+        return Networks(self.graph, self._study.converted(mapping), self._study.plan(mapping))
 
     def sensitivity(
         self,
