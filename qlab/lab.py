@@ -57,7 +57,8 @@ class Lab:
 
     Raises:
         TraceError: The model cannot be turned into a graph; names module, file and line.
-        ArgumentError: Example inputs that do not fit the model, or no such device.
+        ArgumentError: Example inputs that do not fit the model, no such device, or a budget that is
+            no number of bytes.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class Lab:
         )
         example = tuple(_to(x, self.device) for x in inputs)
         self._study = Study(graph, example, self._calibration_data)
-        self._float_runs = RunStore(Program.of(graph), _checked_budget(memory_budget))
+        self._float_runs = RunStore(Program.of(graph), memory_budget)
         self.layers: tuple[Layer, ...] = describe_layers(graph, self.plan())
 
     @property
@@ -393,16 +394,6 @@ def resolve_mapping(mapping: Mapping) -> QConfigMapping:
     )
 
 
-def _checked_budget(memory_budget: int) -> int:
-    if not isinstance(memory_budget, int) or memory_budget < 0:
-        raise ArgumentError(
-            "The memory budget is a number of bytes",
-            expected="a whole number, 0 or more",
-            received=repr(memory_budget),
-        )
-    return memory_budget
-
-
 def _device_of(model: nn.Module) -> torch.device:
     tensors = [*model.parameters(), *model.buffers()]
     return tensors[0].device if tensors else torch.device("cpu")
@@ -410,7 +401,3 @@ def _device_of(model: nn.Module) -> torch.device:
 
 def _to(value: Any, device: torch.device) -> Any:
     return value.to(device) if isinstance(value, Tensor) else value
-
-
-def _first_axis(inputs: tuple[Any, ...]) -> int:
-    return next((x.shape[0] for x in inputs if isinstance(x, Tensor) and x.ndim), 1)

@@ -44,8 +44,8 @@ def channel_errors(networks: Networks, name: str, data: tuple[Batches, RunStore]
             axis = channel_axes(networks.float_graph).get(
                 step.node, default_channel_axis(reference.ndim)
             )
-            pair = (_by_channel(step.counting(x), axis) for x in (reference, value))
-            found = _sums(*pair, limits)
+            x, y = (_by_channel(step.counting(t), axis) for t in (reference, value))
+            found = _sums(x, y, limits)
             sums = sums or [ErrorSums() for _ in found]
             for one, other in zip(sums, found, strict=True):
                 one.merge(other)

@@ -319,9 +319,7 @@ class _Conversion:
         self.names.add(name)
         path = self._free(name, self.targets)
         twin = self._of_like(path, type(module))
-        output = module.get_qparams(OUTPUT)
-        same = twin is not None and _same_bound(twin, module.input_qparams, output)
-        if not same:
+        if twin is None or not _same_bound(twin, module.input_qparams, module.get_qparams(OUTPUT)):
             twin = module.to(self.device)
         self.targets[path] = twin
         written = self.graph.create_node("call_module", path, (given,), {}, name=name)
