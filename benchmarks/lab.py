@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -215,7 +216,7 @@ def machine() -> str:
         name = platform.processor() or platform.machine()
     return (
         f"{name}, {torch.get_num_threads()} threads, Python {platform.python_version()}, "
-        f"torch {torch.__version__}, qlab {qlab.__version__}, {datetime.now(UTC):%Y-%m-%d}"
+        f"torch {torch.__version__}, qlab {version('qlab')}, {datetime.now(UTC):%Y-%m-%d}"
     )
 
 
