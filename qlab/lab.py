@@ -7,17 +7,20 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from pandas import DataFrame
 from torch import Tensor, fx, nn
 
 from qlab import presets
 from qlab.analysis.batches import Batches
 from qlab.analysis.calibration import Calibration, Progress, Stop
 from qlab.analysis.causes import Cause
+from qlab.analysis.channels import channel_errors
 from qlab.analysis.compare import compare_graphs
 from qlab.analysis.diagnosis import causes_of
 from qlab.analysis.fidelity import Fidelity, measure_fidelity
@@ -25,6 +28,7 @@ from qlab.analysis.fingerprint import combined, data_fingerprint, graph_fingerpr
 from qlab.analysis.latency import Latency, measure_latency
 from qlab.analysis.layers import Layer, describe_layers
 from qlab.analysis.networks import Networks
+from qlab.analysis.parts import only
 from qlab.analysis.report import Report
 from qlab.analysis.search import Candidate, Measure, Search, Space, search_mappings
 from qlab.analysis.sensitivity import WAYS, Sensitivity, measure_sensitivity, names_of
@@ -70,7 +74,8 @@ class Lab:
 
     Raises:
         TraceError: The model cannot be turned into a graph; names module, file and line.
-        ArgumentError: Example inputs that do not fit the model, or no such device.
+        ArgumentError: Example inputs that do not fit the model, no such device, or a budget that is
+            no number of bytes.
     """
 
     def __init__(
@@ -104,7 +109,7 @@ class Lab:
         )
         example = tuple(_to(x, self.device) for x in inputs)
         self._study = Study(graph, example, self._calibration_data)
-        self._float_runs = RunStore(Program.of(graph), _checked_budget(memory_budget))
+        self._float_runs = RunStore(Program.of(graph), memory_budget)
         self.layers: tuple[Layer, ...] = describe_layers(graph, self.plan())
         self.runs = runs if isinstance(runs, Runs) else Runs(runs)
         self.mapping = resolve_mapping(None)
@@ -272,6 +277,7 @@ class Lab:
         self,
         mapping: Mapping = None,
         *,
+        parts: bool = False,
         name: str | None = None,
         parent: int | None = None,
         on_progress: Progress | None = None,
@@ -286,6 +292,8 @@ class Lab:
 
         Args:
             mapping: A `QConfigMapping`, a preset's name, or None for the default preset.
+            parts: Whether to measure two more networks: with the weights alone quantized, and with
+                the activations alone.
             name: What its run is called; a preset's name, or by its number, if not given.
             parent: The run that it was made from; the latest if not given.
             on_progress: Called as ``(done, total, label)`` after each batch.
@@ -297,23 +305,61 @@ class Lab:
         resolved = resolve_mapping(mapping)
         if self.calibrated is None:
             self.calibrate(on_progress)
-        plan, began = self._study.plan(resolved), time.monotonic()
-        report = compare_graphs(
-            Networks(self.graph, self._study.converted(resolved), plan),
+        began = time.monotonic()
+        measured = self._measured(resolved, on_progress, should_stop)
+        seconds = time.monotonic() - began
+        told: Any = {"subject": self.subject, "name": name, "parent": parent}
+        record_report(self.runs, resolved, measured, seconds=seconds, **told)
+        if not parts:
+            return measured
+        weight, activation = (
+            self._measured(only(resolved, part), on_progress, should_stop)
+            for part in ("weight", "activation")
+        )
+        complete = measured.complete and weight.complete and activation.complete
+        return replace(
+            measured,
+            complete=complete,
+            weight_only=weight.layers,
+            activation_only=activation.layers,
+        )
+
+    def _measured(
+        self, mapping: QConfigMapping, on_progress: Progress | None, should_stop: Stop | None
+    ) -> Report:
+        return compare_graphs(
+            self._networks(mapping),
             (self._evaluation_data, self._float_runs),
             self._study.ideal_sqnr,
             on_progress=on_progress,
             should_stop=should_stop,
         )
-        seconds = time.monotonic() - began
-        told: Any = {"subject": self.subject, "name": name, "parent": parent}
-        record_report(self.runs, resolved, report, seconds=seconds, **told)
-        return report
 
     @cached_property
     def subject(self) -> str:
         """A fingerprint of model and evaluation data: runs with the same one are comparable."""
         return combined(graph_fingerprint(self.graph), data_fingerprint(self._evaluation_data))
+
+    def channels(self, name: str, mapping: Mapping = None) -> DataFrame:
+        """The local error of each channel of a layer's output, on the evaluation data.
+
+        Args:
+            name: A layer.
+            mapping: A `QConfigMapping`, a preset's name, or None for the default preset.
+
+        Returns:
+            One row per channel: the metrics of `qlab.analysis.metrics`, ``rmse_scale``,
+            ``nmse_rounding``, ``nmse_clipping`` and ``clipped_share`` [%].
+
+        Raises:
+            UnknownNameError: No such layer.
+            UnsupportedError: The configuration leaves the layer in float.
+        """
+        networks = self._networks(resolve_mapping(mapping))
+        return channel_errors(networks, name, (self._evaluation_data, self._float_runs))
+
+    def _networks(self, mapping: QConfigMapping) -> Networks:
+        return Networks(self.graph, self._study.converted(mapping), self._study.plan(mapping))
 
     def sensitivity(
         self,
@@ -603,16 +649,6 @@ def resolve_mapping(mapping: Mapping) -> QConfigMapping:
     )
 
 
-def _checked_budget(memory_budget: int) -> int:
-    if not isinstance(memory_budget, int) or memory_budget < 0:
-        raise ArgumentError(
-            "The memory budget is a number of bytes",
-            expected="a whole number, 0 or more",
-            received=repr(memory_budget),
-        )
-    return memory_budget
-
-
 def _device_of(model: nn.Module) -> torch.device:
     tensors = [*model.parameters(), *model.buffers()]
     return tensors[0].device if tensors else torch.device("cpu")
@@ -620,7 +656,3 @@ def _device_of(model: nn.Module) -> torch.device:
 
 def _to(value: Any, device: torch.device) -> Any:
     return value.to(device) if isinstance(value, Tensor) else value
-
-
-def _first_axis(inputs: tuple[Any, ...]) -> int:
-    return next((x.shape[0] for x in inputs if isinstance(x, Tensor) and x.ndim), 1)

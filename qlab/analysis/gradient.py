@@ -1,8 +1,8 @@
-"""What a small error of each layer does to the network's output, from one backward pass."""
+"""What a small error of each layer does to the network's output, from two backward passes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,37 +16,52 @@ PROBES = 2
 
 
 def estimated_noise(
-    run: CachedRun,
-    changes: Iterable[tuple[str, QuantizedLayer, Sequence[str]]],
-    samples: int,
+    program: Program,
+    inputs: tuple[Any, ...],
+    changes: Sequence[tuple[str, QuantizedLayer, Sequence[str]]],
     *,
+    samples: int,
     seed: int,
-) -> list[float]:
+) -> tuple[Any, list[float]]:
     """The squared error that each layer alone would cause at the output, to first order.
 
     A layer's error Δ becomes JΔ at the output, J being the derivative of the output by the
     layer's. With random signs v, E[(vᵀJΔ)²] = |JΔ|², and vᵀJ for all layers together is one
-    backward pass. Every sample has its own signs.
+    backward pass. Every sample has its own signs. Unlike a sum of squared gradients times squared
+    errors, this knows how the errors within a layer belong together.
 
     Args:
-        run: The float network on one batch.
+        program: The float network.
+        inputs: One batch.
         changes: For each layer its node, the layer as deployed and the nodes that feed it.
         samples: Number of samples in the batch.
         seed: Of the signs.
 
     Returns:
-        For each layer the estimate of ``sum((x - y)^2)`` over the batch.
+        The network's output, and for each layer the estimate of ``sum((x - y)^2)`` over the batch.
 
     Source: Hutchinson, A stochastic estimator of the trace of the influence matrix, 1990;
     Dong et al., HAWQ-V2, 2019, use it for the same question about the loss.
     """
-    listed = list(changes)
-    slopes = _slopes(run.program, run.inputs, dict.fromkeys(node for node, *_ in listed), seed)
+    nodes = {node for node, *_ in changes}
+    wanted = nodes.union(*(feeding for *_, feeding in changes))
+    values: dict[str, Tensor] = {}
+
+    def observe(name: str, value: Any) -> None:
+        if name in nodes and not value.requires_grad:
+            value.requires_grad_()
+        if name in wanted:
+            values[name] = value
+
+    own = tuple(x.detach() if isinstance(x, Tensor) else x for x in inputs)
+    with torch.enable_grad():
+        output = program.run(own, observe)
+    slopes = _slopes(first_tensor(output), {name: values[name] for name in nodes}, seed)
     found = []
-    for node, layer, inputs in listed:
-        value, reference = changed_value(run, node, layer, inputs)
-        found.append(_squares(value.sub_(reference), slopes[node], samples))
-    return found
+    for node, layer, feeding in changes:
+        value = layer.run([values[name].detach() for name in feeding])
+        found.append(_squares(value.sub_(values[node].detach()), slopes[node], samples))
+    return output, found
 
 
 def changed_value(
@@ -58,26 +73,12 @@ def changed_value(
     return layer.run([values[name] for name in inputs]).to(reference.dtype), reference
 
 
-def _slopes(
-    program: Program, inputs: tuple[Any, ...], nodes: Iterable[str], seed: int
-) -> dict[str, list[Tensor | None]]:
-    """For each node the gradients of PROBES random sums of the output; None where there is none."""
-    values: dict[str, Tensor] = {}
-    wanted = frozenset(nodes)
-
-    def observe(name: str, value: Any) -> None:
-        if name in wanted:
-            if not value.requires_grad:
-                value.requires_grad_()
-            values[name] = value
-
-    own = tuple(x.detach() if isinstance(x, Tensor) else x for x in inputs)
-    with torch.enable_grad():
-        output = first_tensor(program.run(own, observe))
+def _slopes(output: Tensor, values: dict[str, Tensor], seed: int) -> dict[str, list[Tensor | None]]:
+    """For each value the gradients of PROBES random sums of the output; None where it has none."""
     if not output.requires_grad:
-        return {name: [None] * PROBES for name in wanted}
+        return {name: [None] * PROBES for name in values}
     generator = torch.Generator().manual_seed(seed)
-    slopes: dict[str, list[Tensor | None]] = {name: [] for name in wanted}
+    slopes: dict[str, list[Tensor | None]] = {name: [] for name in values}
     for probe in range(PROBES):
         signs = torch.randint(0, 2, output.shape, generator=generator).mul_(2).sub_(1)
         grads = torch.autograd.grad(

@@ -53,7 +53,11 @@ class Report:
     Attributes:
         layers: One row per quantized layer in graph order, indexed by name. Columns ``type``,
             ``execution``, ``<metric>_local`` and ``<metric>_accumulated`` for each metric of
-            `qlab.analysis.metrics`, ``sqnr_ideal`` (the bound that an ideal quantizer of the
+            `qlab.analysis.metrics`; ``rmse_scale_local`` and ``rmse_scale_accumulated``, in steps
+            of the output's quantizer; ``nmse_rounding_local`` and ``nmse_clipping_local``, the
+            parts of ``nmse_local`` from values that its codes reach and from those beyond;
+            ``clipped_share``, how many of the float values lie beyond [%] (these five are NaN where
+            the output stays float); ``sqnr_ideal`` (the bound that an ideal quantizer of the
             output's bit width reaches on the layer's float output [dB]), ``weight_bytes``.
         output: The metrics for the network's output, ``top1_agreement`` [%] for a classifier's
             logits and, where labels exist, ``accuracy`` and ``float_accuracy`` [%].
@@ -62,6 +66,8 @@ class Report:
         plan: The truth table that was executed.
         samples: How many samples the errors were measured on.
         complete: False where the comparison was stopped early.
+        weight_only: As ``layers``, with only the weights quantized; None unless asked for.
+        activation_only: As ``layers``, with only the activations quantized; None likewise.
     """
 
     layers: pd.DataFrame
@@ -71,6 +77,8 @@ class Report:
     plan: Plan
     samples: int
     complete: bool = True
+    weight_only: pd.DataFrame | None = None
+    activation_only: pd.DataFrame | None = None
 
     @property
     def integer_share(self) -> float:

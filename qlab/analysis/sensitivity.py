@@ -10,6 +10,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -228,7 +229,8 @@ def kept_in_float(mapping: QConfigMapping, step: Step) -> QConfigMapping:
     kept = mapping.copy().set_module_name(step.name, None)
     for rule in mapping.rules():
         if rule.style == "module_name_object_type_order" and str(rule) == step.rule:
-            kept.set_module_name_object_type_order(*rule.key, None)
+            scope, kind, index = rule.key
+            kept.set_module_name_object_type_order(scope, kind, index, None)
     return kept
 
 
@@ -320,10 +322,10 @@ def rank_correlation(table: pd.DataFrame) -> float | None:
     """Spearman's coefficient between ``noise_on`` and ``noise_estimate``; None where undefined."""
     if not {"noise_on", "noise_estimate"} <= set(table.columns):
         return None
-    known = table[["noise_on", "noise_estimate"]].dropna().rank()
-    if len(known) < 2 or (known.nunique() < 2).any():
+    known = table[["noise_on", "noise_estimate"]].dropna().rank().to_numpy()
+    if len(known) < 2 or (known == known[0]).all(axis=0).any():
         return None
-    return float(known["noise_on"].corr(known["noise_estimate"]))
+    return float(np.corrcoef(known.T)[0, 1])
 
 
 def names_of(mappings: Any) -> Iterator[tuple[str, Any]]:

@@ -137,17 +137,27 @@ def measure(task: Task) -> Measured:
     """
     if torch.get_num_threads() != task.threads:
         torch.set_num_threads(task.threads)
+    if task.way == "estimate":
+        return _estimated(task)
     run = task.work.floats.get(task.index, task.batches, task.batch.inputs)
     reference = _compared(run.output, run.output, task.batch)
-    if task.way == "estimate":
-        layers = [task.work.on[case] for case in task.cases]
-        changes = ((on.node, on.layer, on.inputs) for on in layers)
-        found = estimated_noise(run, changes, task.batch.samples, seed=task.index)
-        return Measured(reference, {}, dict(zip(task.cases, found, strict=True)))
     outputs = {
         case: _compared(run.output, _output(task, run, case), task.batch) for case in task.cases
     }
     return Measured(reference, outputs, {})
+
+
+def _estimated(task: Task) -> Measured:
+    layers = [task.work.on[case] for case in task.cases]
+    output, found = estimated_noise(
+        task.work.floats.program,
+        task.batch.inputs,
+        [(on.node, on.layer, on.inputs) for on in layers],
+        samples=task.batch.samples,
+        seed=task.index,
+    )
+    reference = _compared(output, output, task.batch)
+    return Measured(reference, {}, dict(zip(task.cases, found, strict=True)))
 
 
 def _output(task: Task, run: CachedRun, case: int) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qlab.errors import ArgumentError
 from qlab.execution.program import Program
 from qlab.graph.shapes import tensors_in
 
@@ -103,9 +104,18 @@ class RunStore:
     Args:
         program: The program.
         budget: How many bytes of values may be kept over all batches.
+
+    Raises:
+        ArgumentError: The budget is no number of bytes.
     """
 
     def __init__(self, program: Program, budget: int) -> None:
+        if not isinstance(budget, int) or budget < 0:
+            raise ArgumentError(
+                "The memory budget is a number of bytes",
+                expected="a whole number, 0 or more",
+                received=repr(budget),
+            )
         self.program, self.budget = program, budget
         self._runs: dict[int, CachedRun] = {}
         self._kept: frozenset[str] = frozenset()

@@ -261,7 +261,7 @@ class Conversion:
 
     # Modules of a graph that was converted before
 
-    def _of_like(self, path: str, kind: type[nn.Module]) -> nn.Module | None:
+    def _of_like(self, path: str, kind: type[nn.Module]) -> Any:
         """The module of that graph at a path, if it is of a class."""
         found = self.like[1].get(path) if self.like is not None else None
         return found if type(found) is kind else None
@@ -274,7 +274,7 @@ class Conversion:
         if (before.execution, before.weight) != (step.execution, step.weight):
             return None
         static: Any = self._row(step).static
-        found: Any = self._of_like(step.name, static)
+        found = self._of_like(step.name, static)
         own_output = step.output is not None and static.output_of is not Output.INPUT
         output = self._qparams(node) if own_output else None
         return found if found is not None and _same_bound(found, inputs, output) else None
@@ -335,11 +335,10 @@ class Conversion:
         name = self._free(f"{node.name}_{what}", self.names)
         self.names.add(name)
         path = self._free(name, self.targets)
-        twin: Any = self._of_like(path, type(module))
-        output = module.get_qparams(OUTPUT)
-        same = twin is not None and _same_bound(twin, module.input_qparams, output)
-        chosen: nn.Module = twin if same else module.to(self.device)
-        self.targets[path] = chosen
+        twin = self._of_like(path, type(module))
+        if twin is None or not _same_bound(twin, module.input_qparams, module.get_qparams(OUTPUT)):
+            twin = module.to(self.device)
+        self.targets[path] = twin
         written = self.graph.create_node("call_module", path, (given,), {}, name=name)
         written.meta["source"] = node.name
         return written

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qlab.analysis.metrics import ErrorSums, LabelCounts, sqnr_db
+from qlab.analysis.metrics import METRICS, ErrorSums, LabelCounts, sqnr_db
 from qlab.errors import NonFiniteError, ShapeError
 
 
@@ -89,3 +89,57 @@ def test_no_labels_give_agreement_only_and_no_samples_nothing():
 def test_labels_of_another_shape_are_refused():
     with pytest.raises(ShapeError, match=r"Labels do not match.*\(4,\).*\(3,\)"):
         LabelCounts().update(torch.eye(4), torch.eye(4), torch.tensor([0, 1, 2]))
+
+
+def _layouts(x):
+    wide = torch.zeros(*x.shape[:3], 2 * x.shape[3])
+    wide[..., ::2] = x
+    return {
+        "contiguous": x,
+        "channels last": x.contiguous(memory_format=torch.channels_last),
+        "with gaps": wide[..., ::2],
+    }
+
+
+@pytest.mark.parametrize("of_x", ["contiguous", "channels last", "with gaps"])
+@pytest.mark.parametrize("of_y", ["contiguous", "channels last", "with gaps"])
+def test_large_tensors_of_any_layout_are_measured_as_small_ones_are(of_x, of_y):
+    x = torch.randn(3, 8, 90, 70)  # more than one block
+    y = x + 0.01 * torch.randn_like(x)
+    limits = (-2.0, 1.5)
+    large, small = ErrorSums(), ErrorSums()
+    large.update(_layouts(x)[of_x], _layouts(y)[of_y], limits)
+    for row in zip(x.flatten(0, 1), y.flatten(0, 1), strict=True):
+        small.update(*row, limits)
+    assert (large.count, large.clipped) == (small.count, small.clipped)
+    assert large.clipped == int(((x < -2) | (x > 1.5)).sum())
+    for name in (*METRICS, "nmse_rounding", "nmse_clipping", "clipped_share"):
+        assert getattr(large, name) == pytest.approx(getattr(small, name), rel=1e-5)
+
+
+def test_errors_whose_squares_vanish_in_float32_are_not_lost():
+    assert _sums([1e-25, 1e-25], [1e-25, 0.0]).sqnr == pytest.approx(sqnr_db(2.0, 1.0))
+
+
+def test_clipped_values_are_told_from_rounded_ones():
+    sums = ErrorSums()
+    sums.update(torch.tensor([1.0, 2.0, 5.0]), torch.tensor([1.0, 2.5, 3.0]), (0.0, 3.0))
+    assert sums.clipped_share == pytest.approx(100 / 3)
+    assert (sums.nmse_clipping, sums.nmse_rounding) == (4 / 30, 0.25 / 30)
+    assert sums.rmse_scale(0.5) == pytest.approx(math.sqrt(4.25 / 3) / 0.5)
+    assert (ErrorSums().clipped_share, ErrorSums().rmse_scale(1.0)) == (0.0, 0.0)
+
+
+def test_merged_sums_are_those_of_all_batches():
+    x, y, labels = torch.randn(6, 4), torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
+    whole, merged = (ErrorSums(), LabelCounts()), (ErrorSums(), LabelCounts())
+    whole[0].update(x, y, (-1.0, 1.0))
+    whole[1].update(x, y, labels)
+    for part in (slice(0, 2), slice(2, 6)):
+        sums, counts = ErrorSums(), LabelCounts()
+        sums.update(x[part], y[part], (-1.0, 1.0))
+        counts.update(x[part], y[part], labels[part])
+        merged[0].merge(sums)
+        merged[1].merge(counts)
+    assert vars(merged[0]) == pytest.approx(vars(whole[0]))
+    assert merged[1] == whole[1]
