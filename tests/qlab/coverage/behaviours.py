@@ -21,7 +21,7 @@ from qlab.qtensor import QTensor
 from qlab.quantization import quantize_fx, utils
 from qlab.registry import ROWS
 from tests.qlab.nn import test_qat as aware
-from tests.qlab.nn.intrinsic.test_modules import PARTS
+from tests.qlab.nn.intrinsic.test_fused import PARTS
 from tests.qlab.nn.quantized import test_every_module as every
 from tests.qlab.nn.quantized.examples import STATIC
 
@@ -591,7 +591,7 @@ def check_module(found: Any, name: str) -> None:
         with torch.enable_grad():
             aware.test_it_shares_its_parameters_and_trains_them(found)
     elif found in PARTS:
-        from tests.qlab.nn.intrinsic.test_modules import test_parts_run_in_turn
+        from tests.qlab.nn.intrinsic.test_fused import test_parts_run_in_turn
 
         test_parts_run_in_turn(found)
     elif row := next((row for row in STATIC if row.static is found), None):
