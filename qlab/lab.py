@@ -20,7 +20,7 @@ from qlab.analysis.calibration import Calibration, Progress, Stop
 from qlab.analysis.causes import Cause
 from qlab.analysis.compare import compare_graphs
 from qlab.analysis.fingerprint import combined, data_fingerprint, graph_fingerprint
-from qlab.analysis.layers import Layer, describe_layers
+from qlab.analysis.layers import Layer, describe_layers, types_of
 from qlab.analysis.networks import Networks
 from qlab.analysis.report import Report
 from qlab.analysis.sensitivity import WAYS, Sensitivity, measure_sensitivity, names_of
@@ -33,6 +33,7 @@ from qlab.io.checkpoint import save_quantized
 from qlab.io.files import write_atomically
 from qlab.io.float_graph import is_float_graph
 from qlab.io.lab_file import LabFile, save_lab
+from qlab.object_types import ObjectType
 from qlab.qconfig import QConfigMapping
 from qlab.qparams import QParams
 from qlab.ranges import QuantizationError, TensorSpec
@@ -107,6 +108,11 @@ class Lab:
     def graph(self) -> fx.GraphModule:
         """The float graph after fusion; not to be changed."""
         return self._study.graph
+
+    @property
+    def types(self) -> dict[str, ObjectType]:
+        """The operators' types by what people call them, for `QConfigMapping.set_object_type`."""
+        return types_of(self.graph)
 
     def layer(self, name: str) -> Layer:
         """One layer by name.

@@ -52,7 +52,7 @@ def read(loaded: Loaded, plan: Plan) -> dict[str, Row]:
     return {name: _row(loaded, plan.step(name)) for name in names(loaded)}
 
 
-def frame(rows: Mapping[str, Row]) -> pd.DataFrame:
+def frame(rows: dict[str, Row]) -> pd.DataFrame:
     """Rows as people edit them."""
     table = pd.DataFrame.from_dict(rows, orient="index", columns=list(COLUMNS))
     texts = [column for column in COLUMNS if column != IN_FLOAT]
@@ -166,9 +166,7 @@ def _factory(loaded: Loaded, step: Step, kind: str, cells: dict[str, Any]) -> Fa
 
     has_tensor = kind == "activation" or loaded.has_weight(step.name)
     if not has_tensor and any(cells.values()):
-        raise ArgumentError(
-            f"{step.name!r} has no weight", fix="Clear the cells of its weight."
-        )
+        raise ArgumentError(f"{step.name!r} has no weight", fix="Clear the cells of its weight.")
     if not has_tensor or cells["bits"] in (None, FLOAT):
         return PlaceholderObserver
     spec = step.requested and _asked(getattr(step.requested, kind))

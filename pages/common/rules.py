@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from qlab.qconfig import QConfig, QConfigMapping
     from qlab.qconfig.mapping import Rule
 
-PATTERN, TYPE = "module names", "type of layer"
+PATTERN, TYPE = "name", "type"
 KEEP = "keep in float"
 SEEN = 8
 
@@ -99,9 +99,7 @@ def gives(qconfig: QConfig | None) -> str:
     return "; ".join(f"{kind} {s.describe() if s else 'float'}" for kind, s in specs.items())
 
 
-def added(
-    mapping: QConfigMapping, style: str, key: str | ObjectType, asked: str
-) -> QConfigMapping:
+def added(mapping: QConfigMapping, style: str, key: str | ObjectType, asked: str) -> QConfigMapping:
     """The mapping with one more rule; a rule for the same key gives way to it.
 
     Args:

@@ -80,9 +80,7 @@ def policies(percents: Iterable[float], others: Iterable[RangePolicy] = ()) -> d
     return {policy.label: policy for policy in (*known, *others)}
 
 
-def altered(
-    spec: TensorSpec, kind: str, bits: str, symmetric: bool, **changed: Any
-) -> TensorSpec:
+def altered(spec: TensorSpec, kind: str, bits: str, symmetric: bool, **changed: Any) -> TensorSpec:
     """A spec with other parts; whatever is not named stays as it is.
 
     Args:
