@@ -1,6 +1,6 @@
 """qlab: quantization for PyTorch models, on any device."""
 
-from qlab import eager, ops, presets
+from qlab import aliases, eager, ops, presets
 from qlab.dtypes import QDType, float8_e4m3fn, float8_e5m2, qint8, qint32, quint4x2, quint8
 from qlab.errors import QlabError
 from qlab.granularity import (
@@ -20,10 +20,18 @@ from qlab.lab import Lab
 from qlab.nn.quantized.functional import quantized_batch_norm
 from qlab.qconfig import QConfig, QConfigMapping, qconfig_of
 from qlab.qparams import QParams
-from qlab.qtensor import QTensor, dequantize, quantize_per_channel, quantize_per_tensor
+from qlab.qtensor import (
+    QTensor,
+    dequantize,
+    quantize_per_channel,
+    quantize_per_tensor,
+    quantize_per_tensor_dynamic,
+)
 from qlab.ranges import TensorSpec
 from qlab.runs import Run, Runs
 from qlab.saved import load_lab
+
+aliases.install()
 
 __all__ = [
     "Granularity",
@@ -59,6 +67,7 @@ __all__ = [
     "qint32",
     "quantize_per_channel",
     "quantize_per_tensor",
+    "quantize_per_tensor_dynamic",
     "quantized_batch_norm",
     "quint4x2",
     "quint8",

@@ -137,6 +137,26 @@ class PerGroup(Granularity):
         return split.reshape(-1, self.group_size)
 
 
+def granularities_of(shape: tuple[int, ...], scales: tuple[int, ...]) -> list[Granularity]:
+    """Every granularity that gives scales of one shape for tensors of another.
+
+    ``(8, 8)`` with scales ``(8,)`` → one per row, one per column.
+    """
+    candidates: list[Granularity] = [PerTensor(), *map(PerAxis, range(len(shape)))]
+    if len(scales) == len(shape):
+        for axis, (size, groups) in enumerate(zip(shape, scales, strict=True)):
+            if groups and size % groups == 0:
+                candidates.append(PerGroup(size // groups, axis))
+    return [found for found in candidates if _gives(found, shape, scales)]
+
+
+def _gives(granularity: Granularity, shape: tuple[int, ...], scales: tuple[int, ...]) -> bool:
+    try:
+        return granularity.scale_shape(shape) == scales
+    except ShapeError:
+        return False
+
+
 class QScheme(Enum):
     """The reference's names for granularity and symmetry together."""
 

@@ -9,8 +9,12 @@ depends on the order in which data came.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import overload
 
 import numpy as np
@@ -22,10 +26,14 @@ from qlab.errors import ArgumentError, UncalibratedError
 KEYS = 2**16
 _LOW = 0xFFFF
 _INFINITY_KEY = 0x7F80  # keys from here on (sign aside) hold infinity and NaN
-_CHUNK = 2**15  # elements per pass: all temporaries stay in a core's second-level cache
+# Elements per call: temporaries stay in a core's second-level cache, and torch, which would share
+# more than these among its own threads, waits for none.
+_CHUNK = 2**15
+_SHARE = 2**16  # elements that are worth a thread of their own
 _FEW = 2**12  # up to so many elements, sorting them beats counting in a full-length array
-_BLOCK = 2**22  # elements per flush: sums of offsets then stay below _COUNT_UNIT
-_COUNT_UNIT = 2**40  # one element in the packed sum "count, sum of offsets"
+_BLOCK = 2**22  # elements per flush: sums of offsets then stay below _COUNT_BITS
+_COUNT_BITS = 40  # from here up, the packed sum "count, sum of offsets" holds the count
+_KEY_WORD = 1 if sys.byteorder == "little" else 0
 _CARRY = 32  # bits of the lower limb of a sum of squares
 ROWS = 4  # count, sum of offsets, sum of squared offsets in two limbs
 
@@ -57,25 +65,54 @@ def count_keys(flat: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _count_block(block: Tensor) -> tuple[Tensor, Tensor]:
-    device = block.device
-    size = min(_CHUNK, block.numel()) if device.type == "cpu" else block.numel()
-    kinds = (torch.int32, torch.int32, torch.int64, torch.int64, torch.int64)
-    buffers = [torch.empty(size, dtype=dtype, device=device) for dtype in kinds]
-    counts, squares = torch.zeros(2, KEYS, dtype=torch.int64, device=device)
-    for part in block.split(size):
-        if part.numel() < size:
-            buffers = [buffer[: part.numel()] for buffer in buffers]
-        key, low, index, packed, square = buffers
-        bits = part.view(torch.int32)
-        torch.bitwise_right_shift(bits, 16, out=key)
-        index.copy_(key.bitwise_and_(_LOW))
-        packed.copy_(torch.bitwise_and(bits, _LOW, out=low))
-        squares.scatter_add_(0, index, torch.mul(packed, packed, out=square))
-        counts.scatter_add_(0, index, packed.add_(_COUNT_UNIT))
-    keys = counts.nonzero().flatten()
-    counts, squares = counts[keys].cpu(), squares[keys].cpu()
-    table = torch.stack([counts // _COUNT_UNIT, counts % _COUNT_UNIT, squares, squares * 0])
+    packed, squares = _count_shared(block)
+    keys = packed.nonzero().flatten()
+    packed, squares = packed[keys].cpu(), squares[keys].cpu()
+    counts = packed >> _COUNT_BITS
+    table = torch.stack([counts, packed - (counts << _COUNT_BITS), squares, squares * 0])
     return keys.to("cpu", torch.int32), table
+
+
+def _count_shared(block: Tensor) -> tuple[Tensor, Tensor]:
+    """Counts in as many threads as torch uses; sums of integers do not depend on how many.
+
+    Torch's own threads would meet after each of the six steps; these meet once, so that a busy
+    machine slows them down no more than anything else.
+    """
+    shares = min(torch.get_num_threads(), block.numel() // _SHARE)
+    if block.device.type != "cpu" or shares < 2:
+        return _count_dense(block)
+    first, *others = block.tensor_split(shares)
+    tasks = [_workers(os.getpid()).submit(_count_dense, share) for share in others]
+    packed, squares = _count_dense(first)
+    for task in tasks:
+        for mine, theirs in zip((packed, squares), task.result(), strict=True):
+            mine += theirs
+    return packed, squares
+
+
+@lru_cache(maxsize=1)
+def _workers(process: int) -> ThreadPoolExecutor:
+    """The threads of a process; a forked one has none of its parent's."""
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix=f"qlab-count-{process}")
+
+
+def _count_dense(flat: Tensor) -> tuple[Tensor, Tensor]:
+    """Packed sums and sums of squares of every key, int64 ``(KEYS,)`` each.
+
+    As 16-bit words a float32 is its offset and its key.
+    """
+    size = min(_CHUNK, flat.numel()) if flat.device.type == "cpu" else flat.numel()
+    packed, squares = torch.zeros(2, KEYS, dtype=torch.int64, device=flat.device)
+    index, offset, square = torch.empty(3, size, dtype=torch.int64, device=flat.device)
+    for words in flat.view(torch.uint16).view(-1, 2).split(size):
+        if len(words) < size:
+            index, offset, square = (t[: len(words)] for t in (index, offset, square))
+        index.copy_(words[:, _KEY_WORD])
+        offset.copy_(words[:, 1 - _KEY_WORD])
+        squares.scatter_add_(0, index, torch.mul(offset, offset, out=square))
+        packed.scatter_add_(0, index, offset.add_(1 << _COUNT_BITS))
+    return packed, squares
 
 
 def add_tables(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,7 @@ from qlab.analysis.fingerprint import combined, data_fingerprint, graph_fingerpr
 from qlab.analysis.layers import Layer, describe_layers, types_of
 from qlab.analysis.networks import Networks
 from qlab.analysis.report import Report
+from qlab.analysis.search import Candidate, Measure, Search, Space, search_mappings
 from qlab.analysis.sensitivity import WAYS, Sensitivity, measure_sensitivity, names_of
 from qlab.analysis.study import Study
 from qlab.analysis.what_if import WhatIf, causes_of, compare_policies, what_if
@@ -77,8 +78,8 @@ class Lab:
         evaluation: Any = None,
         device: torch.device | str | None = None,
         *,
-        runs: str | os.PathLike[str] | Runs | None = None,
         memory_budget: int = 2**30,
+        runs: str | os.PathLike[str] | Runs | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise DTypeError(
@@ -90,9 +91,11 @@ class Lab:
         traced = is_float_graph(model)
         graph = model if traced else fuse(trace(model, tuple(_to(x, home) for x in inputs)))
         graph = graph.to(self.device)
-        self._calibration_data = Batches(calibration, len(inputs), self.device, "calibration")
+        names = [str(n.target) for n in graph.graph.nodes if n.op == "placeholder"]
+        self._arguments = names[: len(inputs)]
+        self._calibration_data = self._batches(calibration, "calibration")
         self._evaluation_data = (
-            Batches(evaluation, len(inputs), self.device, "evaluation")
+            self._batches(evaluation, "evaluation")
             if evaluation is not None
             else self._calibration_data
         )
@@ -103,6 +106,10 @@ class Lab:
         self.runs = runs if isinstance(runs, Runs) else Runs(runs)
         self.mapping = resolve_mapping(None)
         self._data: str | None = None
+
+    def _batches(self, source: Any, name: str) -> Batches:
+        names = self._arguments
+        return Batches(source, len(names), self.device, name, inputs=names)
 
     @property
     def graph(self) -> fx.GraphModule:
@@ -148,24 +155,62 @@ class Lab:
         """Runs the float model over the calibration data once; later calls return at once.
 
         Every other question asks for it on its own; call it to show progress or to stop early.
-        A stopped pass keeps what it saw, and the next call starts anew over all data.
+        A stopped pass keeps what it saw, and the next call goes on from there, to the same result
+        as a pass that was not stopped, as long as the data comes in the same order again.
 
         Args:
             on_progress: Called as ``(done, total, label)`` after each batch.
             should_stop: Asked after each batch.
 
         Raises:
-            NonFiniteError: NaN in the float model; names the first layer that produced it.
+            NonFiniteError: NaN in the float model, or infinity made of finite numbers; names the
+                first layer that produced it, or the input that came so. The Lab is left as it
+                was before the call.
         """
         return self._study.calibrate(on_progress, should_stop)
 
-    def statistics(self, name: str, kind: str = "activation") -> TensorStats:
+    def add_data(
+        self, batches: Any, on_progress: Progress | None = None, should_stop: Stop | None = None
+    ) -> Calibration:
+        """Takes in more calibration data: it is merged with what was seen, nothing runs twice.
+
+        Ranges, converted models and what-ifs are computed anew from then on; runs stay. Where it
+        is stopped, `calibrate` goes on from there.
+
+        Args:
+            batches: As ``calibration`` of the constructor.
+            on_progress: As in `calibrate`; counts all batches, old and new.
+            should_stop: Asked after each batch.
+
+        Raises:
+            NonFiniteError: As in `calibrate`; none of the new data is kept then.
+        """
+        return self._study.add_data(self._batches(batches, "added"), on_progress, should_stop)
+
+    def merge(self, other: Calibration) -> Calibration:
+        """Takes in what a Lab of the same model saw of other data, in any process or machine.
+
+        Args:
+            other: Its ``calibrated``; its batches count as coming after those seen here.
+
+        Raises:
+            ArgumentError: It is of another model.
+        """
+        return self._study.merge(other)
+
+    def statistics(
+        self, name: str, kind: str = "activation", mapping: Mapping = None
+    ) -> TensorStats:
         """What one tensor of a layer looked like in float.
+
+        Of an output that a configuration only ever reads clamped (a convolution in front of
+        ReLU6) that is the clamped tensor: what lies outside is never represented.
 
         Args:
             name: A layer.
             kind: ``"activation"`` (its output), ``"input"`` (its first tensor input) or
                 ``"weight"``.
+            mapping: The configuration that decides what is clamped.
 
         Raises:
             UnknownNameError: No such layer or kind, or the layer has no such tensor.
@@ -174,7 +219,9 @@ class Lab:
         if kind == "weight":
             return probe.weight_stats()
         if kind == "activation":
-            return self._study.stats(probe.node)
+            plan = self.plan(mapping)
+            clamped = plan.step(name).bounds is not None
+            return self._study.stats(plan.range_node(probe.node) if clamped else probe.node)
         if kind == "input":
             return self._study.stats(probe.inputs[0])
         raise UnknownNameError.of("kind of tensor", kind, ["activation", "input", "weight"])
@@ -297,6 +344,46 @@ class Lab:
             should_stop=should_stop,
         )
 
+    def search(
+        self,
+        budget: float,
+        *,
+        by: Measure = "size",
+        candidates: Sequence[Candidate] | None = None,
+        mapping: Mapping = None,
+        sensitivity: Sensitivity | None = None,
+        executor: Executor | None = None,
+        points: int | None = 64,
+        on_progress: Progress | None = None,
+        should_stop: Stop | None = None,
+    ) -> Search:
+        """Mixed precision: how many bits each layer gets, solved exactly under a budget.
+
+        Args:
+            budget: A whole number of bytes or bit operations, or a fraction of what ``mapping``
+                takes: 0.5 is half the size of 8 bits.
+            by: ``"size"`` or ``"bit_ops"`` (MACs × weight bits × activation bits).
+            candidates: What layers may become; see `default_candidates`.
+            mapping: What everything else gets.
+            sensitivity: Measured before with `search_space`'s mappings; measured now if not given.
+            executor: Runs that measurement.
+            points: How many points the front has at most, the 20 nearest the budget without gaps;
+                None for all that there are.
+            on_progress: Called as ``(done, total, label)``.
+            should_stop: Asked after each task; the front then holds what was found.
+
+        Raises:
+            ArgumentError: An impossible budget; states the smallest possible.
+        """
+        resolved = resolve_mapping(mapping)
+        self.calibrate(on_progress)
+        space = Space(self._study, resolved, candidates, by)
+        hooks: Any = {"on_progress": on_progress, "should_stop": should_stop}
+        if sensitivity is None:
+            uniform = space.configurations()
+            sensitivity = self.sensitivity(uniform, ways=("on",), executor=executor, **hooks)
+        return search_mappings(space, budget, sensitivity, self.compare, points=points, **hooks)
+
     def what_if(
         self,
         name: str,
@@ -336,16 +423,18 @@ class Lab:
         return causes_of(self._study, self.plan(mapping), name)
 
     def policies(
-        self, name: str, spec: TensorSpec, kind: str = "activation"
+        self, name: str, spec: TensorSpec, kind: str = "activation", mapping: Mapping = None
     ) -> dict[str, QuantizationError]:
         """Every range policy on one tensor under an otherwise equal spec, by the policy's label.
 
-        Policies that do not apply to the spec's data type or granularity are left out.
+        Policies that do not apply to the spec's data type or granularity are left out. An output
+        is judged by the tensor that gives its range under ``mapping``: its own, or the clamped
+        one, or the one it shares a scale with, as in `what_if`.
 
         Raises:
             UnknownNameError: No such layer, or it has no weight.
         """
-        return compare_policies(self._study, name, spec, kind)
+        return compare_policies(self._study, self.plan(mapping), name, spec, kind)
 
     def export(self, path: str | os.PathLike[str], mapping: Mapping = None) -> Path:
         """Writes the quantized model or its recipe, by suffix; whole or not at all.

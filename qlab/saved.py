@@ -20,6 +20,7 @@ def load_lab(
     evaluation: Any = None,
     device: torch.device | str | None = None,
     *,
+    memory_budget: int = 2**30,
     runs: str | os.PathLike[str] | Runs | None = None,
 ) -> Lab:
     """Reads a Lab that `Lab.save` wrote; it answers as before, without a calibration pass.
@@ -33,6 +34,7 @@ def load_lab(
             does where no evaluation data is given.
         evaluation: Data to measure on, as in `Lab`; may be other than before.
         device: Where everything runs.
+        memory_budget: As in `Lab`.
         runs: Where runs are kept from now on, as in `Lab`; the saved ones are added there.
 
     Raises:
@@ -43,7 +45,15 @@ def load_lab(
     stored = read_lab(path)
     nothing = evaluation is None and calibration is None
     data = NoData("calibration") if calibration is None else calibration
-    lab = Lab(stored.model(model), stored.example_inputs, data, evaluation, device, runs=runs)
+    lab = Lab(
+        stored.model(model),
+        stored.example_inputs,
+        data,
+        evaluation,
+        device,
+        memory_budget=memory_budget,
+        runs=runs,
+    )
     lab.restore(stored, with_data=calibration is not None)
     if nothing:
         lab.subject = stored.subject

@@ -216,6 +216,18 @@ class TensorStats:
                 merged._add_channels(part._channel_min, part._channel_max)
         return merged
 
+    def renumbered(self, by: int) -> TensorStats:
+        """A copy whose batch indices are higher by ``by``: data that comes after other data.
+
+        Raises:
+            ArgumentError: A batch index would be negative.
+        """
+        copied = TensorStats.from_state_dict(self.state_dict())
+        copied.batch_index = copied.batch_index + by
+        if bool((copied.batch_index < 0).any()):
+            raise ArgumentError("A batch index is 0 or above", received=f"a shift by {by}")
+        return copied
+
     def _settings(self) -> dict[str, object]:
         return {"channel_axis": self.channel_axis, "histogram": self.has_histogram}
 

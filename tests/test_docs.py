@@ -41,12 +41,14 @@ def test_the_substitution_of_the_migration_guide_does_what_the_table_says(tmp_pa
     source = tmp_path / "model.py"
     source.write_text(
         "from torch.ao.quantization import prepare\nimport torch.ao.nn.quantized as nnq\n"
+        "import torch.ao.ns._numeric_suite_fx as ns\n"
         "x = torch.quantize_per_tensor(y, 0.1, 0, torch.quint8)\ns = torch.per_tensor_affine\n"
         "w = torch.quantize_per_channel(y, a, b, 0, torch.qint8); torch.dequantize(x)\n"
     )
     subprocess.run(["sh", "-c", f"{script} {source}"], check=True)
     assert source.read_text() == (
         "from qlab.quantization import prepare\nimport qlab.nn.quantized as nnq\n"
+        "import qlab.ns._numeric_suite_fx as ns\n"
         "x = qlab.quantize_per_tensor(y, 0.1, 0, qlab.quint8)\ns = qlab.per_tensor_affine\n"
         "w = qlab.quantize_per_channel(y, a, b, 0, qlab.qint8); qlab.dequantize(x)\n"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,20 +29,32 @@ class Batches:
     """Re-iterable batches of a model's inputs.
 
     A batch may be one tensor, or a tuple or list whose first elements are the model's inputs; one
-    more element is taken as class labels. So a ``DataLoader`` of (image, label) pairs works as it
-    is. A one-shot iterator is read once and kept; a list or a loader is iterated anew each time.
+    more element is taken as class labels, a tensor or a plain list of whole numbers. A batch may
+    also be a dict with the inputs by the names of the model's arguments, and labels by
+    ``"labels"`` or ``"label"``; other entries are left out. So a ``DataLoader`` of (image, label)
+    pairs works as it is. A one-shot iterator is read once and kept; a list or a loader is iterated
+    anew each time.
 
     Args:
         source: A single tensor (one batch) or an iterable of batches.
         arity: How many positional inputs the model takes.
         device: Where tensors are put.
         name: What the data is called in errors, such as ``"calibration"``.
+        inputs: Names of the model's arguments, for batches that are dicts.
 
     Raises:
         DTypeError: ``source`` is neither a tensor nor iterable.
     """
 
-    def __init__(self, source: Any, arity: int, device: torch.device, name: str) -> None:
+    def __init__(
+        self,
+        source: Any,
+        arity: int,
+        device: torch.device,
+        name: str,
+        *,
+        inputs: Sequence[str] = (),
+    ) -> None:
         if isinstance(source, Tensor):
             source = [source]
         if not isinstance(source, Iterable):
@@ -54,6 +66,7 @@ class Batches:
         one_shot = isinstance(source, Iterator)
         self._source: Iterable[Any] = list(source) if one_shot else source
         self._arity, self._device, self._name = arity, device, name
+        self._inputs = tuple(inputs)
 
     def __len__(self) -> int:
         """Number of batches; counts them where the source does not know."""
@@ -84,10 +97,12 @@ class Batches:
     def _batch(self, raw: Any, index: int) -> Batch:
         where = f"Batch {index} of the {self._name} data"
         parts = (raw,) if isinstance(raw, Tensor) else raw
+        if isinstance(parts, Mapping):
+            parts = self._by_name(parts, where)
         if not isinstance(parts, tuple | list):
             raise DTypeError(
                 f"{where} has an unknown form",
-                expected="a tensor, or a tuple or list of the model's inputs",
+                expected="a tensor, or a tuple, list or dict of the model's inputs",
                 received=type(raw).__name__,
             )
         if len(parts) < self._arity:
@@ -100,5 +115,31 @@ class Batches:
         inputs, rest = tuple(parts[: self._arity]), parts[self._arity :]
         if not any(isinstance(x, Tensor) and x.ndim and x.shape[0] for x in inputs):
             raise ShapeError(f"{where} holds no samples")
-        labels = rest[0] if rest and isinstance(rest[0], Tensor) else None
-        return Batch(inputs, labels)
+        return Batch(inputs, self._labels(rest[0], where) if rest else None)
+
+    def _by_name(self, entries: Mapping[str, Any], where: str) -> tuple[Any, ...]:
+        """The inputs in the model's order, then the labels."""
+        missing = [name for name in self._inputs if name not in entries]
+        if missing or not self._inputs:
+            raise ArgumentError(
+                f"{where} lacks inputs",
+                expected="entries " + ", ".join(self._inputs or ["of known names"]),
+                received=", ".join(map(str, entries)) or "nothing",
+            )
+        labels = [entries[name] for name in ("labels", "label") if name in entries]
+        return (*(entries[name] for name in self._inputs), *labels[:1])
+
+    def _labels(self, value: Any, where: str) -> Tensor | None:
+        """Labels as a tensor; lists of numbers are read as one, other things are no labels."""
+        if isinstance(value, Tensor):
+            return value
+        if not isinstance(value, list | tuple) or not value:
+            return None
+        try:
+            return torch.tensor(value, device=self._device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DTypeError(
+                f"{where}: the labels are no class indices",
+                expected="a tensor or a list of whole numbers, one for each sample",
+                received=f"a {type(value).__name__} that starts with {value[0]!r}",
+            ) from error

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +14,8 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from qlab.analysis.batches import Batches
-from qlab.errors import NonFiniteError
+from qlab.analysis.batches import Batch, Batches
+from qlab.errors import ArgumentError, NonFiniteError
 from qlab.execution import GraphRunner
 from qlab.stats import TensorStats
 
@@ -25,70 +28,163 @@ _CHANNELS_SECOND = (_ConvNd, _NormBase, nn.GroupNorm)
 
 @dataclass
 class Calibration:
-    """What calibration saw.
+    """What calibration saw; a later pass makes a new one and leaves this as it is.
 
     Attributes:
-        statistics: By graph node, in graph order.
+        statistics: By graph node, in graph order. Batches are numbered in the order seen.
         batches: Number of batches seen.
         samples: Number of samples seen.
-        complete: False where the pass was stopped before the data ended.
+        complete: False where a pass was stopped before the data ended.
+        seen: Batches seen of each source of data, in the order in which sources were added.
     """
 
     statistics: dict[str, TensorStats] = field(default_factory=dict)
     batches: int = 0
     samples: int = 0
     complete: bool = False
+    seen: tuple[int, ...] = ()
+
+    def merge(self, other: Calibration) -> Calibration:
+        """What one calibration over both sets of data would have seen, ``other``'s data last.
+
+        For data that was split over processes or machines, each with a Lab of the same model.
+        Neither argument changes. Only the numbers of the batches depend on who comes first.
+
+        Raises:
+            ArgumentError: The two saw different graphs.
+        """
+        mine, theirs = self.statistics, other.statistics
+        if mine and theirs and mine.keys() != theirs.keys():
+            raise ArgumentError(
+                "Calibrations of different models do not merge",
+                received=f"nodes that only one has: {sorted(mine.keys() ^ theirs.keys())}",
+            )
+        later = {node: stats.renumbered(self.batches) for node, stats in theirs.items()}
+        return Calibration(
+            {node: mine[node].merge(later[node]) for node in mine if node in later}
+            or copy.deepcopy(mine or later),
+            self.batches + other.batches,
+            self.samples + other.samples,
+            self.complete and other.complete,
+            self.seen + other.seen,
+        )
 
 
 def collect_statistics(
     graph_module: fx.GraphModule,
-    batches: Batches,
+    sources: Sequence[Batches],
     names: Mapping[str, str],
     *,
+    start: Calibration | None = None,
     on_progress: Progress | None = None,
     should_stop: Stop | None = None,
 ) -> Calibration:
-    """Runs the float graph over the data once and describes every tensor named in ``names``.
+    """Runs the float graph over data once and describes every tensor named in ``names``.
 
     Args:
         graph_module: The float graph, after fusion.
-        batches: Calibration data.
+        sources: Calibration data, one after the other.
         names: The nodes to observe, each with the layer's name for messages.
+        start: What was seen before, of the first of these sources; it goes on from there, which
+            needs sources that give their batches in the same order again.
         on_progress: Called as ``(batches done, batches in all, label)``.
         should_stop: Asked after each batch; what was seen until then is kept.
 
     Raises:
-        NonFiniteError: NaN in a tensor; names the first layer that produced it.
+        NonFiniteError: NaN in a tensor, or infinity that a layer made of finite numbers; names
+            the first layer that did so, or the input that came so.
     """
-    axes = channel_axes(graph_module)
-    result, total = Calibration(), len(batches)
-    runner = GraphRunner(graph_module, names)
-    for index, batch in enumerate(batches):
-
-        def observe(node: str, value: Any, index: int = index) -> None:
-            if not (isinstance(value, Tensor) and value.is_floating_point()):
-                return
-            axis = axes.get(node, default_channel_axis(value.ndim))
-            stats = result.statistics.setdefault(node, TensorStats(channel_axis=axis))
-            stats.update(value, index)
-            if stats.nan_count:
-                raise NonFiniteError(
-                    f"NaN in the float model: the first layer that produces it is {names[node]!r}",
-                    received=f"{stats.nan_count} NaN in batch {index} of the calibration data",
-                    fix="Check that layer's weights and the data of this batch.",
-                )
-
-        runner.watch(batch.inputs, observe)
+    result = Calibration() if start is None else copy.deepcopy(start)
+    known = result.seen or (result.batches,)
+    seen = [*known, *[0] * len(sources)][: len(sources)]
+    total = sum(len(source) for source in sources)
+    watch = _Watch(graph_module, names, result.statistics)
+    for which, batch in _rest(sources, seen):
+        watch.run(batch, result.batches)
+        seen[which] += 1
         result.batches += 1
         result.samples += batch.samples
         if on_progress is not None:
             on_progress(result.batches, total, "calibrating")
         if should_stop is not None and should_stop():
             break
-    result.complete = result.batches >= total
+    result.seen = tuple(seen)
+    result.complete = sum(seen) >= total
     order = {node.name: i for i, node in enumerate(graph_module.graph.nodes)}
     result.statistics = dict(sorted(result.statistics.items(), key=lambda kv: order[kv[0]]))
     return result
+
+
+def _rest(sources: Sequence[Batches], seen: Sequence[int]) -> Iterator[tuple[int, Batch]]:
+    """Batches not yet seen, each with the index of its source."""
+    for which, (source, skipped) in enumerate(zip(sources, tuple(seen), strict=True)):
+        for batch in itertools.islice(source, skipped, None):
+            yield which, batch
+
+
+class _Watch:
+    """Describes the tensors of a graph batch by batch, and refuses what is not finite.
+
+    NaN is always refused. Infinity is refused where a layer makes it of finite numbers, and in
+    the network's inputs; where it was put on purpose, as a constant or an argument, and in what
+    is computed from that (a mask before softmax), it is counted and left out.
+    """
+
+    def __init__(
+        self,
+        graph_module: fx.GraphModule,
+        names: Mapping[str, str],
+        statistics: dict[str, TensorStats],
+    ) -> None:
+        self._runner = GraphRunner(graph_module, names)
+        self._nodes = {node.name: node for node in graph_module.graph.nodes}
+        self._axes = channel_axes(graph_module)
+        self._names, self._statistics = names, statistics
+        self._infinite: set[str] = set()
+        self._batch = 0
+
+    def run(self, batch: Batch, index: int) -> None:
+        self._batch, self._infinite = index, set()
+        self._runner.watch(batch.inputs, self._observe)
+
+    def _observe(self, node: str, value: Any) -> None:
+        if not (isinstance(value, Tensor) and value.is_floating_point()):
+            return
+        stats = self._statistics.get(node)
+        if stats is None:
+            axis = self._axes.get(node, default_channel_axis(value.ndim))
+            stats = self._statistics[node] = TensorStats(channel_axis=axis)
+        nan, infinite = stats.nan_count, stats.inf_count
+        stats.update(value, self._batch)
+        if stats.nan_count > nan:
+            raise self._refusal("NaN", stats.nan_count - nan, node)
+        if stats.inf_count > infinite:
+            self._infinite.add(node)
+            if not self._on_purpose(self._nodes[node]):
+                raise self._refusal("Infinity", stats.inf_count - infinite, node)
+
+    def _on_purpose(self, node: fx.Node) -> bool:
+        if node.op == "get_attr":
+            return True
+        arguments = [*node.args, *node.kwargs.values()]
+        return any(isinstance(a, float) and math.isinf(a) for a in arguments) or any(
+            source.name in self._infinite for source in node.all_input_nodes
+        )
+
+    def _refusal(self, what: str, count: int, node: str) -> NonFiniteError:
+        name, batch = self._names[node], f"batch {self._batch} of the calibration data"
+        if self._nodes[node].op == "placeholder":
+            return NonFiniteError(
+                f"{what} in the data: {batch}, the model's input {name!r}",
+                expected="finite numbers",
+                received=f"{count} values of {what}",
+                fix="Repair or leave out that batch.",
+            )
+        return NonFiniteError(
+            f"{what} in the float model: the first layer that produces it is {name!r}",
+            received=f"{count} values of {what} in {batch}",
+            fix="Check that layer's weights and the data of this batch.",
+        )
 
 
 def channel_axes(graph_module: fx.GraphModule) -> dict[str, int]:

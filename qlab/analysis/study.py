@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -35,6 +36,7 @@ _KEPT_QPARAMS = 10_000
 _KEPT_WEIGHTS = 1_000
 _SAMPLE_BYTES = 64 * 2**20
 _LARGEST_SAMPLE = 32
+_LAYER_ELEMENTS = 2**21
 
 
 class Study:
@@ -49,9 +51,10 @@ class Study:
     def __init__(self, graph: fx.GraphModule, example_inputs: tuple[Any, ...], data: Batches):
         self.graph = graph
         self.example_inputs = example_inputs
-        self._data = data
+        self._data, self._sources = data, [data]
         self.calibration: Calibration | None = None
         self.sample_inputs: tuple[Any, ...] | None = None
+        self._version = 0
         self._sampled: tuple[dict[str, Any], int] | None = None
         self._lock = threading.RLock()
         self._plans: LastResults[Plan] = LastResults(_KEPT_PLANS)
@@ -62,16 +65,53 @@ class Study:
     def calibrate(
         self, on_progress: Progress | None = None, should_stop: Stop | None = None
     ) -> Calibration:
-        """One float pass over the calibration data; returns at once where it was completed."""
+        """One float pass over the data not seen so far; returns at once where there is none."""
         with self._lock:
             if self.calibration is None or not self.calibration.complete:
-                names = {n.name: str(n.meta.get("name", n.name)) for n in self.graph.graph.nodes}
-                self._qparams.clear()
-                self._converted.clear()
-                self.calibration = collect_statistics(
-                    self.graph, self._data, names, on_progress=on_progress, should_stop=should_stop
-                )
+                self._collect(self._sources, on_progress, should_stop)
+            assert self.calibration is not None
             return self.calibration
+
+    def add_data(
+        self, data: Batches, on_progress: Progress | None = None, should_stop: Stop | None = None
+    ) -> Calibration:
+        """Takes in more calibration data, after all that is there; nothing is seen twice."""
+        with self._lock:
+            sources = [*self._sources, data]
+            self._collect(sources, on_progress, should_stop)
+            self._sources = sources
+            assert self.calibration is not None
+            return self.calibration
+
+    def _collect(
+        self, sources: list[Batches], on_progress: Progress | None, should_stop: Stop | None
+    ) -> None:
+        nodes = [node for node in self.graph.graph.nodes if node.op != "output"]
+        names = {node.name: str(node.meta.get("name", node.name)) for node in nodes}
+        self.calibration = collect_statistics(
+            self.graph,
+            sources,
+            names,
+            start=self.calibration,
+            on_progress=on_progress,
+            should_stop=should_stop,
+        )
+        self._forget()
+
+    def merge(self, other: Calibration) -> Calibration:
+        """Takes in what another Lab of the same model saw, after all that was seen here."""
+        with self._lock:
+            mine = self.calibration or self.calibrate()
+            merged = mine.merge(other)
+            self.calibration = replace(merged, seen=mine.seen, complete=mine.complete)
+            self._forget()
+            return self.calibration
+
+    def _forget(self) -> None:
+        """Drops what was computed from older statistics; `_version` keeps it from coming back."""
+        self._version += 1
+        self._qparams.clear()
+        self._converted.clear()
 
     def plan(self, mapping: QConfigMapping) -> Plan:
         """The plan of a configuration."""
@@ -82,7 +122,8 @@ class Study:
         plan = self.plan(mapping)
         if self.calibration is None:
             self.calibrate()
-        return self._converted.get(mapping, lambda: self.execute(plan))
+        version = self._version
+        return self._converted.get((mapping, version), lambda: self.execute(plan))
 
     def execute(self, plan: Plan, like: fx.GraphModule | None = None) -> fx.GraphModule:
         """The quantized graph of a plan; with ``like``, sharing that graph's equal modules."""
@@ -128,9 +169,9 @@ class Study:
 
     def activation_qparams(self, node: str, spec: TensorSpec) -> QParams:
         """Scale and zero point that a spec gives the tensor of a node."""
-        stats = self.stats(node)
+        version, stats = self._version, self.stats(node)
         device = self.graph_device
-        return self._qparams.get((node, spec), lambda: spec.qparams(stats).to(device))
+        return self._qparams.get((node, spec, version), lambda: spec.qparams(stats).to(device))
 
     @cached_property
     def graph_device(self) -> torch.device:
@@ -191,6 +232,25 @@ class Study:
                 _, values = GraphRunner(self.graph, names).collect(inputs)
                 self._sampled = values, _samples_in(inputs)
             return self._sampled
+
+    def layer_sample(self, probe: LayerProbe) -> tuple[dict[str, Any], int]:
+        """The float values of a layer's inputs and output out of `sample`, and how many samples.
+
+        As many samples as keep the largest of these tensors within 2 million elements, so that a
+        what-if takes milliseconds whatever the size of the layer; at least one.
+        """
+        values, samples = self.sample()
+        own = {node: values[node] for node in (*probe.inputs, probe.node)}
+        aligned = {
+            node: value
+            for node, value in own.items()
+            if isinstance(value, Tensor) and value.ndim and value.shape[0] == samples
+        }
+        largest = max((value[0].numel() for value in aligned.values()), default=1)
+        fitting = max(1, min(samples, _LAYER_ELEMENTS // max(largest, 1)))
+        if probe.node not in aligned or fitting == samples:
+            return own, samples
+        return own | {node: value[:fitting] for node, value in aligned.items()}, fitting
 
 
 def _samples_in(inputs: tuple[Any, ...]) -> int:

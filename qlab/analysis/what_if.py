@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import torch
+from torch import Tensor
+
 from qlab.analysis.causes import Cause, Quantized, find_causes, weight_channel_ranges
-from qlab.analysis.metrics import ErrorSums
+from qlab.analysis.metrics import ErrorSums, sqnr_db
 from qlab.analysis.study import Study
 from qlab.errors import ArgumentError, DTypeError, UnknownNameError, UnsupportedError
 from qlab.graph import Plan
@@ -33,7 +37,8 @@ class WhatIf:
         activation_error: Error of the output tensor, computed from calibration statistics.
         output_sqnr: SQNR of the layer's output [dB], higher is better: the layer computed as it
             would be deployed, on float inputs, over a small fixed sample.
-        samples: How many calibration samples ``output_sqnr`` was measured on.
+        samples: How many calibration samples ``output_sqnr`` was measured on: at most 32, fewer
+            where activations are large (see `Study.layer_sample`).
         execution: ``"integer"`` or ``"simulated"``.
     """
 
@@ -73,11 +78,10 @@ def what_if(
     inputs = (
         study.input_qparams(plan, probe) if output is not None else [None for _ in probe.inputs]
     )
-    values, samples = study.sample()
+    values, samples = study.layer_sample(probe)
     quantized = probe.quantized(weight_qparams, inputs, output)
-    sums = ErrorSums()
     result = quantized.run(probe.arguments(values))
-    sums.update(step.counting(values[probe.node]), step.counting(result))
+    reference, result = step.counting(values[probe.node]), step.counting(result)
     return WhatIf(
         name=name,
         weight=weight,
@@ -87,10 +91,23 @@ def what_if(
         weight_error=weight_error,
         activation_error=output
         and expected_error(study.stats(plan.range_node(probe.node)), output),
-        output_sqnr=sums.sqnr,
+        output_sqnr=_sqnr(reference, result),
         samples=samples,
         execution=quantized.execution,
     )
+
+
+def _sqnr(reference: Tensor, value: Tensor) -> float:
+    """SQNR in dB by the two sums that it needs; `ErrorSums` refuses what is not finite."""
+    difference = reference - value
+    signal, noise = (
+        float((t * t).sum(dtype=torch.float64)) for t in (reference.float(), difference.float())
+    )
+    if math.isfinite(signal) and math.isfinite(noise):
+        return sqnr_db(signal, noise)
+    sums = ErrorSums()
+    sums.update(reference, value)
+    return sums.sqnr
 
 
 def causes_of(study: Study, plan: Plan, name: str) -> tuple[Cause, ...]:
@@ -127,20 +144,20 @@ def _with_gain(study: Study, plan: Plan, now: WhatIf, cause: Cause) -> Cause:
 
 
 def compare_policies(
-    study: Study, name: str, spec: TensorSpec, kind: str
+    study: Study, plan: Plan, name: str, spec: TensorSpec, kind: str
 ) -> dict[str, QuantizationError]:
     """Every range policy on one tensor, by the policy's label; see ``Lab.policies``."""
     if kind not in ("activation", "weight"):
         raise UnknownNameError.of("kind of tensor", kind, ["activation", "weight"])
-    probe, results = study.probe(name), {}
+    node, results = plan.range_node(study.probe(name).node), {}
     for policy in FROM_DATA:
         try:
             chosen = replace(spec, policy=policy)
             if kind == "weight":
                 results[policy.label] = study.weight_qparams(name, chosen)[1]
             else:
-                scales = study.activation_qparams(probe.node, chosen)
-                results[policy.label] = expected_error(study.stats(probe.node), scales)
+                scales = study.activation_qparams(node, chosen)
+                results[policy.label] = expected_error(study.stats(node), scales)
         except (ArgumentError, DTypeError, UnsupportedError):
             continue
     return results

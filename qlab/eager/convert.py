@@ -12,6 +12,7 @@ from torch.nn.utils.parametrize import type_before_parametrizations as type_of
 from qlab.eager.fuse import check_model
 from qlab.eager.prepare import custom_mappings, get_observer_dict, observe_output, static_mappings
 from qlab.errors import ArgumentError, QlabError
+from qlab.nn.quantized.whole import loads_as_a_whole
 
 ModuleMapping = Mapping[type[nn.Module], Any]
 
@@ -61,7 +62,7 @@ def convert(
     swap_children("convert", module, (mapping, custom), use_precomputed_fake_quant)
     if remove_qconfig:
         _remove_qconfig(module)
-    return module
+    return loads_as_a_whole(module)
 
 
 def swap_children(
@@ -90,7 +91,8 @@ def swap_children(
         try:
             swapped[id(child)] = swap_module(child, *mappings, use_precomputed_fake_quant)
         except QlabError as error:
-            message = f"{caller}: {path!r} ({type(child).__name__}): {error}"
+            asked: Any = child.qconfig
+            message = f"{caller}: {path!r} ({type(child).__name__}): {error} Its qconfig: {asked}"
             raise type(error)(message) from error
     for path, child in list(module.named_modules(remove_duplicate=False)):
         if id(child) in swapped and path:

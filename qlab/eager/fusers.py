@@ -8,6 +8,9 @@ from typing import Any
 from torch import nn
 
 from qlab.eager.fuse import fuse_known_modules
+from qlab.errors import ArgumentError, UnknownNameError, UnsupportedError
+from qlab.nn.intrinsic.fold import fold_batch_norm
+from qlab.registry.backend.utils import pattern_to_human_readable
 
 
 def fuse_conv_bn(is_qat: bool, conv: nn.Module, bn: nn.Module) -> nn.Module:
@@ -32,6 +35,49 @@ def fuse_conv_bn_relu(is_qat: bool, conv: nn.Module, bn: nn.Module, relu: nn.Mod
 def fuse_linear_bn(is_qat: bool, linear: nn.Module, bn: nn.Module) -> nn.Module:
     """As `fuse_conv_bn`, of a linear layer and ``nn.BatchNorm1d``."""
     return fuse_known_modules([linear, bn], is_qat)[0]
+
+
+def fuse_convtranspose_bn(is_qat: bool, convt: nn.Module, bn: nn.Module) -> nn.Module:
+    """A transposed convolution with its batch norm folded in.
+
+    Args:
+        is_qat: Must be False: there is no form for training.
+        convt: ``nn.ConvTranspose1d``, ``nn.ConvTranspose2d`` or ``nn.ConvTranspose3d``.
+        bn: The batch norm of the same rank.
+
+    Raises:
+        UnsupportedError: For training; or another class of layer; or no running statistics.
+        ArgumentError: One is in training mode.
+    """
+    if is_qat:
+        raise UnsupportedError(
+            "A transposed convolution with batch norm has no form for training",
+            fix="Train it unfused; fuse it in evaluation mode.",
+        )
+    if convt.training or bn.training:
+        raise ArgumentError(
+            "fuse_convtranspose_bn: a module is in training mode", fix="Call model.eval() first."
+        )
+    return fold_batch_norm(convt, bn)  # pyright: ignore[reportArgumentType]
+
+
+def get_fuser_method_new(
+    op_pattern: Any, fuser_method_mapping: Mapping[Any, Callable[..., nn.Module]]
+) -> Callable[..., nn.Module]:
+    """What fuses a chain, from a mapping such as `get_fuser_method_mapping` of a backend.
+
+    Args:
+        op_pattern: Classes of the chain, in order.
+        fuser_method_mapping: Chain → method.
+
+    Raises:
+        UnknownNameError: The mapping has no such chain.
+    """
+    if op_pattern not in fuser_method_mapping:
+        known = [pattern_to_human_readable(pattern) for pattern in fuser_method_mapping]
+        given = pattern_to_human_readable(op_pattern)
+        raise UnknownNameError.of("chain to fuse", str(given), map(str, known))
+    return fuser_method_mapping[op_pattern]
 
 
 def get_fuser_method(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
@@ -11,7 +11,7 @@ from qlab import registry
 from qlab.eager.dynamic import dynamic_mappings, embedding_mappings
 from qlab.eager.prepare import custom_mappings, static_mappings
 from qlab.errors import UnknownNameError
-from qlab.nn.quantized import FloatFunctional
+from qlab.nn.quantized import FloatFunctional, functional
 from qlab.nn.stubs import DeQuantStub
 
 ModuleClass = type[nn.Module]
@@ -31,6 +31,54 @@ def get_default_dynamic_quant_module_mappings() -> ModuleClasses:
 def get_default_qat_module_mappings() -> ModuleClasses:
     """Float and fused classes → the class that `prepare_qat` makes of each."""
     return dict(registry.qat_modules())
+
+
+def get_default_static_quant_reference_module_mappings() -> ModuleClasses:
+    """Float classes with a weight → the class of `qlab.nn.quantized.reference` for each."""
+    return {
+        row.reference.float_type: row.reference
+        for row in registry.ROWS
+        if row.reference is not None
+    }
+
+
+def get_default_float_to_quantized_operator_mappings() -> dict[
+    Callable[..., Any], Callable[..., Any]
+]:
+    """Functions on real numbers → the function of that name on quantized tensors."""
+    return {
+        function: getattr(functional, row.name)
+        for row in registry.ROWS
+        for function in row.functions
+        if row.name in functional.__all__
+    }
+
+
+def get_quantized_operator(float_op: Callable[..., Any]) -> Callable[..., Any]:
+    """The function on quantized tensors that does what one on real numbers does.
+
+    Args:
+        float_op: Such as ``torch.nn.functional.elu``.
+
+    Raises:
+        UnknownNameError: There is none; lists those that there are.
+    """
+    known = get_default_float_to_quantized_operator_mappings()
+    if float_op not in known:
+        names = sorted({function.__name__ for function in known})
+        raise UnknownNameError.of(
+            "quantized form of the function", getattr(float_op, "__name__", repr(float_op)), names
+        )
+    return known[float_op]
+
+
+def get_default_custom_config_dict() -> dict[str, ModuleClasses]:
+    """What `prepare` and `convert` take apart if nothing else is asked for."""
+    to_observed, to_quantized = custom_mappings()
+    return {
+        "float_to_observed_custom_module_class": to_observed,
+        "observed_to_quantized_custom_module_class": to_quantized,
+    }
 
 
 def get_embedding_static_quant_module_mappings() -> ModuleClasses:
@@ -53,18 +101,15 @@ def get_static_quant_module_class(
     Args:
         float_module_class: A float, fused or quantization-aware class.
         additional_static_quant_mapping: Pairs that go before the registry's.
-        is_reference: Not supported; False.
+        is_reference: Ask for the module that computes on real numbers with a quantized weight.
 
     Raises:
         UnknownNameError: There is none.
     """
-    if is_reference:
-        raise UnknownNameError.of("reference module for", float_module_class.__name__, [])
-    return _found(
-        "quantized form",
-        float_module_class,
-        {**static_mappings(), **(additional_static_quant_mapping or {})},
-    )
+    known = get_default_static_quant_reference_module_mappings() if is_reference else None
+    known = {**(known or static_mappings()), **(additional_static_quant_mapping or {})}
+    what = "reference form" if is_reference else "quantized form"
+    return _found(what, float_module_class, known)
 
 
 def get_dynamic_quant_module_class(

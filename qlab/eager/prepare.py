@@ -17,7 +17,7 @@ from qlab.errors import DTypeError
 from qlab.fake_quantize import FakeQuantizeBase, FixedQParamsFakeQuantize
 from qlab.nn.aware import QuantizationAware
 from qlab.nn.intrinsic import FusedModule
-from qlab.nn.quantized import FloatFunctional
+from qlab.nn.quantized import FloatFunctional, QFunctional
 from qlab.nn.stubs import DeQuantStub, QuantWrapper
 from qlab.observers import observer_for
 from qlab.registry import OutputKind
@@ -158,13 +158,9 @@ def add_observer_(
 
     def visit(current: nn.Module) -> None:
         qconfig: Any = getattr(current, "qconfig", None)
-        kind = type_of(current)
-        single = isinstance(current, FusedModule | FloatFunctional | QuantizationAware)
-        childless = next(current.children(), None) is None
-        wanted = kind in whole or (kind in leaves and (single or childless))
-        if qconfig is not None and wanted and not isinstance(current, DeQuantStub):
+        if qconfig is not None and is_observed(current, leaves, whole):
             _observe(current, qconfig, device)
-        if single:
+        if isinstance(current, _SINGLE):
             return
         for name, child in current.named_children():
             if type_of(child) in custom and getattr(child, "qconfig", None) is not None:
@@ -173,6 +169,26 @@ def add_observer_(
                 visit(child)
 
     visit(module)
+
+
+#: Modules that are one layer, whatever they are made of.
+_SINGLE = (FusedModule, FloatFunctional, QFunctional, QuantizationAware)
+
+
+def is_observed(
+    module: nn.Module, leaves: set[type[nn.Module]], whole: set[type[nn.Module]]
+) -> bool:
+    """Whether a module's output is one to look at: see `add_observer_`."""
+    single = isinstance(module, _SINGLE) or next(module.children(), None) is None
+    wanted = type_of(module) in whole or (type_of(module) in leaves and single)
+    return wanted and not isinstance(module, DeQuantStub)
+
+
+def hang(module: nn.Module, observer: nn.Module) -> None:
+    """Lets what a module gives pass through an observer from now on."""
+    module.add_module("activation_post_process", observer)
+    if not isinstance(module, FloatFunctional | QFunctional):
+        module.register_forward_hook(observe_output, prepend=True)
 
 
 def _observe(module: nn.Module, qconfig: Any, device: torch.device | None) -> None:
@@ -186,9 +202,7 @@ def _observe(module: nn.Module, qconfig: Any, device: torch.device | None) -> No
         fixed = observer_for(output_spec(row.output, asked))
         rounds = isinstance(factory(), FakeQuantizeBase)
         factory = FixedQParamsFakeQuantize.with_args(observer=fixed) if rounds else fixed
-    module.add_module("activation_post_process", factory().to(device))
-    if not isinstance(module, FloatFunctional):
-        module.register_forward_hook(observe_output, prepend=True)
+    hang(module, factory().to(device))
 
 
 def observe_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:

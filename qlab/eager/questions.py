@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -223,6 +224,40 @@ def get_qparam_dict(observer_or_fake_quant: Any) -> dict[str, Any]:
     axis = {"axis": found.pop("ch_axis")} if is_per_channel(found["qscheme"]) else {}
     found.pop("ch_axis", None)
     return {**found, **axis, "scale": scale, "zero_point": zero_point}
+
+
+def get_fqn_to_example_inputs(
+    model: nn.Module, example_inputs: tuple[Any, ...]
+) -> dict[str, tuple[Any, ...]]:
+    """What each submodule is called with, in one run of the model.
+
+    Args:
+        model: The model; it is run once, as it is.
+        example_inputs: The arguments of one call.
+
+    Returns:
+        Path → positional arguments, with those given by name, and defaults, in their places. Of
+        several calls the last; modules that are not called are left out.
+    """
+    found: dict[str, tuple[Any, ...]] = {}
+
+    def note(path: str) -> Callable[..., None]:
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            bound = inspect.signature(module.forward).bind(*args, **kwargs)
+            if kwargs:
+                bound.apply_defaults()
+            found[path] = tuple(bound.arguments.values()) if kwargs else args
+
+        return before
+
+    paths = list(model.named_modules())
+    hooks = [m.register_forward_pre_hook(note(path), with_kwargs=True) for path, m in paths]
+    try:
+        model(*example_inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
 
 
 def get_swapped_custom_module_class(

@@ -8,7 +8,6 @@ that read them want codes.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
@@ -19,7 +18,9 @@ from torch import fx, nn
 from qlab import registry
 from qlab.errors import ShapeError
 from qlab.granularity import PerTensor
+from qlab.graph.backend import half_static, half_weight, not_allowed
 from qlab.graph.lift import is_real, is_tensor, shape_nodes
+from qlab.graph.nodes import bounds_of, calls, no_form, operands
 from qlab.graph.plan import Execution, Plan, Step, Value
 from qlab.graph.reasons import dtype_words, why_simulated
 from qlab.graph.requests import Request, requests_for
@@ -29,10 +30,13 @@ from qlab.qconfig import QConfigMapping
 from qlab.ranges import Fixed, TensorSpec
 from qlab.registry import OutputKind, Row
 from qlab.registry.asked import Asked, output_spec, weight_spec
+from qlab.registry.backend import BackendConfig
 from qlab.registry.quant_type import QuantType, kind_of
 
 
-def annotate(graph_module: fx.GraphModule, mapping: QConfigMapping) -> Plan:
+def annotate(
+    graph_module: fx.GraphModule, mapping: QConfigMapping, backend: BackendConfig | None = None
+) -> Plan:
     """The plan of a graph under a mapping; a pure function of the two.
 
     An operator that has an integer form and whose qconfig asks for it takes codes and gives codes.
@@ -43,6 +47,7 @@ def annotate(graph_module: fx.GraphModule, mapping: QConfigMapping) -> Plan:
     Args:
         graph_module: A graph made by `trace` and `fuse`; it stays as it is.
         mapping: Which qconfig each operator gets.
+        backend: What may be quantized at all, and how; everything that can be if not given.
 
     Returns:
         One step per operator, and the tensors that are quantized.
@@ -52,7 +57,7 @@ def annotate(graph_module: fx.GraphModule, mapping: QConfigMapping) -> Plan:
         QlabError: A qconfig holds something that is no observer.
     """
     requests, unmatched = requests_for(graph_module, mapping)
-    return _Annotation(graph_module, requests).plan(unmatched)
+    return _Annotation(graph_module, requests, backend).plan(unmatched)
 
 
 class _Role(Enum):
@@ -61,6 +66,7 @@ class _Role(Enum):
     NONE = "no tensor of real numbers"
     FLOAT = "computes in float"
     WEIGHT = "computes in float with a quantized weight"
+    HALF = "computes in float and rounds its weight and output to float16"
     DYNAMIC = "quantizes its input as it comes and gives real numbers"
     CUSTOM = "a custom module that takes and gives real numbers"
     CODES = "takes codes and gives codes"
@@ -76,8 +82,14 @@ class _Verdict:
 class _Annotation:
     """The decisions about one graph."""
 
-    def __init__(self, graph_module: fx.GraphModule, requests: dict[fx.Node, Request]) -> None:
+    def __init__(
+        self,
+        graph_module: fx.GraphModule,
+        requests: dict[fx.Node, Request],
+        backend: BackendConfig | None,
+    ) -> None:
         self.graph_module = graph_module
+        self.backend = backend
         self.requests = requests
         self.shapes = shape_nodes(graph_module)
         self.verdicts = {node: self._verdict(node) for node in requests}
@@ -119,19 +131,30 @@ class _Annotation:
         if "special" in node.meta:
             return _special(node, request)
         if row is not None and row.dynamic is not None and request.dynamic:
-            if request.weight is None and not _half_weight(request):
+            if request.weight is None and not half_weight(request):
                 return _Verdict(_Role.FLOAT, "its qconfig leaves the weight in float")
-            return _Verdict(_Role.DYNAMIC)
+            refused = self._not_allowed(node, row, request)
+            return _Verdict(_Role.FLOAT if refused else _Role.DYNAMIC, refused or "")
         if row is None or (row.static is None and row.output.kind is not OutputKind.SHARED):
-            return _Verdict(_Role.FLOAT, node.meta.get("refused") or _no_form(node))
+            return _Verdict(_Role.FLOAT, node.meta.get("refused") or no_form(node))
         if request.qconfig is None:
             return _Verdict(_Role.FLOAT, request.why_float)
-        obstacle = self._obstacle(node, row, request)
+        refused = self._not_allowed(node, row, request)
+        if self.backend is not None and row.static is not None and half_static(request.qconfig):
+            return _Verdict(_Role.FLOAT if refused else _Role.HALF, refused or "")
+        obstacle = self._obstacle(node, row, request) or refused
         if obstacle is not None:
             return _Verdict(_Role.FLOAT, obstacle)
         if row.output.kind is OutputKind.SHARED:
             return _Verdict(_Role.SHARED)
         return _Verdict(_Role.CODES if request.activation is not None else _Role.WEIGHT)
+
+    def _not_allowed(self, node: fx.Node, row: Row, request: Request) -> str | None:
+        """Why the backend does not run an operator as asked, or None."""
+        if self.backend is None:
+            return None
+        module = type(self._module(node)) if node.op == "call_module" else node.target
+        return not_allowed(self.backend, (module, node.meta["kind"]), row, request)
 
     def _obstacle(self, node: fx.Node, row: Row, request: Request) -> str | None:
         """Why an operator stays in float although its qconfig asks for more, or None."""
@@ -142,9 +165,9 @@ class _Annotation:
         if row.output.kind is OutputKind.FLOAT:
             return self._float_obstacle(node, row, request)
         if row.static is not None:
-            if not all(is_real(operand) and is_tensor(operand) for operand in _operands(node)):
+            if not all(is_real(operand) and is_tensor(operand) for operand in operands(node)):
                 return "an operand is not a tensor of real numbers"
-            if node.kwargs or len(_operands(node)) < len(node.args):
+            if node.kwargs or len(operands(node)) < len(node.args):
                 return "it is called with further arguments"
         if request.dynamic:
             return "a dynamic qconfig: its input's scale is not known before the call"
@@ -194,7 +217,7 @@ class _Annotation:
         """Decides about the tensors that an operator reads and gives."""
         role, request = self.verdicts[node].role, self.requests[node]
         if role is _Role.CODES and request.activation is not None:
-            for operand in _operands(node):
+            for operand in operands(node):
                 self._quantize_outside(operand, node)
             row = self._row(node)
             spec = output_spec(row.output, request.activation) if row else request.activation
@@ -202,7 +225,7 @@ class _Annotation:
             self.values[node] = self._value(node, spec, clamps[-1] if clamps else node, node)
             self.in_codes.add(node)
         elif role is _Role.SHARED:
-            operand = _operands(node)[0]
+            operand = operands(node)[0]
             asker = self.asker_of(node) if is_tensor(operand) else None
             if operand not in self.in_codes and asker is None:
                 return
@@ -247,7 +270,7 @@ class _Annotation:
 
     def _bounds(self, node: fx.Node) -> tuple[float, float] | None:
         """Between what the clamps behind a tensor leave it; None without any."""
-        bounds = [_bounds_of(self._module(clamp)) for clamp in self._clamps_behind(node)]
+        bounds = [bounds_of(self._module(clamp)) for clamp in self._clamps_behind(node)]
         if not bounds:
             return None
         return max(low for low, _ in bounds), min(high for _, high in bounds)
@@ -271,7 +294,7 @@ class _Annotation:
 
     def _step(self, node: fx.Node) -> Step:
         verdict, request, row = self.verdicts[node], self.requests[node], self._row(node)
-        read = [o for o in _operands(node) if o not in self.shapes and is_real(o)]
+        read = [o for o in operands(node) if o not in self.shapes and is_real(o)]
         given = [self._arriving(node, operand) for operand in read]
         value = self.values.get(node)
         output = value.spec if value is not None and node in self.in_codes else None
@@ -284,7 +307,7 @@ class _Annotation:
         return Step(
             node=node.name,
             name=node.meta["name"],
-            type=_calls(node),
+            type=calls(node),
             fused=node.meta.get("fused", ()),
             row=row.name if row is not None else None,
             requested=request.qconfig,
@@ -320,6 +343,8 @@ class _Annotation:
                 return "float", verdict.reason
             case _Role.WEIGHT:
                 return "simulated", "weight-only qconfig: float arithmetic, quantized weight"
+            case _Role.HALF:
+                return "simulated", "float16 qconfig: weight and output rounded, float arithmetic"
             case _Role.DYNAMIC if weight is None:
                 return "dynamic", "dynamic qconfig: float16 weight, float arithmetic"
             case _Role.DYNAMIC:
@@ -355,34 +380,3 @@ def _special(node: fx.Node, request: Request) -> _Verdict:
     if kind is QuantType.STATIC:
         return _Verdict(_Role.CODES, "a custom module: codes in, codes out")
     return _Verdict(_Role.CUSTOM, f"a custom module, {kind.name.lower()}: real numbers in and out")
-
-
-def _half_weight(request: Request) -> bool:
-    """Whether a qconfig asks for a float16 weight."""
-    factory = request.qconfig.weight if request.qconfig is not None else None
-    return factory is not None and getattr(factory(), "dtype", None) is torch.float16
-
-
-def _bounds_of(clamp: nn.Module) -> tuple[float, float]:
-    """Between what a module of a row that `clamps` leaves its input."""
-    match clamp:
-        case nn.Hardtanh():  # and ReLU6, which is one
-            return clamp.min_val, clamp.max_val
-    return 0.0, math.inf
-
-
-def _operands(node: fx.Node) -> list[fx.Node]:
-    """The tensors that an operator reads, one entry per argument."""
-    if node.op == "call_module":
-        return [argument for argument in node.args if isinstance(argument, fx.Node)]
-    return node.all_input_nodes
-
-
-def _calls(node: fx.Node) -> str:
-    """What people call the class, function or method that a node calls."""
-    kind = node.meta["kind"]
-    return kind if isinstance(kind, str) else kind.__name__
-
-
-def _no_form(node: fx.Node) -> str:
-    return f"no integer form of {_calls(node)}"

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from qlab import registry
 from qlab.errors import ArgumentError, NonFiniteError, QlabError, UnsupportedError
+from qlab.graph.backend import half_static
 from qlab.graph.lift import attribute, shape_nodes
 from qlab.graph.plan import Plan, Step, Value, uncalibrated
 from qlab.graph.prepare import device_of
@@ -22,6 +23,7 @@ from qlab.nn.quantized.holder import OUTPUT, QParamsHolder
 from qlab.nn.stubs import QuantStub
 from qlab.qparams import QParams, quantize
 from qlab.registry import Row
+from qlab.registry.references import HALF_WEIGHT, reference_form
 from qlab.stats import TensorStats
 
 
@@ -33,6 +35,7 @@ def convert(
     weights: Mapping[str, QParams] | None = None,
     replaced: Mapping[str, nn.Module] | None = None,
     like: fx.GraphModule | None = None,
+    writer: type[Conversion] | None = None,
 ) -> fx.GraphModule:
     """The quantized graph that a plan describes. Plain tensors of codes flow between its modules.
 
@@ -51,6 +54,7 @@ def convert(
         replaced: Modules to put in place of custom and standalone ones, by node.
         like: What `convert` made of the same graph under another plan. Its modules serve here too
             wherever they would be equal: they are shared, not copied.
+        writer: What writes the graph, where it shall not be `Conversion`.
 
     Returns:
         A graph in evaluation mode that takes and gives what the float graph does; its
@@ -69,10 +73,10 @@ def convert(
             received=f"steps at nodes it does not have: {', '.join(foreign[:5])}",
         )
     check_parameters(graph_module, plan)
-    conversion = _Conversion(graph_module, plan, (qparams, weights or {}), replaced or {})
+    made = (writer or Conversion)(graph_module, plan, (qparams, weights or {}), replaced or {})
     if like is not None:
-        conversion.like = like.meta["plan"], dict(like.named_modules(remove_duplicate=False))
-    return conversion.run()
+        made.like = like.meta["plan"], dict(like.named_modules(remove_duplicate=False))
+    return made.run()
 
 
 def check_parameters(graph_module: fx.GraphModule, plan: Plan) -> None:
@@ -96,7 +100,7 @@ def is_converted(graph_module: fx.GraphModule) -> bool:
     return any("source" in node.meta for node in graph_module.graph.nodes)
 
 
-class _Conversion:
+class Conversion:
     """The graph being written, and for each float node the nodes that carry its value."""
 
     def __init__(
@@ -143,6 +147,8 @@ class _Conversion:
             self._write_replaced(node, step)
         elif step.execution == "dynamic":
             self._write_dynamic(node, step)
+        elif step.execution == "simulated" and not step.quantized and half_static(step.requested):
+            self.reals[node] = self._write_half(node, step)
         elif step.weight is None and step.output is None:
             self.reals[node] = self._copy(node, self._real)
         elif self._row(step).static is None:
@@ -197,6 +203,17 @@ class _Conversion:
         module = CodesToQTensor().bind_inputs(self._qparams(node))
         return self._border(node, self._codes(node), "qtensor", module)
 
+    def _write_half(self, node: fx.Node, step: Step) -> fx.Node:
+        """Puts a float operator whose weight and result are rounded to float16 into the graph."""
+        written = self._copy(node, self._real)
+        if self._row(step).reference is not None:
+            module = self.source.get_submodule(str(node.target))
+            self.targets[str(node.target)] = reference_form(self._row(step), module, HALF_WEIGHT)
+        written = self.graph.call_method("to", (written, torch.float16))
+        written = self.graph.call_method("float", (written,))
+        written.meta["source"] = written.all_input_nodes[0].meta["source"] = node.name
+        return self._as_in_float(node, written)
+
     def _write_dynamic(self, node: fx.Node, step: Step) -> None:
         """Puts the module that quantizes its input as it comes into the graph."""
         module = copy.copy(self.source.get_submodule(str(node.target)))
@@ -205,7 +222,7 @@ class _Conversion:
         try:
             self.targets[step.name] = dynamic.from_float(module)
         except QlabError as error:
-            raise _cannot_convert(step, error) from error
+            raise cannot_convert(step, error) from error
         written = self.graph.node_copy(node, self._real)
         written.meta["source"] = node.name
         self.reals[node] = written
@@ -220,10 +237,10 @@ class _Conversion:
             if step.weight is not None:
                 weight = self.weights.get(step.name)
                 twin = None if weight else (id(core(module).weight), step.weight)
-                weight = weight or step.weight.qparams_of(static.weight_of(module))
+                weight = weight or step.weight.qparams_of(static.weight_of(module)).whole_range()
             made = static.from_qparams(module, weight=weight, output=output)
         except QlabError as error:
-            raise _cannot_convert(step, error) from error
+            raise cannot_convert(step, error) from error
         if twin in self.shared_weights:
             made.set_weight_bias(self.shared_weights[twin].weight(), made.bias())
         elif twin is not None:
@@ -361,7 +378,7 @@ class _Conversion:
             found = value.spec.qparams_of(attribute(self.source, node))
         if found is None:
             raise uncalibrated(value)
-        return found.to(self.device)
+        return found.whole_range().to(self.device)
 
 
 def _same_bound(
@@ -375,5 +392,5 @@ def _same_bound(
     return all(a is b or (a is not None and b is not None and a.same_as(b)) for a, b in pairs)
 
 
-def _cannot_convert(step: Step, error: QlabError) -> UnsupportedError:
+def cannot_convert(step: Step, error: Exception) -> UnsupportedError:
     return UnsupportedError(f"The layer {step.name!r} ({step.type}) cannot be converted: {error}")

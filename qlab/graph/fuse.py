@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from torch import fx, nn
 
@@ -13,7 +13,7 @@ from qlab.nn.intrinsic.fold import hooked
 from qlab.registry import PATTERNS, Pattern
 
 
-def fuse(graph_module: fx.GraphModule) -> fx.GraphModule:
+def fuse(graph_module: fx.GraphModule, patterns: Sequence[Pattern] = PATTERNS) -> fx.GraphModule:
     """A copy of a traced graph in which the registry's patterns are fused, longest first.
 
     A chain is fused only where nothing else reads what its parts hand on. The fused module takes
@@ -22,19 +22,46 @@ def fuse(graph_module: fx.GraphModule) -> fx.GraphModule:
 
     Args:
         graph_module: A graph made by `qlab.graph.trace`; it stays as it is.
+        patterns: The chains to fuse.
 
     Returns:
         A graph of the same function; layers that were not fused share no tensors with the
         argument either.
     """
     fused = copy.deepcopy(graph_module)
-    for pattern in sorted(PATTERNS, key=lambda pattern: -len(pattern.modules)):
+    for pattern in _longest_first(patterns):
         for chain in list(_chains(fused, pattern)):
             _replace(fused, chain, pattern)
     fused.delete_all_unused_submodules()
     fused.graph.lint()
     fused.recompile()
     return fused
+
+
+def chains(graph_module: fx.GraphModule) -> dict[fx.Node, list[fx.Node]]:
+    """The chains that `fuse` would make one module of, by their last node."""
+    found: dict[fx.Node, list[fx.Node]] = {}
+    taken: set[fx.Node] = set()
+    for pattern in _longest_first(PATTERNS):
+        for chain in _chains(graph_module, pattern):
+            if taken.isdisjoint(chain) and _fused(graph_module, chain, pattern) is not None:
+                taken.update(chain)
+                found[chain[-1]] = chain
+    return found
+
+
+def _longest_first(patterns: Sequence[Pattern]) -> list[Pattern]:
+    return sorted(patterns, key=lambda pattern: -len(pattern.modules))
+
+
+def _fused(
+    graph_module: fx.GraphModule, chain: list[fx.Node], pattern: Pattern
+) -> nn.Module | None:
+    """The module of a chain; None where a batch norm without running statistics forbids it."""
+    try:
+        return pattern.fuse([graph_module.get_submodule(str(part.target)) for part in chain])
+    except UnsupportedError:
+        return None
 
 
 def _chains(graph_module: fx.GraphModule, pattern: Pattern) -> Iterator[list[fx.Node]]:
@@ -56,10 +83,9 @@ def _module(graph_module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
 
 def _replace(graph_module: fx.GraphModule, chain: list[fx.Node], pattern: Pattern) -> None:
     first, *rest = chain
-    try:
-        module = pattern.fuse([graph_module.get_submodule(str(part.target)) for part in chain])
-    except UnsupportedError:
-        return  # a batch norm without running statistics stays a layer of its own
+    module = _fused(graph_module, chain, pattern)
+    if module is None:
+        return
     graph_module.add_submodule(str(first.target), module)
     first.meta["fused"] = tuple(part.meta["name"] for part in rest)
     first.meta["parameters"] = sum(parameter.numel() for parameter in module.parameters())

@@ -49,7 +49,9 @@ class QTensorToCodes(QParamsHolder):
         bound = self.input_qparams
         assert bound is not None and bound[0] is not None
         if isinstance(x, QTensor):
-            return x.codes if _same(x.qparams, bound[0]) else quantize(x.dequantize(), bound[0])
+            return (
+                x.codes if same_qparams(x.qparams, bound[0]) else quantize(x.dequantize(), bound[0])
+            )
         if isinstance(x, Tensor) and x.is_floating_point():
             return quantize(x, bound[0])
         raise DTypeError(
@@ -59,7 +61,8 @@ class QTensorToCodes(QParamsHolder):
         )
 
 
-def _same(a: QParams, b: QParams) -> bool:
+def same_qparams(a: QParams, b: QParams) -> bool:
+    """Whether codes of one mean the same as codes of the other."""
     if a.dtype != b.dtype or a.scale.shape != b.scale.shape:
         return False
     return bool((a.scale == b.scale).all() and (a.zero_point == b.zero_point).all())
@@ -210,12 +213,7 @@ def at_borders(graph_module: fx.GraphModule, custom: PrepareCustomConfig) -> fx.
                 fix="Quantize the layer that gives it, or leave it out of "
                 "output_quantized_indexes.",
             )
-        name = f"{node.name}_kept"
-        graph_module.add_submodule(name, CodesToQTensor().bind_inputs(codes.meta["qparams"]))
-        with graph.inserting_before(output):
-            kept = graph.call_module(name, (codes,))
-        kept.meta = {"source": node.meta["source"]}
-        outputs[index] = kept
+        outputs[index] = _kept(graph_module, output, node, codes)
     if isinstance(given, tuple | list):
         output.args = (type(given)(outputs),)
     elif custom.output_quantized_indexes:
@@ -225,10 +223,25 @@ def at_borders(graph_module: fx.GraphModule, custom: PrepareCustomConfig) -> fx.
     return graph_module
 
 
+def _kept(graph_module: fx.GraphModule, output: fx.Node, node: fx.Node, codes: fx.Node) -> fx.Node:
+    """The node that gives codes behind an output as a `QTensor`."""
+    if node.op == "call_method":
+        return codes
+    name = f"{node.name}_kept"
+    graph_module.add_submodule(name, CodesToQTensor().bind_inputs(codes.meta["qparams"]))
+    with graph_module.graph.inserting_before(output):
+        kept = graph_module.graph.call_module(name, (codes,))
+    kept.meta = {"source": node.meta["source"]}
+    return kept
+
+
 def _codes_behind(graph_module: fx.GraphModule, node: Any) -> fx.Node | None:
-    """The codes that a graph's output was dequantized from, or None."""
-    if not isinstance(node, fx.Node) or node.op != "call_module":
+    """The codes, or `QTensor`, that a graph's output was dequantized from, or None."""
+    if not isinstance(node, fx.Node) or node.op not in ("call_module", "call_method"):
         return None
+    if node.op == "call_method":
+        (first, *_) = node.all_input_nodes
+        return first if node.target == "dequantize" and "qparams" in first.meta else None
     module = graph_module.get_submodule(str(node.target))
     return node.all_input_nodes[0] if isinstance(module, DeQuantize) else None
 

@@ -73,7 +73,7 @@ def trace(
     root = copy.deepcopy(model)
     if not training:
         root.eval()
-    if _is_library_leaf(root):
+    if is_library_leaf(root):
         root = nn.Sequential(root).train(root.training)
     _plain_functionals(root)
     inputs = _bind(root, example_inputs)
@@ -159,7 +159,7 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         named = module_qualified_name in self.leaves or type(m) in self.leaves
-        return named or _is_library_leaf(m)
+        return named or is_library_leaf(m)
 
     def call_module(
         self,
@@ -200,7 +200,8 @@ class _Tracer(fx.Tracer):
         return call, [self.root]
 
 
-def _is_library_leaf(module: nn.Module) -> bool:
+def is_library_leaf(module: nn.Module) -> bool:
+    """Whether a module is one operator: those of ``torch.nn`` and `qlab.nn` are, mostly."""
     home = type(module).__module__
     inside = any(f"{home}.".startswith(f"{package}.") for package in _LIBRARY)
     return inside and not isinstance(module, _SEEN_THROUGH) and type(module) is not nn.Sequential

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -12,7 +11,9 @@ from torch import Tensor, fx, nn
 from qlab import presets
 from qlab.errors import ArgumentError, DTypeError, UncalibratedError, UnsupportedError
 from qlab.graph.annotate import annotate
-from qlab.graph.convert import check_parameters, convert, is_converted
+from qlab.graph.attributes import attach_preserved_attrs_to_model, preserved
+from qlab.graph.backend import as_backend, check_allowed, fused_patterns
+from qlab.graph.convert import Conversion, check_parameters, convert, is_converted
 from qlab.graph.custom import (
     ConvertCustomConfig,
     FuseCustomConfig,
@@ -24,14 +25,17 @@ from qlab.graph.fuse import fuse
 from qlab.graph.plan import Plan, uncalibrated
 from qlab.graph.prepare import prepare, without_observers
 from qlab.graph.qat import prepare_for_training
+from qlab.graph.reference import ReferenceConversion
 from qlab.graph.special import at_borders, mark, observe, quantized
 from qlab.graph.trace import Inputs, trace
 from qlab.nn.aware import QuantizationAware
 from qlab.nn.intrinsic.fold import core
 from qlab.nn.quantized.observed import qparams_of, weight_qparams
+from qlab.nn.quantized.whole import loads_as_a_whole
 from qlab.observers import registered_observers
 from qlab.qconfig import QConfigMapping
 from qlab.qparams import QParams
+from qlab.registry.backend import BackendConfig
 
 
 def prepare_fx(
@@ -40,7 +44,7 @@ def prepare_fx(
     example_inputs: Inputs,
     prepare_custom_config: PrepareCustomConfig | Mapping[str, Any] | None = None,
     _equalization_config: None = None,
-    backend_config: None = None,
+    backend_config: BackendConfig | Mapping[str, Any] | None = None,
 ) -> fx.GraphModule:
     """A model as a graph with observers in it, ready for calibration.
 
@@ -54,7 +58,9 @@ def prepare_fx(
         prepare_custom_config: Custom, standalone and non-traceable modules, and more; a
             `PrepareCustomConfig` or its dict form.
         _equalization_config: Not supported; None.
-        backend_config: Not needed, qlab's registry says what has an integer form; None.
+        backend_config: What may be fused and quantized at all, and in which data types: a
+            `qlab.quantization.backend_config.BackendConfig` or its dict form. Whatever has an
+            integer form if not given.
 
     Returns:
         A graph of the same outputs; ``meta["plan"]`` says what was decided.
@@ -75,9 +81,10 @@ def prepare_fx(
         >>> convert_fx(prepared).get_submodule("0")
         QuantizedLinearReLU(...)
     """
-    _refuse("prepare_fx", _equalization_config=_equalization_config, backend_config=backend_config)
+    refuse_unknown("prepare_fx", _equalization_config=_equalization_config)
     custom = as_custom("prepare_fx", PrepareCustomConfig, prepare_custom_config)
-    return _prepared(model, as_mapping(qconfig_mapping), example_inputs, custom)
+    backend = as_backend("prepare_fx", backend_config)
+    return _prepared(model, as_mapping(qconfig_mapping), example_inputs, custom, backend)
 
 
 def prepare_qat_fx(
@@ -85,7 +92,7 @@ def prepare_qat_fx(
     qconfig_mapping: QConfigMapping | Mapping[str, Any] | str,
     example_inputs: Inputs,
     prepare_custom_config: PrepareCustomConfig | Mapping[str, Any] | None = None,
-    backend_config: None = None,
+    backend_config: BackendConfig | Mapping[str, Any] | None = None,
 ) -> fx.GraphModule:
     """A model as a graph that trains with rounded weights and activations.
 
@@ -99,7 +106,7 @@ def prepare_qat_fx(
             ``get_default_qat_qconfig_mapping()``.
         example_inputs: As in `prepare_fx`.
         prepare_custom_config: As in `prepare_fx`.
-        backend_config: None.
+        backend_config: As in `prepare_fx`.
 
     Returns:
         A graph in training mode; ``meta["plan"]`` says what was decided.
@@ -111,7 +118,7 @@ def prepare_qat_fx(
         DTypeError: Not a mapping.
         UnsupportedError: A part of the customisation that is not known.
     """
-    _refuse("prepare_qat_fx", backend_config=backend_config)
+    backend = as_backend("prepare_qat_fx", backend_config)
     if isinstance(model, nn.Module) and not model.training:
         raise ArgumentError(
             "prepare_qat_fx: the model is not in training mode",
@@ -120,7 +127,8 @@ def prepare_qat_fx(
             fix="Call model.train() first; to quantize without training, use prepare_fx.",
         )
     custom = as_custom("prepare_qat_fx", PrepareCustomConfig, prepare_custom_config)
-    return _prepared(model, as_mapping(qconfig_mapping), example_inputs, custom, training=True)
+    mapping = as_mapping(qconfig_mapping)
+    return _prepared(model, mapping, example_inputs, custom, backend, training=True)
 
 
 def _prepared(
@@ -128,17 +136,20 @@ def _prepared(
     mapping: QConfigMapping,
     example_inputs: Inputs,
     custom: PrepareCustomConfig,
+    backend: BackendConfig | None,
+    *,
     training: bool = False,
 ) -> fx.GraphModule:
     """A model traced, fused, annotated and prepared, to be calibrated or to be trained."""
-    preserved = _attributes(model, custom.preserved_attributes)
-    traced = fuse(trace(model, example_inputs, leaves=custom.leaves, training=training))
+    kept = preserved(model, custom.preserved_attributes)
+    traced = trace(model, example_inputs, leaves=custom.leaves, training=training)
+    traced = fuse(traced, fused_patterns(backend))
     mark(traced, custom)
-    plan = annotate(traced, mapping)
+    plan = annotate(traced, mapping, backend)
     prepared = prepare_for_training(traced, plan) if training else prepare(traced, plan)
 
     def own(module: nn.Module, entry: StandaloneModuleConfigEntry) -> fx.GraphModule:
-        _refuse("A standalone module's entry", backend_config=entry.backend_config)
+        its_backend = as_backend("A standalone module's entry", entry.backend_config) or backend
         if not entry.example_inputs:
             raise ArgumentError(
                 "A standalone module needs example inputs",
@@ -147,11 +158,12 @@ def _prepared(
             )
         its = mapping if entry.qconfig_mapping is None else as_mapping(entry.qconfig_mapping)
         inner = entry.prepare_custom_config or PrepareCustomConfig()
-        return _prepared(module, its, entry.example_inputs, inner, training)
+        return _prepared(module, its, entry.example_inputs, inner, its_backend, training=training)
 
     observe(prepared, plan, custom, own)
-    prepared.meta["custom"] = custom
-    return _with_attributes(prepared, preserved)
+    prepared.meta["custom"], prepared.meta["backend"] = custom, backend
+    attach_preserved_attrs_to_model(prepared, kept)
+    return prepared
 
 
 def convert_fx(
@@ -159,7 +171,7 @@ def convert_fx(
     convert_custom_config: ConvertCustomConfig | Mapping[str, Any] | None = None,
     _remove_qconfig: bool = True,
     qconfig_mapping: QConfigMapping | Mapping[str, Any] | str | None = None,
-    backend_config: None = None,
+    backend_config: BackendConfig | Mapping[str, Any] | None = None,
     keep_original_weights: bool = False,
 ) -> fx.GraphModule:
     """The quantized model of a calibrated one that `prepare_fx` made.
@@ -171,7 +183,7 @@ def convert_fx(
         _remove_qconfig: As in the reference; qconfigs are never left on the modules.
         qconfig_mapping: A mapping to use instead of the one given to `prepare_fx`. It may leave
             more in float, not less.
-        backend_config: None.
+        backend_config: Must allow what the one given to `prepare_fx` did.
         keep_original_weights: Not supported; False.
 
     Returns:
@@ -183,48 +195,106 @@ def convert_fx(
         UncalibratedError: An observer has seen no data; names the layer.
         UnsupportedError: A part of the customisation that is not known.
     """
-    plan = _plan_of(graph_module)
-    custom = as_custom("convert_fx", ConvertCustomConfig, convert_custom_config)
-    preserved = _attributes(graph_module, custom.preserved_attributes)
-    _refuse(
-        "convert_fx",
-        backend_config=backend_config,
-        keep_original_weights=keep_original_weights,
+    refuse_unknown("convert_fx", keep_original_weights=keep_original_weights)
+    return _converted(
+        "convert_fx", graph_module, convert_custom_config, qconfig_mapping, backend_config
     )
+
+
+def convert_to_reference_fx(
+    graph_module: fx.GraphModule,
+    convert_custom_config: ConvertCustomConfig | Mapping[str, Any] | None = None,
+    _remove_qconfig: bool = True,
+    qconfig_mapping: QConfigMapping | Mapping[str, Any] | str | None = None,
+    backend_config: BackendConfig | Mapping[str, Any] | None = None,
+) -> fx.GraphModule:
+    """The quantize–dequantize form of a calibrated model: what a backend's own compiler takes.
+
+    Every integer operator of `convert_fx` is taken apart: `qlab.quantize_per_tensor` and
+    ``dequantize`` around the float operator, and a module of `qlab.nn.quantized.reference` where
+    there is a weight. Its outputs are those of the integer model but for ties and the order of
+    floating-point sums.
+
+    Args:
+        graph_module: What `prepare_fx` returned, after calibration; it stays as it is.
+        convert_custom_config: As in `convert_fx`.
+        _remove_qconfig: As in the reference; qconfigs are never left on the modules.
+        qconfig_mapping: As in `convert_fx`.
+        backend_config: As in `convert_fx`.
+
+    Returns:
+        A graph in evaluation mode, floating point in and out.
+
+    Raises:
+        As `convert_fx`.
+    """
+    return _converted(
+        "convert_to_reference_fx",
+        graph_module,
+        convert_custom_config,
+        qconfig_mapping,
+        backend_config,
+        writer=ReferenceConversion,
+    )
+
+
+def _converted(
+    caller: str,
+    graph_module: fx.GraphModule,
+    convert_custom_config: ConvertCustomConfig | Mapping[str, Any] | None,
+    qconfig_mapping: QConfigMapping | Mapping[str, Any] | str | None,
+    backend_config: BackendConfig | Mapping[str, Any] | None,
+    *,
+    writer: type[Conversion] = Conversion,
+) -> fx.GraphModule:
+    """A calibrated graph converted, in one of the two forms."""
+    plan = _plan_of(caller, graph_module)
+    custom = as_custom(caller, ConvertCustomConfig, convert_custom_config)
+    kept = preserved(graph_module, custom.preserved_attributes)
+    given = as_backend(caller, backend_config)
+    backend = given or graph_module.meta.get("backend")
     floating, observers = without_observers(graph_module)
     if qconfig_mapping is not None:
-        plan = annotate(floating, as_mapping(qconfig_mapping))
+        plan = annotate(floating, as_mapping(qconfig_mapping), backend)
+    if given is not None:
+        check_allowed(caller, floating, plan, given)
     check_parameters(floating, plan)  # before NaN that they cause is taken for missing data
     qparams = _observed_qparams(plan, observers)
     inner = replace(custom, preserved_attributes=[])
-    own = partial(convert_fx, convert_custom_config=inner)
+
+    def own(prepared: fx.GraphModule) -> fx.GraphModule:
+        return _converted(caller, prepared, inner, None, None, writer=writer)
+
     replaced = quantized(floating, plan, observers, custom, own)
     weights = _own_weights(floating, plan)
-    converted = convert(floating, plan, qparams, weights=weights, replaced=replaced)
+    converted = convert(floating, plan, qparams, weights=weights, replaced=replaced, writer=writer)
     converted = at_borders(converted, graph_module.meta.get("custom") or PrepareCustomConfig())
-    return _with_attributes(converted, preserved)
+    attach_preserved_attrs_to_model(converted, kept)
+    return loads_as_a_whole(converted)
 
 
 def fuse_fx(
     model: nn.Module,
     fuse_custom_config: FuseCustomConfig | Mapping[str, Any] | None = None,
-    backend_config: None = None,
+    backend_config: BackendConfig | Mapping[str, Any] | None = None,
 ) -> fx.GraphModule:
     """A model as a graph in evaluation mode, its convolutions, norms and activations fused.
 
     Args:
         model: A float model that traces; it stays as it is.
         fuse_custom_config: Attributes to carry over; a `FuseCustomConfig` or its dict form.
-        backend_config: None.
+        backend_config: Which chains to fuse; as in `prepare_fx`.
 
     Raises:
         TraceError: The model cannot be turned into a graph; names module, file and line.
         UnsupportedError: A part of the customisation that is not known.
     """
     custom = as_custom("fuse_fx", FuseCustomConfig, fuse_custom_config)
-    preserved = _attributes(model, custom.preserved_attributes)
-    _refuse("fuse_fx", backend_config=backend_config)
-    return _with_attributes(fuse(trace(model)), preserved)
+    kept = preserved(model, custom.preserved_attributes)
+    patterns = fused_patterns(as_backend("fuse_fx", backend_config))
+    fused = fuse(trace(model), patterns)
+    attach_preserved_attrs_to_model(fused, kept)
+    return fused
 
 
 def as_mapping(mapping: QConfigMapping | Mapping[str, Any] | str) -> QConfigMapping:
@@ -248,32 +318,20 @@ def as_mapping(mapping: QConfigMapping | Mapping[str, Any] | str) -> QConfigMapp
     )
 
 
-def _attributes(model: nn.Module, names: Iterable[str]) -> dict[str, Any]:
-    """Attributes of a model that its converted form shall have too."""
-    missing = [name for name in names if not hasattr(model, name)]
-    if missing:
-        raise ArgumentError(
-            "A preserved attribute is not there",
-            expected=f"names of attributes of {type(model).__name__}",
-            received=", ".join(map(repr, missing)),
-        )
-    return {name: getattr(model, name) for name in names}
-
-
-def _plan_of(graph_module: fx.GraphModule) -> Plan:
+def _plan_of(caller: str, graph_module: fx.GraphModule) -> Plan:
     if isinstance(graph_module, fx.GraphModule) and is_converted(graph_module):
         raise ArgumentError(
-            "convert_fx: the model is converted already",
+            f"{caller}: the model is converted already",
             expected="what prepare_fx returned",
-            received="what convert_fx returned",
+            received="a converted model",
         )
     plan = graph_module.meta.get("plan") if isinstance(graph_module, fx.GraphModule) else None
     if not isinstance(plan, Plan):
         raise ArgumentError(
-            "convert_fx: the model was not prepared",
+            f"{caller}: the model was not prepared",
             expected="what prepare_fx returned",
             received=type(graph_module).__name__,
-            fix="Call prepare_fx, run calibration data through its result, then convert_fx.",
+            fix=f"Call prepare_fx, run calibration data through its result, then {caller}.",
         )
     return plan
 
@@ -319,7 +377,7 @@ def _folded(layer: nn.Module) -> Tensor:
     return weight.detach().float()
 
 
-def _refuse(function: str, **given: object) -> None:
+def refuse_unknown(function: str, **given: object) -> None:
     """Raises for customisations that are asked for and not known."""
     for name, value in given.items():
         if value:
@@ -328,9 +386,3 @@ def _refuse(function: str, **given: object) -> None:
                 received=repr(value),
                 fix="Leave it out.",
             )
-
-
-def _with_attributes(graph_module: fx.GraphModule, given: Mapping[str, Any]) -> fx.GraphModule:
-    for name, value in given.items():
-        setattr(graph_module, name, value)
-    return graph_module

@@ -1,7 +1,9 @@
 """Which observers a layer gets, and which layers get them: `QConfig` and `QConfigMapping`."""
 
 from qlab.qconfig.default_mapping import (
+    get_default_qat_qconfig_dict,
     get_default_qat_qconfig_mapping,
+    get_default_qconfig_dict,
     get_default_qconfig_mapping,
 )
 from qlab.qconfig.defaults import (
@@ -40,6 +42,7 @@ from qlab.qconfig.mapping import (
 from qlab.qconfig.qconfig import (
     QConfig,
     QConfigAny,
+    QConfigDynamic,
     qconfig_equals,
     qconfig_from_dict,
     qconfig_of,
@@ -50,6 +53,7 @@ __all__ = [
     "BACKENDS",
     "QConfig",
     "QConfigAny",
+    "QConfigDynamic",
     "QConfigMapping",
     "Resolution",
     "Rule",
@@ -75,8 +79,10 @@ __all__ = [
     "float_qparams_weight_only_qconfig",
     "float_qparams_weight_only_qconfig_4bit",
     "get_default_qat_qconfig",
+    "get_default_qat_qconfig_dict",
     "get_default_qat_qconfig_mapping",
     "get_default_qconfig",
+    "get_default_qconfig_dict",
     "get_default_qconfig_mapping",
     "per_channel_dynamic_qconfig",
     "qconfig_equals",

@@ -85,3 +85,13 @@ def get_default_qat_qconfig_mapping(backend: str = "onednn", version: int = 1) -
         ArgumentError: An unknown version.
     """
     return _default_mapping(get_default_qat_qconfig(backend, version), backend, qat=True)
+
+
+def get_default_qconfig_dict(backend: str = "onednn", version: int = 0) -> dict[str, Any]:
+    """The dict form of `get_default_qconfig_mapping`, as old code takes it."""
+    return get_default_qconfig_mapping(backend, version).to_dict()
+
+
+def get_default_qat_qconfig_dict(backend: str = "onednn", version: int = 1) -> dict[str, Any]:
+    """The dict form of `get_default_qat_qconfig_mapping`, as old code takes it."""
+    return get_default_qat_qconfig_mapping(backend, version).to_dict()

@@ -75,6 +75,26 @@ class QConfig(_Fields):
         return spec_of(self.weight)
 
 
+class QConfigDynamic(QConfig):
+    """A `QConfig` for dynamic quantization, as old code writes it: the weight alone is enough.
+
+    Args:
+        activation: Factory for the activation; in floating point if not given.
+        weight: Factory for the weight; in floating point if not given.
+
+    Raises:
+        ArgumentError: As `QConfig`.
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls, activation: Factory | None = nn.Identity, weight: Factory | None = nn.Identity
+    ) -> QConfigDynamic:
+        made: Any = super().__new__(cls, activation, weight)
+        return made
+
+
 QConfigAny = QConfig | None
 
 

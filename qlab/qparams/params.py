@@ -146,6 +146,14 @@ class QParams:
         """The same parameters with their tensors on ``device``."""
         return replace(self, scale=self.scale.to(device), zero_point=self.zero_point.to(device))
 
+    def whole_range(self) -> QParams:
+        """The same parameters with every code of the type in use.
+
+        An observer's range of codes fixes its scale; what the integer network then sees may lie
+        beyond it and is not clamped to it, as in the reference.
+        """
+        return replace(self, quant_min=_OWN, quant_max=_OWN)
+
     def same_as(self, other: QParams) -> bool:
         """Whether two sets of parameters map every number to the same code."""
         return (

@@ -14,6 +14,7 @@ from torch import Tensor
 from qlab.dtypes import QDType, as_qdtype
 from qlab.errors import DTypeError, ShapeError
 from qlab.granularity import PerAxis
+from qlab.ops.dynamic import dynamic_qparams
 from qlab.qparams import QParams, quantize
 from qlab.qtensor.kernels import supported_operations
 from qlab.qtensor.tensor import QTensor
@@ -23,6 +24,7 @@ __all__ = [
     "dequantize",
     "quantize_per_channel",
     "quantize_per_tensor",
+    "quantize_per_tensor_dynamic",
     "supported_operations",
 ]
 
@@ -123,6 +125,31 @@ def quantize_per_channel(
         scales.to(torch.float32), zero_points.to(zero_type), as_qdtype(dtype), PerAxis(axis)
     )
     qparams.check()
+    return QTensor(quantize(input, qparams), qparams)
+
+
+def quantize_per_tensor_dynamic(
+    input: Tensor, dtype: QDType | str | torch.dtype, reduce_range: bool
+) -> Tensor:
+    """Quantizes with a scale and zero point that cover the input's own range.
+
+    Args:
+        input: Real numbers, finite, any shape.
+        dtype: `qlab.quint8` or `qlab.qint8`; or ``torch.float16``, to which it is then rounded.
+        reduce_range: Use half of the codes.
+
+    Returns:
+        A `QTensor` of the shape of ``input``; for float16 a plain tensor.
+
+    Raises:
+        DTypeError: ``input`` is not floating point, or ``dtype`` is another.
+        NonFiniteError: NaN or infinity in the input.
+
+    Source: the reference's ``torch.quantize_per_tensor_dynamic``; see `qlab.ops.dynamic_qparams`.
+    """
+    if dtype is torch.float16:
+        return input.to(torch.float16)
+    qparams = dynamic_qparams(input, as_qdtype(dtype), reduce_range=reduce_range)
     return QTensor(quantize(input, qparams), qparams)
 
 

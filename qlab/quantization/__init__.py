@@ -9,4 +9,7 @@ from qlab.quantization.qconfig_mapping import *  # noqa: F403
 from qlab.quantization.quant_type import *  # noqa: F403
 from qlab.quantization.quantization_mappings import *  # noqa: F403
 from qlab.quantization.quantize import *  # noqa: F403
+from qlab.quantization.quantize_jit import *  # noqa: F403
 from qlab.quantization.stubs import *  # noqa: F403
+from qlab.quantization.utils import Pattern as Pattern
+from qlab.quantization.utils import get_combined_dict as get_combined_dict

@@ -3,13 +3,17 @@
 from qlab.eager.fusers import (
     fuse_conv_bn,
     fuse_conv_bn_relu,
+    fuse_convtranspose_bn,
     fuse_linear_bn,
     get_fuser_method,
+    get_fuser_method_new,
 )
 
 __all__ = [
     "fuse_conv_bn",
     "fuse_conv_bn_relu",
+    "fuse_convtranspose_bn",
     "fuse_linear_bn",
     "get_fuser_method",
+    "get_fuser_method_new",
 ]

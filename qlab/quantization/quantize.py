@@ -14,12 +14,14 @@ from qlab.eager import (
     quantize_qat,
     swap_module,
 )
+from qlab.eager.mappings import get_default_custom_config_dict
 
 __all__ = [
     "add_observer_",
     "add_quant_dequant",
     "convert",
     "default_eval_fn",
+    "get_default_custom_config_dict",
     "get_observer_dict",
     "prepare",
     "prepare_qat",

@@ -1,5 +1,19 @@
 """Face of `torch.ao.quantization.quantize_fx`: see `qlab.graph`."""
 
-from qlab.graph import convert_fx, fuse_fx, prepare_fx, prepare_qat_fx
+from qlab.graph import (
+    attach_preserved_attrs_to_model,
+    convert_fx,
+    convert_to_reference_fx,
+    fuse_fx,
+    prepare_fx,
+    prepare_qat_fx,
+)
 
-__all__ = ["convert_fx", "fuse_fx", "prepare_fx", "prepare_qat_fx"]
+__all__ = [
+    "attach_preserved_attrs_to_model",
+    "convert_fx",
+    "convert_to_reference_fx",
+    "fuse_fx",
+    "prepare_fx",
+    "prepare_qat_fx",
+]

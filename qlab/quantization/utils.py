@@ -10,6 +10,7 @@ from qlab.eager.questions import (
     check_min_max_valid,
     determine_qparams,
     get_combined_dict,
+    get_fqn_to_example_inputs,
     get_qconfig_dtypes,
     get_qparam_dict,
     get_quant_type,
@@ -25,8 +26,10 @@ from qlab.eager.questions import (
     weight_is_quantized,
     weight_is_statically_quantized,
 )
+from qlab.registry.backend.config import Pattern
 
 __all__ = [
+    "Pattern",
     "activation_dtype",
     "activation_is_dynamically_quantized",
     "activation_is_int8_quantized",
@@ -36,6 +39,7 @@ __all__ = [
     "check_min_max_valid",
     "determine_qparams",
     "get_combined_dict",
+    "get_fqn_to_example_inputs",
     "get_qconfig_dtypes",
     "get_qparam_dict",
     "get_quant_type",

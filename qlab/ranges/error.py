@@ -263,23 +263,36 @@ def measured_error(x: Tensor, qparams: QParams) -> QuantizationError:
         ShapeError: Scales and ``x`` do not fit.
     """
     check_float(x, "measured_error")
-    x = x.detach().to(torch.float32)
-    finite = x.isfinite()
-    x = x.where(finite, 0.0)
-    error = (x - dequantize(quantize(x, qparams), qparams)).to(torch.float64)
-    granularity = qparams.granularity
-    scale = granularity.expand(qparams.scale, x.shape).to(torch.float64)
-    zero_point = granularity.expand(qparams.zero_point, x.shape)
-    margin = clip_margin(qparams)
-    code = x / scale + zero_point
-    clipped = (code > qparams.quant_max + margin) | (code < qparams.quant_min - margin)
-    squares = error.square()
-    count = int(finite.sum())
+    x, count = x.detach().to(torch.float32), x.numel()
+    if count and not all(bool(end.isfinite()) for end in x.aminmax()):
+        finite = x.isfinite()
+        x, count = x.where(finite, 0.0), int(finite.sum())
+    codes = quantize(x, qparams)
+    squares = (x - dequantize(codes, qparams)).to(torch.float64).square_()
+    rows = qparams.granularity.rows(squares).sum(1)
+    scale = qparams.scale.to(torch.float64).reshape(-1)
+    clipped, share = _clipped(x, codes, squares, qparams)
+    total = float(rows.sum())
     return QuantizationError(
-        rounding=float(squares[~clipped].sum()),
-        clipping=float(squares[clipped].sum()),
-        signal=float(x.to(torch.float64).square().sum()),
-        clipped_share=float(clipped.sum()) / count if count else 0.0,
-        scaled=float((squares / scale.square()).sum()),
+        rounding=max(total - clipped, 0.0),
+        clipping=clipped,
+        signal=float(x.to(torch.float64).square_().sum()),
+        clipped_share=share / count if count else 0.0,
+        scaled=float((rows / scale.square()).sum()),
         count=count,
     )
+
+
+def _clipped(x: Tensor, codes: Tensor, squares: Tensor, qparams: QParams) -> tuple[float, int]:
+    """Summed squares and number of the values beyond the range: only the end codes hold such."""
+    ends = codes.to(torch.float32) if qparams.dtype.is_float else codes
+    at = ((ends == qparams.quant_max) | (ends == qparams.quant_min)).flatten().nonzero().flatten()
+    granularity = qparams.granularity
+    scale, zero_point = (
+        granularity.expand(values, x.shape).expand(x.shape).flatten()[at].to(torch.float64)
+        for values in (qparams.scale, qparams.zero_point)
+    )
+    margin = clip_margin(qparams)
+    code = x.flatten()[at] / scale + zero_point
+    beyond = (code > qparams.quant_max + margin) | (code < qparams.quant_min - margin)
+    return float(squares.flatten()[at][beyond].sum()), int(beyond.sum())

@@ -181,9 +181,9 @@ class TensorSpec:
                 "No range to choose from: the tensor is empty",
                 received=f"shape {tuple(tensor.shape)}",
             )
-        finite = rows.isfinite()
-        if bool(finite.all()):
+        if not rows.numel() or all(bool(end.isfinite()) for end in rows.aminmax()):
             return rows
+        finite = rows.isfinite()
         empty = (~finite.any(1)).nonzero().flatten().tolist()
         if empty:
             raise NonFiniteError(

@@ -15,6 +15,7 @@ from qlab.errors import ArgumentError, UnsupportedError
 from qlab.nn.aware import QuantizationAware
 from qlab.nn.lift import Lifter
 from qlab.nn.quantized import QuantizedModule
+from qlab.nn.quantized.reference.base import ReferenceModule
 from qlab.qparams import QParams
 
 
@@ -92,6 +93,8 @@ class Row:
         qat: The modules for quantization-aware training, each for one of `modules`.
         dynamic: The module that quantizes its input as it comes.
         qat_dynamic: The module that trains for it.
+        reference: The float module that computes with its quantized weights, in place of
+            the float module that carries them.
         custom: For a module that the eager workflow takes apart: the class that prepare makes of
             it, and the class that convert makes of that.
     """
@@ -110,6 +113,7 @@ class Row:
     qat: tuple[type[QuantizationAware], ...] = ()
     dynamic: type[nn.Module] | None = None
     qat_dynamic: type[QuantizationAware] | None = None
+    reference: type[ReferenceModule] | None = None
     custom: tuple[type[nn.Module], type[nn.Module]] | None = None
 
     @property

@@ -21,6 +21,7 @@ from qlab.nn.intrinsic import quantized as nniq
 from qlab.nn.intrinsic.quantized import dynamic as nniqd
 from qlab.nn.qat import dynamic as nnqatd
 from qlab.nn.quantized import dynamic as nnqd
+from qlab.nn.quantized import reference as nnqr
 from qlab.registry.rows import FLOAT, SHARED, SIGNED_UNIT_INTERVAL, UNIT_INTERVAL, Row
 
 
@@ -43,14 +44,16 @@ def _pool(
 
 def _conv_transpose(
     rank: int,
-    module: type[nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d],
     static: type[nnq.QuantizedModule],
+    reference: type[nnqr.ReferenceQuantizedModule],
     function: Callable[..., Any],
 ) -> Row:
+    module: Any = reference.float_type
     return Row(
         f"conv_transpose{rank}d",
         modules=(module,),
         static=static,
+        reference=reference,
         functions=(function,),
         lift=lift.conv_transpose(module),
         parameters=("weight", "bias"),
@@ -71,6 +74,7 @@ ROWS: tuple[Row, ...] = (
         qat=(nnqat.Linear, nniqat.LinearBn1d),
         qat_dynamic=nnqatd.Linear,
         static=nnq.Linear,
+        reference=nnqr.Linear,
         dynamic=nnqd.Linear,
         functions=(F.linear,),
         lift=lift.linear,
@@ -82,6 +86,7 @@ ROWS: tuple[Row, ...] = (
         modules=(nni.LinearReLU,),
         qat=(nniqat.LinearReLU,),
         static=nniq.LinearReLU,
+        reference=nnqr.Linear,
         dynamic=nniqd.LinearReLU,
         weight=True,
     ),
@@ -90,6 +95,7 @@ ROWS: tuple[Row, ...] = (
         modules=(nn.Embedding,),
         qat=(nnqat.Embedding,),
         static=nnq.Embedding,
+        reference=nnqr.Embedding,
         output=FLOAT,
         weight=True,
     ),
@@ -98,6 +104,7 @@ ROWS: tuple[Row, ...] = (
         modules=(nn.EmbeddingBag,),
         qat=(nnqat.EmbeddingBag,),
         static=nnq.EmbeddingBag,
+        reference=nnqr.EmbeddingBag,
         output=FLOAT,
         weight=True,
     ),
@@ -106,6 +113,7 @@ ROWS: tuple[Row, ...] = (
         modules=(nn.Conv1d, nni.ConvBn1d),
         qat=(nnqat.Conv1d, nniqat.ConvBn1d),
         static=nnq.Conv1d,
+        reference=nnqr.Conv1d,
         functions=(F.conv1d,),
         lift=lift.conv(nn.Conv1d),
         parameters=("weight", "bias"),
@@ -116,6 +124,7 @@ ROWS: tuple[Row, ...] = (
         modules=(nn.Conv2d, nni.ConvBn2d),
         qat=(nnqat.Conv2d, nniqat.ConvBn2d),
         static=nnq.Conv2d,
+        reference=nnqr.Conv2d,
         functions=(F.conv2d,),
         lift=lift.conv(nn.Conv2d),
         parameters=("weight", "bias"),
@@ -126,19 +135,21 @@ ROWS: tuple[Row, ...] = (
         modules=(nn.Conv3d, nni.ConvBn3d),
         qat=(nnqat.Conv3d, nniqat.ConvBn3d),
         static=nnq.Conv3d,
+        reference=nnqr.Conv3d,
         functions=(F.conv3d,),
         lift=lift.conv(nn.Conv3d),
         parameters=("weight", "bias"),
         weight=True,
     ),
-    _conv_transpose(1, nn.ConvTranspose1d, nnq.ConvTranspose1d, F.conv_transpose1d),
-    _conv_transpose(2, nn.ConvTranspose2d, nnq.ConvTranspose2d, F.conv_transpose2d),
-    _conv_transpose(3, nn.ConvTranspose3d, nnq.ConvTranspose3d, F.conv_transpose3d),
+    _conv_transpose(1, nnq.ConvTranspose1d, nnqr.ConvTranspose1d, F.conv_transpose1d),
+    _conv_transpose(2, nnq.ConvTranspose2d, nnqr.ConvTranspose2d, F.conv_transpose2d),
+    _conv_transpose(3, nnq.ConvTranspose3d, nnqr.ConvTranspose3d, F.conv_transpose3d),
     Row(
         "conv_relu1d",
         modules=(nni.ConvReLU1d, nni.ConvBnReLU1d),
         qat=(nniqat.ConvReLU1d, nniqat.ConvBnReLU1d),
         static=nniq.ConvReLU1d,
+        reference=nnqr.Conv1d,
         weight=True,
     ),
     Row(
@@ -146,6 +157,7 @@ ROWS: tuple[Row, ...] = (
         modules=(nni.ConvReLU2d, nni.ConvBnReLU2d),
         qat=(nniqat.ConvReLU2d, nniqat.ConvBnReLU2d),
         static=nniq.ConvReLU2d,
+        reference=nnqr.Conv2d,
         weight=True,
     ),
     Row(
@@ -153,18 +165,49 @@ ROWS: tuple[Row, ...] = (
         modules=(nni.ConvReLU3d, nni.ConvBnReLU3d),
         qat=(nniqat.ConvReLU3d, nniqat.ConvBnReLU3d),
         static=nniq.ConvReLU3d,
+        reference=nnqr.Conv3d,
         weight=True,
     ),
-    Row("linear_relu6", modules=(nni.LinearReLU6,), static=nniq.LinearReLU6, weight=True),
-    Row("conv_relu6_1d", modules=(nni.Conv1dReLU6,), static=nniq.Conv1dReLU6, weight=True),
-    Row("conv_relu6_2d", modules=(nni.Conv2dReLU6,), static=nniq.Conv2dReLU6, weight=True),
-    Row("conv_relu6_3d", modules=(nni.Conv3dReLU6,), static=nniq.Conv3dReLU6, weight=True),
+    Row(
+        "linear_relu6",
+        modules=(nni.LinearReLU6,),
+        static=nniq.LinearReLU6,
+        reference=nnqr.Linear,
+        weight=True,
+    ),
+    Row(
+        "conv_relu6_1d",
+        modules=(nni.Conv1dReLU6,),
+        static=nniq.Conv1dReLU6,
+        reference=nnqr.Conv1d,
+        weight=True,
+    ),
+    Row(
+        "conv_relu6_2d",
+        modules=(nni.Conv2dReLU6,),
+        static=nniq.Conv2dReLU6,
+        reference=nnqr.Conv2d,
+        weight=True,
+    ),
+    Row(
+        "conv_relu6_3d",
+        modules=(nni.Conv3dReLU6,),
+        static=nniq.Conv3dReLU6,
+        reference=nnqr.Conv3d,
+        weight=True,
+    ),
     # Recurrent layers and cells.
-    Row("lstm", modules=(nn.LSTM,), dynamic=nnqd.LSTM, custom=(nnqa.LSTM, nnq.LSTM)),
-    Row("gru", modules=(nn.GRU,), dynamic=nnqd.GRU),
-    Row("lstm_cell", modules=(nn.LSTMCell,), dynamic=nnqd.LSTMCell),
-    Row("gru_cell", modules=(nn.GRUCell,), dynamic=nnqd.GRUCell),
-    Row("rnn_cell", modules=(nn.RNNCell,), dynamic=nnqd.RNNCell),
+    Row(
+        "lstm",
+        modules=(nn.LSTM,),
+        dynamic=nnqd.LSTM,
+        reference=nnqr.LSTM,
+        custom=(nnqa.LSTM, nnq.LSTM),
+    ),
+    Row("gru", modules=(nn.GRU,), dynamic=nnqd.GRU, reference=nnqr.GRU),
+    Row("lstm_cell", modules=(nn.LSTMCell,), dynamic=nnqd.LSTMCell, reference=nnqr.LSTMCell),
+    Row("gru_cell", modules=(nn.GRUCell,), dynamic=nnqd.GRUCell, reference=nnqr.GRUCell),
+    Row("rnn_cell", modules=(nn.RNNCell,), dynamic=nnqd.RNNCell, reference=nnqr.RNNCell),
     Row(
         "multihead_attention",
         modules=(nn.MultiheadAttention,),

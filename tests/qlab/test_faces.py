@@ -76,7 +76,7 @@ def test_top_level_names():
 
 def test_graph_names_are_in_their_submodule_only():
     face = importlib.import_module("qlab.quantization.quantize_fx")
-    assert set(face.__all__) == {"prepare_fx", "prepare_qat_fx", "convert_fx", "fuse_fx"}
+    assert {"prepare_fx", "convert_fx", "convert_to_reference_fx"} <= set(face.__all__)
     assert all(callable(getattr(face, name)) for name in face.__all__)
 
 
@@ -89,3 +89,36 @@ def test_names_of_submodules_that_are_functions_too_are_functions(first):
         "assert q.prepare is prepare"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+SUITE = {
+    "_numeric_suite": """
+        compare_weights get_logger_dict Logger ShadowLogger OutputLogger Shadow
+        prepare_model_with_stubs compare_model_stub get_matching_activations
+        prepare_model_outputs compare_model_outputs
+    """,
+    "_numeric_suite_fx": """
+        OutputLogger OutputComparisonLogger NSTracer extract_weights add_loggers
+        extract_logger_info add_shadow_loggers extract_shadow_logger_info
+        extend_logger_results_with_comparison prepare_n_shadows_model loggers_set_enabled
+        loggers_set_save_activations convert_n_shadows_model extract_results_n_shadows_model
+        print_comparisons_n_shadows_model
+    """,
+    "fx.utils": "compute_sqnr compute_normalized_l2_error compute_cosine_similarity",
+    "fx.qconfig_multi_mapping": "QConfigMultiMapping",
+    "fx.ns_types": """
+        NSSingleResultValuesType NSSubgraph NSSingleResultType NSResultsType NSNodeTargetType
+    """,
+    "fx.graph_matcher": "get_matching_subgraph_pairs GraphMatchingException",
+    "fx.mappings": """
+        get_base_name_to_sets_of_related_ops get_unmatchable_types_map
+        add_op_to_sets_of_related_ops
+    """,
+}
+
+
+@pytest.mark.parametrize("module", SUITE)
+def test_names_of_the_numeric_suite(module):
+    face = importlib.import_module(f"qlab.ns.{module}")
+    assert set(SUITE[module].split()) == set(face.__all__)
+    assert all(getattr(face, name) is not None for name in face.__all__)

@@ -14,6 +14,7 @@ from qlab.granularity import (
     PerGroup,
     PerTensor,
     QScheme,
+    granularities_of,
     granularity_from_dict,
     granularity_to_dict,
 )
@@ -130,3 +131,18 @@ class TestQScheme:
     def test_unknown_names_are_refused(self):
         with pytest.raises(UnknownNameError, match=r"scheme 'per_row'.*per_tensor_affine"):
             QScheme.parse("per_row")
+
+
+@given(shapes_and_granularities())
+def test_a_granularity_is_among_those_of_its_shapes(case):
+    shape, granularity = case
+    found = granularities_of(shape, granularity.scale_shape(shape))
+    same = [other for other in found if other.scale_shape(shape) == granularity.scale_shape(shape)]
+    assert found == same
+    assert found
+
+
+def test_square_weights_may_have_scales_along_either_axis():
+    assert granularities_of((3, 3), (3,)) == [PerAxis(0), PerAxis(1)]
+    assert granularities_of((3, 4), ()) == [PerTensor()]
+    assert granularities_of((3, 4), (5,)) == []

@@ -217,6 +217,18 @@ def test_every_policy_is_shown_side_by_side():
     assert MinMax().label in weights
 
 
+def test_in_front_of_a_clamp_statistics_and_policies_speak_of_the_clamped_tensor():
+    lab = lab_for("norms")
+    step = lab.plan("int8").step("group_norm")
+    assert float(lab.statistics(step.name, mapping="int8").min_val) == 0.0
+    whole = lab.statistics(step.name, mapping=QConfigMapping())
+    assert float(whole.min_val) < 0.0
+    error = lab.policies(step.name, step.output, mapping="int8")[step.output.policy.label]
+    assert error == lab.what_if(step.name, mapping="int8").activation_error
+    alone = lab.policies(step.name, step.output, mapping=QConfigMapping())
+    assert alone[step.output.policy.label].signal == pytest.approx(whole.sum_of_squares)
+
+
 def _branches(x):
     return x if x.sum() > 0 else -x
 

@@ -2,8 +2,10 @@
 
 import copy
 import math
+import multiprocessing
 import pickle
 import resource
+from concurrent import futures
 from fractions import Fraction
 
 import pytest
@@ -34,6 +36,13 @@ def collect(batches, **settings) -> TensorStats:
     for index, x in batches:
         stats.update(x, index)
     return stats
+
+
+def _state_of(values):
+    torch.set_num_threads(1)  # torch's own threads do not survive a fork
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr("torch.get_num_threads", lambda: 2)
+    return TensorStats.of(torch.from_numpy(values)).state_dict()
 
 
 def heavy_tailed(count: int) -> Tensor:
@@ -166,6 +175,28 @@ class TestUpdate:
         assert TensorStats.of(x) == whole
         monkeypatch.setattr("qlab.histogram._FEW", 10**6)
         assert TensorStats.of(x) == whole
+
+    @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+    def test_in_threads_counts_as_in_one(self, mode, monkeypatch: pytest.MonkeyPatch):
+        x, threads = torch.randn(50_001), torch.get_num_threads()
+        whole = TensorStats.of(x)
+        monkeypatch.setattr("qlab.histogram._SHARE", 9_000)
+        try:
+            torch.set_num_threads(3)
+            with mode():
+                inside = TensorStats.of(x.clone())
+            assert inside == whole
+            inside.update(x)
+            assert inside.count == 2 * x.numel()
+        finally:
+            torch.set_num_threads(threads)
+
+    def test_counts_in_a_forked_process(self):
+        x = torch.randn(2**18)
+        whole = TensorStats.of(x)  # the parent's threads exist from here on
+        with futures.ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
+            state = pool.submit(_state_of, x.numpy()).result(timeout=60)
+        assert TensorStats.from_state_dict(state) == whole
 
     def test_reads_any_layout(self):
         x = torch.randn(4, 6, 5, 3)

@@ -1,6 +1,6 @@
 """Float modules fused for quantization: convolution or linear with batch norm and ReLU."""
 
-from qlab.nn.intrinsic.modules import (
+from qlab.nn.intrinsic.fused import (
     AddReLU,
     BNReLU2d,
     BNReLU3d,

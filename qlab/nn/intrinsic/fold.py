@@ -10,11 +10,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from qlab.errors import ShapeError, UnsupportedError
 from qlab.nn.aware import QuantizationAware
-from qlab.nn.intrinsic.modules import FusedModule
+from qlab.nn.intrinsic.fused import FusedModule
 
 
 def folded_weights(
-    weight: Tensor, bias: Tensor | None, batch_norm: _BatchNorm
+    weight: Tensor, bias: Tensor | None, batch_norm: _BatchNorm, *, axis: int = 0, groups: int = 1
 ) -> tuple[Tensor, Tensor]:
     """Weight and bias of the one layer that does what layer and batch norm did in turn.
 
@@ -28,6 +28,8 @@ def folded_weights(
         weight: (output channels, …), floating point.
         bias: (output channels,) or None.
         batch_norm: With running statistics; γ = 1 and β = 0 where it has none of its own.
+        axis: The weight's axis of output channels: 1 for transposed convolutions.
+        groups: Of a transposed convolution, whose axis 1 is that of one group.
 
     Returns:
         Weight and bias in the dtype of ``weight``, shapes as given, (output channels,).
@@ -47,10 +49,11 @@ def folded_weights(
             received=repr(batch_norm),
             fix="Leave it unfused, or train it with running statistics.",
         )
-    if mean.shape[0] != weight.shape[0]:
+    channels = weight.shape[axis] * (groups if axis else 1)
+    if mean.shape[0] != channels:
         raise ShapeError(
             "The batch norm does not fit the layer before it",
-            expected=f"{weight.shape[0]} channels",
+            expected=f"{channels} channels",
             received=f"{mean.shape[0]} channels",
         )
     factor = (var.double() + batch_norm.eps).rsqrt()
@@ -60,7 +63,12 @@ def folded_weights(
     shift = shift * factor
     if batch_norm.bias is not None:
         shift = shift + batch_norm.bias.double()
-    per_channel = factor.reshape(-1, *[1] * (weight.dim() - 1))
+    spread = [1] * (weight.dim() - 1)
+    if axis == 0:
+        per_channel = factor.reshape(-1, *spread)
+    else:  # (input channels, output channels of a group, …), group after group along axis 0
+        rows = factor.reshape(groups, 1, -1).expand(-1, weight.shape[0] // groups, -1)
+        per_channel = rows.reshape(weight.shape[0], -1, *spread[1:])
     return (weight.double() * per_channel).to(weight.dtype), shift.to(weight.dtype)
 
 
@@ -68,7 +76,7 @@ def fold_batch_norm(layer: nn.Module, batch_norm: _BatchNorm) -> nn.Module:
     """A copy of a convolution or linear layer with a batch norm folded into it.
 
     Args:
-        layer: ``nn.Conv1d``, ``nn.Conv2d``, ``nn.Conv3d`` or ``nn.Linear``.
+        layer: A convolution of ``torch.nn``, transposed or not, or ``nn.Linear``.
         batch_norm: The batch norm that follows it, with running statistics.
 
     Returns:
@@ -78,14 +86,16 @@ def fold_batch_norm(layer: nn.Module, batch_norm: _BatchNorm) -> nn.Module:
         UnsupportedError: Another class of layer, or no running statistics.
         ShapeError: The channels do not match.
     """
-    if not isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)):
+    transposed = isinstance(layer, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d))
+    if not (transposed or isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear))):
         raise UnsupportedError(
             "Batch norm cannot be folded into this layer",
-            expected="Conv1d, Conv2d, Conv3d or Linear",
+            expected="Conv1d, Conv2d, Conv3d, their transposed forms, or Linear",
             received=type(layer).__name__,
         )
+    how = {"axis": 1, "groups": layer.groups} if transposed else {}
     with torch.no_grad():
-        weight, bias = folded_weights(layer.weight, layer.bias, batch_norm)
+        weight, bias = folded_weights(layer.weight, layer.bias, batch_norm, **how)
     folded = deepcopy(layer)
     folded.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
     folded.bias = nn.Parameter(bias, requires_grad=layer.weight.requires_grad)

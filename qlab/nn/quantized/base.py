@@ -126,12 +126,19 @@ class QuantizedModule(QParamsHolder):
         Raises:
             DTypeError: Another class of module.
             UncalibratedError: Not prepared, or no data has been observed.
+            UnsupportedError: The qconfig leaves the output in float, which the class does not.
         """
         cls._accept(mod)
         weight = None
         if cls.has_weight:
             weight = weight_qparams(mod, cls.weight_of(mod), observe=not use_precomputed_fake_quant)
         output = activation_qparams(mod) if cls.output_of in _OWN else None
+        if output is None and cls.output_of is Output.OWN:
+            raise UnsupportedError(
+                f"{cls.__name__} gives codes, and its qconfig leaves the activation in float",
+                fix="Give it a qconfig whose activation is quantized statically, or None for "
+                "float.",
+            )
         return cls.from_qparams(mod, weight=weight, output=output)
 
     @classmethod

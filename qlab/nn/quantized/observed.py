@@ -21,13 +21,14 @@ def qparams_of(observer: Any) -> QParams | None:
             ``calculate_qparams()``, ``dtype`` and, per channel, ``ch_axis``.
 
     Returns:
-        None where the tensor stays in floating point.
+        With every code of the type in use, whatever part of them the observer's scale was chosen
+        for; None where the tensor stays in floating point.
     """
     if observer is None or isinstance(observer, nn.Identity):
         return None
     if isinstance(observer, ActivationPostProcess):
-        return None if observer.spec is None else observer.qparams()
-    return qparams_from(observer)
+        return None if observer.spec is None else observer.qparams().whole_range()
+    return qparams_from(observer).whole_range()
 
 
 def activation_qparams(mod: nn.Module) -> QParams | None:

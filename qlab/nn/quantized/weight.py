@@ -10,7 +10,7 @@ from torch import nn
 
 from qlab.dtypes import as_qdtype, qint8
 from qlab.errors import ArgumentError, DTypeError, ShapeError
-from qlab.granularity import Granularity, PerAxis, PerGroup, PerTensor
+from qlab.granularity import Granularity, PerAxis, PerTensor, granularities_of
 from qlab.nn.quantized.base import QuantizedModule
 from qlab.nn.quantized.format import CodeFormat
 from qlab.nn.quantized.holder import WEIGHT
@@ -139,15 +139,9 @@ def _granularity(
     present: Granularity, shape: tuple[int, ...], scales: tuple[int, ...]
 ) -> Granularity:
     """The granularity that gives ``scales`` for ``shape``, the present one if it does."""
-    candidates = [present, PerTensor(), *map(PerAxis, range(len(shape)))]
-    if len(scales) == len(shape):
-        for axis, (size, groups) in enumerate(zip(shape, scales, strict=True)):
-            if groups and size % groups == 0:
-                candidates.append(PerGroup(size // groups, axis))
-    for candidate in candidates:
-        try:
-            if candidate.scale_shape(shape) == scales:
-                return candidate
-        except ShapeError:
-            continue
-    return present
+    try:
+        if present.scale_shape(shape) == scales:
+            return present
+    except ShapeError:
+        pass
+    return next(iter(granularities_of(shape, scales)), present)

@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 from qlab.eager import convert, default_eval_fn, prepare, quantize, static_mappings, swap_module
-from qlab.errors import ArgumentError, DTypeError, UncalibratedError
+from qlab.errors import ArgumentError, DTypeError, UncalibratedError, UnsupportedError
 from qlab.nn import quantized as nnq
-from qlab.nn.stubs import DeQuantStub, QuantStub
+from qlab.nn.stubs import DeQuantStub, QuantStub, QuantWrapper
 from qlab.observers import MinMaxObserver
-from qlab.qconfig import QConfig, get_default_qconfig
+from qlab.qconfig import QConfig, float16_static_qconfig, get_default_qconfig
 from qlab.registry import ROWS, OutputKind
 from tests.qlab.eager.nets import batches, conv_net
 
@@ -137,3 +137,16 @@ def test_default_eval_fn_feeds_the_data():
 def test_what_is_no_model_is_refused():
     with pytest.raises(DTypeError, match=r"convert: not a model.*NoneType"):
         convert(None)
+
+
+def test_an_error_names_path_class_reason_and_qconfig():
+    model = QuantWrapper(nn.Sequential(nn.Linear(3, 4))).eval()
+    model.qconfig = float16_static_qconfig
+    prepared = prepare(model)
+    prepared(torch.ones(1, 3))
+    message = (
+        r"convert: 'quant' \(QuantStub\): Quantize gives codes.*Its qconfig: QConfig\(.*float16"
+    )
+    with pytest.raises(UnsupportedError, match=message):
+        convert(prepared)
+    assert isinstance(prepared.module[0], nn.Linear)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import qlab
 import qlab.nn.intrinsic as nni
@@ -10,11 +11,14 @@ import qlab.nn.intrinsic.qat as nniqat
 import qlab.nn.quantized as nnq
 from qlab.errors import ArgumentError, UnknownNameError, UnsupportedError
 from qlab.nn import qat as nnqat
+from qlab.nn import quantizable as nnqa
 from qlab.nn.quantized import dynamic as nnqd
+from qlab.nn.quantized import reference as nnqr
 from qlab.quantization import (
     MinMaxObserver,
     PerChannelMinMaxObserver,
     QConfig,
+    QConfigDynamic,
     convert,
     default_dynamic_qconfig,
     default_qconfig,
@@ -22,10 +26,17 @@ from qlab.quantization import (
     float16_dynamic_qconfig,
     float_qparams_weight_only_qconfig,
     fuser_method_mappings,
+    get_default_custom_config_dict,
+    get_default_qat_qconfig_dict,
+    get_default_qat_qconfig_mapping,
+    get_default_qconfig_dict,
+    get_default_qconfig_mapping,
     prepare,
     utils,
 )
 from qlab.quantization import quantization_mappings as mappings
+from qlab.quantization.backend_config import get_native_backend_config
+from qlab.quantization.backend_config import utils as backend_utils
 from qlab.quantization.quant_type import QuantType
 
 
@@ -156,3 +167,84 @@ def test_fusing_by_hand():
     assert mine(False, relu) is relu
     with pytest.raises(ArgumentError, match="no pattern fuses"):
         fuser_method_mappings.get_fuser_method((nn.ReLU, nn.ReLU))(False, relu, relu)
+
+
+def test_reference_modules_come_from_the_registry():
+    found = mappings.get_default_static_quant_reference_module_mappings()
+    assert found[nn.Conv2d] is nnqr.Conv2d and found[nn.GRUCell] is nnqr.GRUCell
+    assert mappings.get_static_quant_module_class(nn.Linear, is_reference=True) is nnqr.Linear
+    with pytest.raises(UnknownNameError, match="reference form of the class"):
+        mappings.get_static_quant_module_class(nn.ReLU, is_reference=True)
+
+
+def test_functions_lead_to_those_on_quantized_tensors():
+    found = mappings.get_default_float_to_quantized_operator_mappings()
+    assert found[F.elu] is mappings.get_quantized_operator(F.elu) is nnq.functional.elu
+    assert found[torch.conv2d] is nnq.functional.conv2d
+    with pytest.raises(UnknownNameError, match="quantized form of the function 'softplus'"):
+        mappings.get_quantized_operator(F.softplus)
+
+
+def test_the_default_of_custom_modules_is_what_prepare_and_convert_do():
+    found = get_default_custom_config_dict()
+    assert found["float_to_observed_custom_module_class"][nn.LSTM] is nnqa.LSTM
+    assert found["observed_to_quantized_custom_module_class"][nnqa.LSTM] is nnq.LSTM
+
+
+def test_what_each_submodule_is_called_with():
+    class Inner(nn.Module):
+        def forward(self, x, key1=3, key2=4):
+            return x * key1 + key2
+
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.inner, self.idle = nn.Linear(3, 3), Inner(), nn.ReLU()
+
+        def forward(self, x):
+            return self.inner(self.linear(x), key2=6)
+
+    x, model = torch.ones(1, 3), Outer()
+    found = utils.get_fqn_to_example_inputs(model, (x,))
+    assert set(found) == {"", "linear", "inner"}
+    assert found["linear"][0] is x
+    assert found["inner"][1:] == (3, 6)
+    assert not model.linear._forward_pre_hooks
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_a_transposed_convolution_takes_its_batch_norm_in(rank, groups):
+    torch.manual_seed(0)
+    layer = getattr(nn, f"ConvTranspose{rank}d")(4, 6, 3, groups=groups).eval()
+    norm = getattr(nn, f"BatchNorm{rank}d")(6).eval()
+    norm.running_mean.uniform_(-1, 1), norm.running_var.uniform_(0.5, 2)
+    x = torch.randn(2, 4, *[5] * rank)
+    fused = fuser_method_mappings.fuse_convtranspose_bn(False, layer, norm)
+    torch.testing.assert_close(fused(x), norm(layer(x)), rtol=1e-4, atol=1e-5)
+    with pytest.raises(UnsupportedError, match="no form for training"):
+        fuser_method_mappings.fuse_convtranspose_bn(True, layer, norm)
+    with pytest.raises(ArgumentError, match="in training mode"):
+        fuser_method_mappings.fuse_convtranspose_bn(False, layer.train(), norm)
+
+
+def test_a_backend_s_fuser_is_found_by_its_chain():
+    known = backend_utils.get_fuser_method_mapping(get_native_backend_config())
+    chain = (nn.Linear, nn.ReLU)
+    method = fuser_method_mappings.get_fuser_method_new(chain, known)
+    parts = [nn.Linear(3, 4).eval(), nn.ReLU().eval()]
+    assert isinstance(method(False, *parts), nni.LinearReLU)
+    with pytest.raises(UnknownNameError, match="chain to fuse"):
+        fuser_method_mappings.get_fuser_method_new((nn.ReLU, nn.Linear), known)
+
+
+def test_old_forms_of_qconfigs():
+    assert QConfigDynamic(weight=MinMaxObserver) == QConfig(nn.Identity, MinMaxObserver)
+    assert isinstance(QConfigDynamic(), QConfig)
+    with pytest.raises(ArgumentError, match="weight is an observer that already exists"):
+        QConfigDynamic(weight=MinMaxObserver())
+    for old, new in (
+        (get_default_qconfig_dict, get_default_qconfig_mapping),
+        (get_default_qat_qconfig_dict, get_default_qat_qconfig_mapping),
+    ):
+        assert old("qnnpack") == new("qnnpack").to_dict()

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from qlab.graph import fuse, trace
+from qlab.graph.fuse import chains
 from qlab.nn import functions
 from qlab.nn import intrinsic as nni
 from qlab.registry import PATTERNS, Pattern
@@ -167,3 +168,19 @@ def test_parameters_are_counted_after_folding():
     fused = fuse(trace(settled(Residual()), torch.randn(1, 3, 4, 4)))
     counts = {n.meta["name"]: n.meta["parameters"] for n in fused.graph.nodes}
     assert counts["conv1"] == 84
+
+
+@pytest.mark.parametrize("tracked", [True, False])
+def test_chains_are_what_would_be_fused(tracked):
+    model = nn.Sequential(
+        nn.Conv2d(3, 3, 1),
+        nn.BatchNorm2d(3, track_running_stats=tracked),
+        nn.ReLU(),
+        nn.Conv2d(3, 3, 1),
+        nn.ReLU(),
+    ).eval()
+    traced = trace(model, torch.randn(2, 3, 2, 2))
+    named = [[node.meta["name"] for node in chain] for chain in chains(traced).values()]
+    fused = fused_of(fuse(traced))
+    assert sorted(named) == sorted([first, *rest] for first, rest in fused.items())
+    assert named == ([["0", "1", "2"], ["3", "4"]] if tracked else [["3", "4"], ["1", "2"]])

@@ -77,7 +77,7 @@ def test_another_mapping_may_leave_more_in_float():
     converted = convert_fx(calibrated(), qconfig_mapping=mapping)
     assert type(converted.head) is nn.Linear
     few = QConfigMapping().set_module_name("head", INT8)
-    with pytest.raises(UncalibratedError, match="output of 'stem' has no calibrated range"):
+    with pytest.raises(UncalibratedError, match="output of 'x' has no calibrated range"):
         convert_fx(calibrated(few), qconfig_mapping=EVERYWHERE)
 
 
@@ -114,10 +114,8 @@ def test_custom_configuration():
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: prepare_fx(Net(), EVERYWHERE, X, backend_config=object()),
         lambda: prepare_fx(Net(), EVERYWHERE, X, None, object()),
         lambda: convert_fx(calibrated(), keep_original_weights=True),
-        lambda: fuse_fx(Net(), backend_config=object()),
     ],
 )
 def test_customisations_that_are_not_known_are_refused(call):

@@ -14,7 +14,7 @@ from qlab.nn import qat
 from qlab.nn.aware import QuantizationAware
 from qlab.nn.intrinsic import qat as nniqat
 from qlab.nn.intrinsic.fold import core
-from qlab.nn.intrinsic.qat.modules import BatchNormed
+from qlab.nn.intrinsic.qat.fused import BatchNormed
 from qlab.nn.qat import dynamic
 from qlab.nn.quantized import QuantizedModule
 from qlab.qparams import fake_quantize

@@ -1,6 +1,6 @@
 """Quantization-aware fused modules: convolution or linear with batch norm and ReLU."""
 
-from qlab.nn.intrinsic.qat.modules import (
+from qlab.nn.intrinsic.qat.fused import (
     ConvBn1d,
     ConvBn2d,
     ConvBn3d,

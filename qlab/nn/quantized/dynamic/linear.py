@@ -17,6 +17,7 @@ from qlab.nn.quantized.base import Output
 from qlab.nn.quantized.dynamic.request import DynamicRequest, WeightDType
 from qlab.nn.quantized.format import CodeFormat
 from qlab.nn.quantized.holder import OUTPUT, WEIGHT, float_copy, qparams_of_numbers
+from qlab.nn.quantized.reference.layers import Linear as Reference
 from qlab.qtensor import QTensor
 
 _FLOAT16_MAX = torch.finfo(torch.float16).max
@@ -168,6 +169,33 @@ class Linear(static.Linear):
         request = DynamicRequest.of(cls._accept(mod))
         layer: Any = core(mod)
         return cls.of_weights(layer.weight, layer.bias, request).train(mod.training)
+
+    @classmethod
+    def from_reference(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls, mod: nn.Module
+    ) -> Self:
+        """The dynamically quantized form of a reference module, with its weight.
+
+        Args:
+            mod: A `qlab.nn.quantized.reference.Linear`.
+
+        Raises:
+            DTypeError: Another class of module, or a weight that is neither quantized nor float16.
+        """
+        weight = mod.get_quantized_weight() if isinstance(mod, Reference) else None
+        half = weight is not None and weight.dtype == torch.float16
+        if weight is None or not (half or isinstance(weight, QTensor)):
+            raise DTypeError(
+                f"{cls.__name__} cannot be made from this reference module",
+                expected="a qlab.nn.quantized.reference.Linear with a quantized or float16 weight",
+                received=type(mod).__name__,
+            )
+        if not half:
+            return super().from_reference(mod)
+        layer: Any = mod
+        made = cls(layer.in_features, layer.out_features, layer.bias is not None, torch.float16)
+        made.set_weight_bias(weight, layer.bias)
+        return made.to(weight.device).eval()
 
     @classmethod
     def of_weights(cls, weight: Tensor, bias: Tensor | None, request: DynamicRequest) -> Self:

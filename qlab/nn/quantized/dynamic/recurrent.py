@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from qlab.errors import ArgumentError, DTypeError, ShapeError
 from qlab.nn.quantized.dynamic.linear import Linear
 from qlab.nn.quantized.dynamic.request import DynamicRequest, WeightDType
+from qlab.nn.quantized.reference.base import ReferenceModule
 
 State = Sequence[Tensor]
 Hidden = Tensor | State | None
@@ -129,6 +130,35 @@ class RecurrentModule(nn.Module):
             weight, bias = getattr(mod, f"weight_{name}"), getattr(mod, f"bias_{name}", None)
             made.add_module(name, Linear.of_weights(weight, bias, request))
         return made.train(mod.training)
+
+    @classmethod
+    def from_reference(cls, ref_mod: nn.Module) -> Self:
+        """The dynamically quantized form of a reference module, with its weights.
+
+        Args:
+            ref_mod: A module of `qlab.nn.quantized.reference` of the same name.
+
+        Raises:
+            DTypeError: Another class of module, or weights of several types.
+        """
+        if not (isinstance(ref_mod, cls.float_type) and isinstance(ref_mod, ReferenceModule)):
+            raise DTypeError(
+                f"{cls.__name__} cannot be made from this reference module",
+                expected=f"qlab.nn.quantized.reference.{cls.__name__}",
+                received=type(ref_mod).__name__,
+            )
+        arguments: dict[str, Any] = {name: getattr(ref_mod, name) for name in cls.fields}
+        dtypes = {form.dtype for form in ref_mod.forms.values()}
+        if len(dtypes) > 1:
+            raise DTypeError(
+                f"{cls.__name__}: weights of several types", received=", ".join(map(str, dtypes))
+            )
+        arguments["dtype"] = dtypes.pop()
+        made = cls(**arguments)
+        for name, linear in made._linears():
+            bias = getattr(ref_mod, f"bias_{name}", None)
+            linear.set_weight_bias(ref_mod.quantized(f"weight_{name}"), bias)
+        return made.train(ref_mod.training)
 
     def get_weight(self) -> dict[str, Tensor]:
         """The weights by the names they have in the float module: `QTensor`, or float32."""

@@ -23,7 +23,7 @@ class FusedModule(nn.Sequential):
     parts: ClassVar[tuple[type[nn.Module], ...]] = ()
 
     def __init__(self, *modules: nn.Module) -> None:
-        received = tuple(type_before_parametrizations(module) for module in modules)
+        received = tuple(map(_kind, modules))
         if received != self.parts:
             raise ArgumentError(
                 f"{type(self).__name__} cannot hold these modules",
@@ -31,6 +31,12 @@ class FusedModule(nn.Sequential):
                 received=", ".join(part.__name__ for part in received) or "no modules",
             )
         super().__init__(*modules)
+
+
+def _kind(module: nn.Module) -> type[nn.Module]:
+    """The class of a part; a reference module counts as the float module that it is."""
+    kind = type_before_parametrizations(module)
+    return kind.float_type if getattr(kind, "_IS_REFERENCE", False) else kind
 
 
 class ConvReLU1d(FusedModule):

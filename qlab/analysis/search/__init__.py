@@ -1,0 +1,23 @@
+"""Mixed precision: which layer gets how many bits, under a budget."""
+
+from qlab.analysis.search.candidates import (
+    FLOAT,
+    Candidate,
+    Group,
+    Measure,
+    Space,
+    default_candidates,
+)
+from qlab.analysis.search.search import Search, Verified, search_mappings
+
+__all__ = [
+    "FLOAT",
+    "Candidate",
+    "Group",
+    "Measure",
+    "Search",
+    "Space",
+    "Verified",
+    "default_candidates",
+    "search_mappings",
+]

@@ -1,0 +1,359 @@
+"""`Search`: the Pareto front of mappings under a budget, and how far prediction is from truth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Integral, Real
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+
+from qlab.analysis.calibration import Progress, Stop
+from qlab.analysis.metrics import sqnr_db
+from qlab.analysis.report import Report
+from qlab.analysis.search.candidates import Candidate, Group, Measure, Space
+from qlab.analysis.search.knapsack import Knapsack, Solution
+from qlab.errors import ArgumentError, DTypeError, UnknownNameError
+from qlab.qconfig import QConfigMapping
+
+_LARGEST_FRACTION = 16.0
+
+
+class Measured(Protocol):
+    """What a search takes from `Sensitivity`."""
+
+    @property
+    def table(self) -> pd.DataFrame: ...
+
+
+Compare = Callable[[QConfigMapping], Report]
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Squared error of the network's output by (layer, config), and the output's own energy.
+
+    Attributes:
+        noise: ``sum((x - y)^2)`` with one layer quantized alone.
+        signal: ``sum(x^2)`` of the float output over the same samples.
+    """
+
+    noise: Mapping[tuple[str, str], float]
+    signal: float
+
+
+def losses_of(sensitivity: Measured) -> Losses:
+    """The measured losses; where a layer was not measured alone, the estimated ones.
+
+    Raises:
+        ArgumentError: The sensitivities hold neither.
+    """
+    table = sensitivity.table
+    for way in ("on", "estimate"):
+        if f"noise_{way}" in table:
+            noise, sqnr = table[f"noise_{way}"].to_numpy(), table[f"sqnr_{way}"].to_numpy()
+            usable = np.isfinite(sqnr) & (noise > 0)
+            signals = noise[usable] * 10 ** (sqnr[usable] / 10)
+            signal = float(np.median(signals)) if usable.any() else 0.0
+            return Losses(dict(zip(table.index.tolist(), noise.tolist(), strict=True)), signal)
+    raise ArgumentError(
+        "The sensitivities say nothing of single layers",
+        expected="Lab.sensitivity with ways=('on',) or ('estimate',)",
+        received=f"columns {list(table.columns)}",
+    )
+
+
+@dataclass(frozen=True)
+class Verified:
+    """Points that were measured end to end.
+
+    Attributes:
+        table: Indexed by point: ``size`` [bytes], ``predicted_sqnr`` and ``measured_sqnr`` [dB],
+            ``noise_ratio`` (measured over predicted noise, 1 where the additive model is right),
+            and the other metrics of ``Report.output``.
+        rank_correlation: Spearman's coefficient between predicted and measured SQNR; None where
+            fewer than two points differ.
+        complete: False where it was stopped early.
+    """
+
+    table: pd.DataFrame
+    rank_correlation: float | None
+    complete: bool
+
+
+@dataclass(frozen=True)
+class Search:
+    """Mappings of which none is both smaller and better than another, as predicted.
+
+    The predicted noise of a mapping is the sum of its layers' noises, each measured with this
+    layer alone quantized. `verify` measures it.
+
+    Attributes:
+        front: One row per point, smallest first: ``size`` [bytes of the converted model],
+            ``bit_ops``, ``noise`` (predicted squared error of the output), ``sqnr`` [dB,
+            predicted], and a column per candidate with the
+            number of layers that have it.
+        by: What the budget limits.
+        budget: The most of it, in bytes or bit operations.
+        smallest: The least that any mapping of these candidates takes.
+        bound: No mapping of these candidates within the budget has less predicted noise.
+        groups: The layers that were decided together.
+        complete: False where it was stopped before the front was done.
+    """
+
+    front: pd.DataFrame
+    by: Measure
+    budget: int
+    smallest: int
+    bound: float
+    groups: tuple[Group, ...]
+    complete: bool
+    _space: Space = field(repr=False)
+    _solutions: tuple[Solution, ...] = field(repr=False)
+    _compare: Compare = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self._solutions)
+
+    def choices(self, point: int = -1) -> dict[str, Candidate]:
+        """What each layer gets at a point of the front; -1 is the one nearest the budget.
+
+        Raises:
+            UnknownNameError: There is no such point.
+        """
+        if not isinstance(point, int) or not -len(self) <= point < len(self):
+            raise UnknownNameError.of("point of the front", point, self.front.index)
+        return _chosen(self.groups, self._solutions[point])
+
+    def mapping(self, point: int = -1) -> QConfigMapping:
+        """The configuration of a point; see `choices`."""
+        return self._space.mapping(self.choices(point))
+
+    def verify(
+        self,
+        points: Sequence[int] | None = None,
+        *,
+        on_progress: Progress | None = None,
+        should_stop: Stop | None = None,
+    ) -> Verified:
+        """Measures points end to end on the evaluation data; each becomes a run of the Lab.
+
+        Args:
+            points: Which; all if not given.
+            on_progress: Called as ``(points done, points in all, label)``.
+            should_stop: Asked before each point; what was measured is kept.
+
+        Raises:
+            UnknownNameError: There is no such point.
+        """
+        chosen = list(self.front.index) if points is None else [p % len(self) for p in points]
+        mappings = [self.mapping(p) for p in (points if points is not None else chosen)]
+        rows = {}
+        for point, mapping in zip(chosen, mappings, strict=True):
+            if should_stop is not None and should_stop():
+                break
+            rows[point] = self._row(point, self._compare(mapping))
+            if on_progress is not None:
+                on_progress(len(rows), len(chosen), "verifying")
+        table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("point")
+        return Verified(table, _ranks(table), len(rows) == len(chosen))
+
+    def best(
+        self,
+        count: int = 20,
+        *,
+        on_progress: Progress | None = None,
+        should_stop: Stop | None = None,
+    ) -> tuple[int, Verified]:
+        """The best by measurement of the ``count`` points nearest the budget.
+
+        By accuracy where there are labels, then by SQNR.
+
+        Returns:
+            The point, and what was measured of all of them.
+        """
+        nearest = list(self.front.index[-count:])[::-1]
+        verified = self.verify(nearest, on_progress=on_progress, should_stop=should_stop)
+        by = [c for c in ("accuracy", "measured_sqnr") if c in verified.table]
+        if not by:
+            raise ArgumentError("No point was measured", expected="count of at least 1")
+        order = verified.table.sort_values(by, ascending=False, kind="stable")
+        return int(order.index[0]), verified
+
+    def _row(self, point: int, report: Report) -> dict[str, float]:
+        predicted = self.front.loc[point, "sqnr"]
+        measured = report.output["sqnr"]
+        return {
+            "size": report.size.quantized_bytes,
+            "predicted_sqnr": predicted,
+            "measured_sqnr": measured,
+            "noise_ratio": 10 ** ((predicted - measured) / 10),
+            **{k: v for k, v in report.output.items() if k != "sqnr"},
+        }
+
+
+def search_mappings(
+    space: Space,
+    budget: float,
+    sensitivity: Measured,
+    compare: Compare,
+    *,
+    points: int | None = 64,
+    nearest: int = 20,
+    on_progress: Progress | None = None,
+    should_stop: Stop | None = None,
+) -> Search:
+    """Finds the front; see `Lab.search`.
+
+    Args:
+        space: The mappings to search among.
+        budget: Bytes or bit operations, or a fraction of the base's.
+        sensitivity: Measured with the mappings of `Space.uniform`, by the candidates' names.
+        compare: Measures a mapping end to end.
+        points: How many points at most; None for the whole front.
+        nearest: How many of them right below the budget, without gaps.
+        on_progress: Called as ``(points done, points in all, label)``.
+        should_stop: Asked before each point.
+
+    Raises:
+        ArgumentError: An impossible budget (states the smallest), or sensitivities that lack a
+            layer and candidate.
+    """
+    by_size = space.by == "size"
+    whole = space.base_bytes if by_size else space.base_bit_ops
+    limit, fixed = _absolute(budget, whole), space.fixed_bytes if by_size else 0
+    losses = losses_of(sensitivity)
+    costs = [group.bytes if by_size else group.bit_ops for group in space.groups]
+    knapsack = Knapsack(costs, [_losses(group, losses) for group in space.groups])
+    smallest = knapsack.smallest + fixed
+    if limit < smallest:
+        raise ArgumentError(
+            "No mapping of these candidates fits the budget",
+            expected=f"at least {smallest} {_unit(space.by)}, the smallest possible",
+            received=f"{limit} ({limit / whole:.1%} of the base's {whole})",
+            fix="Raise the budget, or give candidates with fewer bits.",
+        )
+    found: list[tuple[Solution, int]] = []
+    for solution in knapsack.front(
+        limit - fixed,
+        points=points,
+        nearest=nearest,
+        should_stop=should_stop or (lambda: False),
+    ):
+        found.append((solution, space.exact_bytes(_chosen(space.groups, solution))))
+        if on_progress is not None:
+            on_progress(len(found), max(points or 0, len(found)), "searching")
+    stopped = not found or (should_stop is not None and should_stop())
+    kept = _undominated(found, by_size)
+    outside = _outside(space, losses)
+    return Search(
+        front=_front(space, kept, (outside, losses.signal)),
+        by=space.by,
+        budget=limit,
+        smallest=smallest,
+        bound=(kept[-1][0].bound if kept else 0.0) + outside,
+        groups=space.groups,
+        complete=not stopped,
+        _space=space,
+        _solutions=tuple(solution for solution, _ in kept),
+        _compare=compare,
+    )
+
+
+def _unit(by: Measure) -> str:
+    return "bytes" if by == "size" else "bit operations"
+
+
+def _absolute(budget: object, whole: int) -> int:
+    if isinstance(budget, bool) or not isinstance(budget, Real):
+        raise DTypeError(
+            "A budget is a number",
+            expected="whole bytes or bit operations, or a fraction of the base's such as 0.5",
+            received=repr(budget),
+        )
+    whole_number = isinstance(budget, Integral)
+    if not (budget > 0 and (whole_number or budget <= _LARGEST_FRACTION)):
+        raise ArgumentError(
+            "Not a budget",
+            expected="a whole number above 0, or a fraction of the base's such as 0.5",
+            received=repr(budget),
+        )
+    return int(budget) if whole_number else math.floor(float(budget) * whole)
+
+
+def _losses(group: Group, losses: Losses) -> list[float]:
+    """A group's loss for each candidate: the sum over its layers, 0 in float."""
+    totals = []
+    for candidate in group.candidates:
+        parts = [
+            0.0 if candidate.is_float else losses.noise.get((name, candidate.name), math.nan)
+            for name in group.layers
+        ]
+        total = math.fsum(parts)
+        if not math.isfinite(total):
+            raise ArgumentError(
+                f"The sensitivity of {group.layers[0]!r} as {candidate.name!r} is not known",
+                expected="Lab.sensitivity over the mappings of all candidates, run to its end",
+            )
+        totals.append(total)
+    return totals
+
+
+def _outside(space: Space, losses: Losses) -> float:
+    """The noise of the layers that the search does not decide, as the base has them."""
+    config = next((c.name for c in space.candidates if not c.is_float), "")
+    parts = [v for (n, c), v in losses.noise.items() if c == config and n not in space.layers]
+    return math.fsum(v for v in parts if math.isfinite(v))
+
+
+def _chosen(groups: tuple[Group, ...], solution: Solution) -> dict[str, Candidate]:
+    return {
+        name: group.candidates[index]
+        for group, index in zip(groups, solution.choices, strict=True)
+        for name in group.layers
+    }
+
+
+def _undominated(found: list[tuple[Solution, int]], by_size: bool) -> list[tuple[Solution, int]]:
+    """By rising cost, without those that their exact size (borders may be shared) puts behind."""
+    costs = [size if by_size else solution.cost for solution, size in found]
+    order = sorted(range(len(found)), key=lambda i: (costs[i], found[i][0].loss))
+    kept: list[tuple[Solution, int]] = []
+    for i in order:
+        if not kept or found[i][0].loss < kept[-1][0].loss:
+            kept.append(found[i])
+    return kept
+
+
+def _front(
+    space: Space, kept: list[tuple[Solution, int]], known: tuple[float, float]
+) -> pd.DataFrame:
+    outside, signal = known
+    rows = []
+    for solution, size in kept:
+        chosen = _chosen(space.groups, solution)
+        noise = solution.loss + outside
+        rows.append(
+            {
+                "size": size,
+                "bit_ops": sum(
+                    group.bit_ops[i]
+                    for group, i in zip(space.groups, solution.choices, strict=True)
+                ),
+                "noise": noise,
+                "sqnr": sqnr_db(signal, noise),
+                **{c.name: sum(v == c for v in chosen.values()) for c in space.candidates},
+            }
+        )
+    columns = ["size", "bit_ops", "noise", "sqnr", *(c.name for c in space.candidates)]
+    return pd.DataFrame(rows, columns=columns).rename_axis("point")
+
+
+def _ranks(table: pd.DataFrame) -> float | None:
+    if len(table) < 2 or any(table[c].nunique() < 2 for c in ("predicted_sqnr", "measured_sqnr")):
+        return None
+    return float(spearmanr(table["predicted_sqnr"], table["measured_sqnr"])[0])

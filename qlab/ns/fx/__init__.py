@@ -1,0 +1,1 @@
+"""Face of `torch.ao.ns.fx`."""

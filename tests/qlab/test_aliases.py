@@ -1,0 +1,55 @@
+"""Import paths of the reference that are no files of qlab."""
+
+import importlib
+import pickle
+import subprocess
+import sys
+
+import pytest
+
+import qlab.nn.intrinsic as nni
+import qlab.nn.quantized as nnq
+from qlab.aliases import TABLE, AliasFinder, install
+
+
+@pytest.mark.parametrize("path", TABLE)
+def test_a_path_has_the_names_of_its_source_and_no_others(path):
+    source, names = TABLE[path]
+    module, home = importlib.import_module(path), importlib.import_module(source)
+    wanted = home.__all__ if names == "*" else names.split()
+    assert module.__all__ == list(wanted)
+    assert all(getattr(module, name) is getattr(home, name) for name in wanted)
+
+
+def test_both_forms_of_import_work_in_a_fresh_process():
+    lines = [
+        "import qlab.nn.quantized.modules.conv",
+        "assert qlab.nn.quantized.modules.conv.Conv2d is qlab.nn.quantized.Conv2d",
+        "from qlab.nn.intrinsic.modules.fused import ConvReLU2d",
+        "from qlab.nn.quantized.dynamic.modules.rnn import LSTM",
+        "from qlab.quantization.backend_config.native import get_native_backend_config",
+        "import qlab.nn.qat.dynamic.modules.linear as m; m.Linear",
+        "from qlab.nn.quantized.modules import *; Conv1d, FloatFunctional",
+    ]
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, timeout=120)
+
+
+def test_what_was_imported_by_a_path_is_pickled_by_its_home():
+    from qlab.nn.quantized.modules.linear import Linear
+
+    assert Linear.__module__ == "qlab.nn.quantized.linear"
+    assert isinstance(pickle.loads(pickle.dumps(Linear(3, 4))), nnq.Linear)
+
+
+def test_a_path_of_a_pickle_made_before_still_leads_to_the_class():
+    assert pickle.loads(b"cqlab.nn.intrinsic.modules\nConvReLU2d\n.") is nni.ConvReLU2d
+
+
+def test_other_paths_are_not_found():
+    with pytest.raises(ModuleNotFoundError, match=r"quantized\.modules\.nothing"):
+        importlib.import_module("qlab.nn.quantized.modules.nothing")
+
+
+def test_it_is_installed_once():
+    install()
+    assert sum(isinstance(finder, AliasFinder) for finder in sys.meta_path) == 1
