@@ -26,8 +26,8 @@ def draw(view: View) -> None:
     st.subheader(
         "Asked of each layer",
         anchor=False,
-        help="What a layer is not named for by a rule of its own, it has from a weaker rule, and "
-        "in the end from the preset.",
+        help="A layer without a rule of its own has this from a weaker rule, in the end from the "
+        "preset.",
     )
     held = editor.draw(view, loaded)
     bulk.draw(view, loaded, held)

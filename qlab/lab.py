@@ -26,7 +26,7 @@ from qlab.analysis.diagnosis import causes_of
 from qlab.analysis.fidelity import Fidelity, measure_fidelity
 from qlab.analysis.fingerprint import combined, data_fingerprint, graph_fingerprint
 from qlab.analysis.latency import Latency, measure_latency
-from qlab.analysis.layers import Layer, describe_layers
+from qlab.analysis.layers import Layer, describe_layers, types_of
 from qlab.analysis.networks import Networks
 from qlab.analysis.parts import only
 from qlab.analysis.report import Report
@@ -42,6 +42,7 @@ from qlab.io.checkpoint import save_quantized
 from qlab.io.files import write_atomically
 from qlab.io.float_graph import is_float_graph
 from qlab.io.lab_file import LabFile, save_lab
+from qlab.object_types import ObjectType
 from qlab.qconfig import QConfigMapping
 from qlab.qparams import QParams
 from qlab.ranges import QuantizationError, TensorSpec
@@ -123,6 +124,11 @@ class Lab:
     def graph(self) -> fx.GraphModule:
         """The float graph after fusion; not to be changed."""
         return self._study.graph
+
+    @property
+    def types(self) -> dict[str, ObjectType]:
+        """The operators' types by what people call them, for `QConfigMapping.set_object_type`."""
+        return types_of(self.graph)
 
     def layer(self, name: str) -> Layer:
         """One layer by name.

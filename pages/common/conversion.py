@@ -81,7 +81,7 @@ def fidelity(loaded: Loaded, mapping: QConfigMapping, workspace: Workspace) -> F
             raise CancelledError
         return found
 
-    key = ("conversion", "fidelity", loaded.sample.name, loaded.samples, mapping)
+    key = ("fidelity", loaded.sample.name, loaded.samples, mapping)
     return wait_for(key, "Comparing simulation and integers", work, workspace)
 
 
@@ -100,5 +100,5 @@ def latency(loaded: Loaded, mapping: QConfigMapping, workspace: Workspace) -> La
             raise CancelledError
         return measured
 
-    key = ("conversion", "latency", loaded.sample.name, loaded.samples, mapping)
+    key = ("latency", loaded.sample.name, loaded.samples, mapping)
     return wait_for(key, "Timing both networks", work, workspace)

@@ -32,6 +32,10 @@ TITLES = {
     "activation granularity": ("A scale", f"Output. {define('one scale')}"),
     "activation observer": ("A observer", f"Output. {define('observer')}"),
 }
+#: Pixels, by part of a spec, so that at 1,280 only the last column lies outside the window.
+WIDTHS = {"bits": 78, "scheme": 98, "granularity": 98, "observer": 116}
+#: Columns as shown: the scale of activations comes last, since it offers no choice.
+ORDER = sorted((PICKED, *COLUMNS), key=lambda column: column == "activation granularity")
 
 
 @dataclass
@@ -66,11 +70,11 @@ def draw(view: View, loaded: Loaded) -> Held:
         held.frame,
         key=f"configure_{held.generation}",
         column_config=_columns(loaded, held),
-        disabled=["layer"],
+        column_order=ORDER,
         num_rows="fixed",
         height=min(38 + 35 * len(held.frame), 500),
     )
-    held.picked = [str(name) for name in edited.index[edited[PICKED]]]
+    held.picked = [str(name) for name, row in edited.to_dict("index").items() if row[PICKED]]
     typed = _rows_of(edited)
     if typed != held.seen:
         held.seen = typed
@@ -113,29 +117,33 @@ def _held(view: View, loaded: Loaded) -> Held:
 def _filled(view: View, loaded: Loaded, before: Held | None) -> Held:
     """The table as the configuration in force has it, with what was refused still in its place."""
     last = before.generation if before else st.session_state.get(f"{HELD}_last", 0)
-    held = rows.read(loaded, loaded.lab.plan(view.mapping))
+    read = rows.read(loaded, loaded.lab.plan(view.mapping))
     refused = view.workspace.refusals(view.choice)
-    held |= {name: {**held[name], **row} for name, row in refused.items() if name in held}
-    picked = before.picked if before and before.choice == view.choice else []
-    frame = rows.frame(held)
+    typed = {name: {**row, **refused.get(name, {})} for name, row in read.items()}
+    problems = rows.write(loaded, view.mapping, typed).problems
+    for name in refused.keys() & read.keys() - problems.keys():
+        if typed[name][IN_FLOAT] != read[name][IN_FLOAT]:  # undone: it waited in float and is not
+            typed[name] = read[name]
+    picked = list(before.picked) if before and before.choice == view.choice else []
+    frame = rows.frame(typed)
     frame.insert(0, PICKED, [name in picked for name in frame.index])
-    problems = rows.write(loaded, view.mapping, held).problems
-    return Held(
-        view.choice, view.mapping, view.mapping, frame, held, problems, list(picked), last + 1
-    )
+    return Held(view.choice, view.mapping, view.mapping, frame, typed, problems, picked, last + 1)
 
 
 def _rows_of(table: pd.DataFrame) -> dict[str, Row]:
     """The rows as they stand; an empty cell is None however the editor calls it."""
     return {
         str(name): {
-            column: bool(row[column])
-            if column == IN_FLOAT
-            else (None if pd.isna(row[column]) else str(row[column]))
-            for column in COLUMNS
+            column: _value(column, cell) for column, cell in row.items() if column != PICKED
         }
-        for name, row in table.iterrows()
+        for name, row in table.to_dict("index").items()
     }
+
+
+def _value(column: object, cell: object) -> bool | str | None:
+    if column == IN_FLOAT:
+        return bool(cell)
+    return cell if isinstance(cell, str) else None
 
 
 def _apply(view: View, loaded: Loaded, held: Held) -> None:
@@ -158,18 +166,20 @@ def _has(row: Row, column: str) -> bool:
 
 def _columns(loaded: Loaded, held: Held) -> dict:
     offered = rows.options(loaded, held.seen.values())
-    narrow, pinned = 52, {"pinned": True}
     return {
-        "layer": st.column_config.TextColumn("Layer", **pinned),
+        "layer": st.column_config.TextColumn("Layer", pinned=True, disabled=True),
         PICKED: st.column_config.CheckboxColumn(
-            "Pick", help="For changing many layers at once, below.", width=narrow
+            "Pick", help="For changing many layers at once, below.", width=58
         ),
         IN_FLOAT: st.column_config.CheckboxColumn(
-            TITLES[IN_FLOAT][0], help=TITLES[IN_FLOAT][1], width=narrow
+            TITLES[IN_FLOAT][0], help=TITLES[IN_FLOAT][1], width=62
         ),
         **{
             column: st.column_config.SelectboxColumn(
-                TITLES[column][0], help=TITLES[column][1], options=options, width="small"
+                TITLES[column][0],
+                help=TITLES[column][1],
+                options=options,
+                width=WIDTHS[column.split()[1]],
             )
             for column, options in offered.items()
         },

@@ -27,7 +27,7 @@ PATIENCE = 0.4
 POLL = 0.4
 #: Seconds that jobs live on when nobody looks at their workspace any more.
 GRACE = float(os.environ.get("QLAB_GRACE_SECONDS", "60"))
-KEPT = {"loaded": 4, "outcome": 64, "conversion": 8}
+KEPT = {"loaded": 4, "outcome": 64, "conversion": 8, "fidelity": 8, "latency": 8}
 _AWAITED = "awaited_job"
 
 

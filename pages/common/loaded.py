@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pages.common.engine import wait_for
 from pages.common.format import number
 from pages.common.jobs import CancelledError, Key, Progress, Work
+from pages.common.store import store
 from pages.common.workspace import Choice, Draft, Workspace
 
 if TYPE_CHECKING:
@@ -100,10 +102,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A comparison and what it says about the worst layers."""
+    """A comparison, what it says about the worst layers, and how many seconds it took."""
 
     report: Report
     worst: tuple[Finding, ...]
+    seconds: float
 
 
 def loaded_key(choice: Choice) -> Key:
@@ -146,16 +149,38 @@ def outcome_key(loaded: Loaded, mapping: QConfigMapping) -> Key:
 
 def compare(loaded: Loaded, mapping: QConfigMapping, workspace: Workspace) -> Outcome:
     """The comparison under a configuration; ends the page's run while it is being made."""
-    return wait_for(*comparison(loaded, mapping), workspace)
+    outcome = wait_for(*comparison(loaded, mapping), workspace)
+    _record(loaded, mapping, outcome, workspace)
+    return outcome
+
+
+def _record(
+    loaded: Loaded, mapping: QConfigMapping, outcome: Outcome, workspace: Workspace
+) -> None:
+    """Keeps a comparison among the workspace's runs, once."""
+    from qlab.runs import record_report
+
+    key = outcome_key(loaded, mapping)
+    if key not in workspace.recorded:
+        workspace.recorded.add(key)
+        record_report(
+            store().runs(workspace),
+            mapping,
+            outcome.report,
+            subject=loaded.lab.subject,
+            seconds=outcome.seconds,
+        )
 
 
 def comparison(loaded: Loaded, mapping: QConfigMapping) -> tuple[Key, str, Work]:
     """The job that compares the float network with its quantized self."""
 
     def work(progress: Progress) -> Outcome:
+        began = time.monotonic()
         report = loaded.lab.compare(
             mapping, on_progress=progress.report, should_stop=progress.should_stop
         )
+        seconds = time.monotonic() - began
         rows, worst = report.worst(WORST), []
         columns = ("sqnr_local", "sqnr_ideal")
         numbers = zip(*(rows[column].to_numpy(float) for column in columns), strict=True)
@@ -164,7 +189,7 @@ def comparison(loaded: Loaded, mapping: QConfigMapping) -> tuple[Key, str, Work]
                 raise CancelledError
             progress.report(len(worst), WORST, "looking for causes")
             worst.append(_finding(loaded, str(name), (float(sqnr), float(bound)), mapping))
-        return Outcome(report, tuple(worst))
+        return Outcome(report, tuple(worst), seconds)
 
     title = "Comparing the quantized network with the float one"
     return outcome_key(loaded, mapping), title, work

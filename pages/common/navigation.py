@@ -10,6 +10,7 @@ ENTERED, THROUGH_APP = "entered", "through_app"
 PAGES = {
     "overview": ("Explore", "Overview"),
     "model": ("Explore", "Model"),
+    "configure": ("Explore", "Configure"),
     "layer": ("Explore", "Layer"),
     "convert": ("Explore", "Convert"),
     "learn": ("Learn", "Quantization math"),

@@ -52,7 +52,7 @@ def read(loaded: Loaded, plan: Plan) -> dict[str, Row]:
     return {name: _row(loaded, plan.step(name)) for name in names(loaded)}
 
 
-def frame(rows: Mapping[str, Row]) -> pd.DataFrame:
+def frame(rows: dict[str, Row]) -> pd.DataFrame:
     """Rows as people edit them."""
     table = pd.DataFrame.from_dict(rows, orient="index", columns=list(COLUMNS))
     texts = [column for column in COLUMNS if column != IN_FLOAT]

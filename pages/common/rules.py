@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from qlab.qconfig import QConfig, QConfigMapping
     from qlab.qconfig.mapping import Rule
 
-PATTERN, TYPE = "module names", "type of layer"
+PATTERN, TYPE = "name", "type"
 KEEP = "keep in float"
 SEEN = 8
 

@@ -14,6 +14,7 @@ import secrets
 import threading
 from collections import OrderedDict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import platformdirs
 import streamlit as st
@@ -21,6 +22,9 @@ import streamlit as st
 from pages.common import saved
 from pages.common.jobs import log_error
 from pages.common.workspace import Workspace
+
+if TYPE_CHECKING:
+    from qlab.runs import Runs
 
 log = logging.getLogger(__name__)
 BITS = 128
@@ -48,6 +52,7 @@ class Store:
         self._in_memory = in_memory
         self._spaces: OrderedDict[str, Workspace] = OrderedDict()
         self._saved: dict[str, int] = {}
+        self._runs: dict[str, Runs] = {}
         self._lock = threading.RLock()
         self._prune(on_disk)
 
@@ -85,10 +90,24 @@ class Store:
         for space in list(self._spaces.values()):
             self.save(space)
 
-    def path(self, space: Workspace, suffix: str) -> Path:
-        """Where another file of a workspace is kept; makes the folder."""
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return self.folder / f"{space.id}{suffix}"
+    def runs(self, space: Workspace) -> Runs:
+        """Every configuration that was measured in a workspace; a file beside the workspace's.
+
+        Where no file can be made they are kept until the server ends.
+        """
+        from qlab.errors import QlabError
+        from qlab.runs import Runs
+
+        with self._lock:
+            if space.id not in self._runs:
+                path = self.folder / f"{space.id}.sqlite"
+                try:
+                    self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                    self._runs[space.id] = Runs(path)
+                except (OSError, QlabError) as error:
+                    log_error(log, f"runs cannot be saved in {self.folder}", error)
+                    self._runs[space.id] = Runs()
+            return self._runs[space.id]
 
     def _path(self, id: str) -> Path:
         return self.folder / f"{id}.json"
@@ -101,6 +120,7 @@ class Store:
                 _, oldest = self._spaces.popitem(last=False)
                 self.save(oldest)
                 self._saved.pop(oldest.id, None)
+                self._runs.pop(oldest.id, None)
         return space
 
     def _read(self, id: str) -> Workspace | None:

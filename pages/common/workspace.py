@@ -72,6 +72,7 @@ class Workspace:
         refused: Entries of *Configure* that make no sense yet, by (model, preset, layer): the
             table's row as it was typed.
         declined: Computations that were cancelled here; they start again when asked for.
+        recorded: Comparisons that are among the workspace's runs already.
         generation: Grows with every change of a configuration; knobs follow it.
         revision: Grows with every change of anything that is saved.
     """
@@ -85,6 +86,7 @@ class Workspace:
     drafts: dict[tuple[str, str, str], Draft] = field(default_factory=dict)
     refused: dict[tuple[str, str, str], dict[str, Any]] = field(default_factory=dict)
     declined: set[tuple[Hashable, ...]] = field(default_factory=set)
+    recorded: set[tuple[Hashable, ...]] = field(default_factory=set)
     generation: int = 0
     revision: int = 0
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)

@@ -8,6 +8,7 @@ from typing import Any
 from torch import fx
 
 from qlab.graph.plan import Plan
+from qlab.object_types import ObjectType, describe_object_type
 
 INPUT = "input"
 
@@ -63,6 +64,15 @@ def describe_layers(graph_module: fx.GraphModule, plan: Plan) -> tuple[Layer, ..
             )
         )
     return tuple(layers)
+
+
+def types_of(graph_module: fx.GraphModule) -> dict[str, ObjectType]:
+    """The types of a graph's operators, in words, as a rule by type names them; in graph order."""
+    found: dict[str, ObjectType] = {}
+    for node in graph_module.graph.nodes:
+        if node.op in ("call_module", "call_function", "call_method"):
+            found[describe_object_type(node.meta["kind"])] = node.meta["kind"]
+    return found
 
 
 def _feeding(node: fx.Node, shown: dict[str, str]) -> tuple[str, ...]:

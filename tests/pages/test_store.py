@@ -122,7 +122,7 @@ def test_the_oldest_files_make_room(folder: Path):
     spaces = [used(store) for _ in range(3)]
     for age, space in enumerate(spaces):
         store.save(space)
-        store.path(space, ".sqlite").touch()
+        (folder / f"{space.id}.sqlite").touch()
         os.utime(folder / f"{space.id}.json", (1e9 - age, 1e9 - age))
     left = {path.name for path in Store(folder, on_disk=2).folder.iterdir()}
     assert left == {f"{s.id}{suffix}" for s in spaces[:2] for suffix in (".json", ".sqlite")}
@@ -202,3 +202,15 @@ def test_the_data_folder_is_qlab_data_or_that_of_the_user(monkeypatch: pytest.Mo
     monkeypatch.delenv("QLAB_DATA")
     monkeypatch.setenv("XDG_DATA_HOME", "/xdg")
     assert data_folder().name == "qlab"
+
+
+def test_where_runs_cannot_be_saved_they_are_kept_until_the_server_ends(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    (tmp_path / "file").touch()
+    store = Store(tmp_path / "file" / "workspaces")
+    space = used(store)
+    runs = store.runs(space)
+    assert "runs cannot be saved" in caplog.text
+    runs.add(space.mapping(CHOICE), {"sqnr": 20.0})
+    assert len(store.runs(space)) == 1

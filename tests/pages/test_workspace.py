@@ -3,6 +3,7 @@
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from pages.common import format as fmt
 from pages.common.store import store
 from tests.pages.harness import ROOT, SECONDS, has_button, metrics, open_page, settle, workspace_of
 
@@ -100,3 +101,24 @@ def test_numbers_that_were_shown_stay_stale_in_a_fresh_browser():
     assert again.warning[0].value.startswith("Stale")
     settle(again.button(key="refresh").click().run())
     assert not again.warning
+
+
+def test_every_measured_configuration_is_a_run_of_this_workspace_alone():
+    page = open_page("overview", model="depthwise", preset="int8-per-tensor")
+    before = workspace_of(page)
+    (first,) = store().runs(before)
+    assert metrics(page)["Output SQNR ↑"] == fmt.number(first.metrics["sqnr"], "dB")
+    page.run()
+    assert len(store().runs(before)) == 1
+    page.button(key="remedy_0").click().run()
+    assert len(store().runs(before)) == 1  # stale numbers are those of the first run
+    settle(page.button(key="refresh").click().run())
+    _, second = store().runs(before)
+    assert second.parent == first.id
+    assert second.metrics["sqnr"] > first.metrics["sqnr"]
+    store.clear()
+    again = workspace_of(follow(link(page)))
+    assert again is not before
+    assert [run.name for run in store().runs(again)] == [first.name, second.name]
+    stranger = open_page("overview", model="depthwise", preset="int8-per-tensor")
+    assert len(store().runs(workspace_of(stranger))) == 1

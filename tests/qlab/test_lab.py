@@ -440,3 +440,14 @@ def test_the_subject_tells_models_and_data_apart_and_not_their_order():
     with torch.no_grad():
         next(other.parameters()).view(-1)[0] += 1
     assert subject(batches) != subject(batches, other)
+
+
+def test_types_are_what_rules_by_type_match():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sigmoid(), nn.Flatten(), nn.Linear(4, 2))
+    lab = qlab.Lab(model, torch.rand(1, 3, 1, 1), [torch.rand(4, 3, 1, 1)])
+    assert "type Conv2d" in lab.types
+    for words, kind in lab.types.items():
+        mapping = qlab.presets.get("int8").mapping().set_object_type(kind, None)
+        plan = lab.plan(mapping)
+        assert not plan.unmatched
+        assert words in {step.rule for step in plan.steps}

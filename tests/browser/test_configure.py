@@ -1,0 +1,82 @@
+"""Configure as people use it: by mouse and keyboard in the table, then convert and download."""
+
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from qlab import QConfigMapping
+from tests.browser.harness import open_page, settled
+
+#: Columns from the left: layer, pick, float, bits of the weight.
+FLOAT, WEIGHT_BITS = 2, 3
+ROW, HEADER = 35, 35
+
+
+def cell(page: Page, row: int, column: int) -> None:
+    """Selects a cell of the table by mouse and arrow keys."""
+    box = page.get_by_test_id("stDataFrame").first.bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + 20, box["y"] + HEADER + ROW * (row + 0.5))
+    for _ in range(column):
+        page.keyboard.press("ArrowRight")
+
+
+def choose(page: Page, row: int, column: int, option: str) -> None:
+    """Picks an option in a cell."""
+    cell(page, row, column)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("option", name=option, exact=True)).to_be_visible()
+    page.keyboard.type(option)
+    page.keyboard.press("Enter")
+
+
+def story(page: Page) -> Locator:
+    """What the truth table says of the selected layer."""
+    return page.locator(".st-key-selected")
+
+
+@pytest.mark.slow
+def test_from_the_table_by_the_truth_table_to_the_file(page: Page, tmp_path: Path):
+    open_page(page, ".st-key-plan", "/configure?model=mlp&layer=fc1")
+    settled(page, story(page))
+    expect(story(page)).to_contain_text("Asked, by the rule 'global'")
+    choose(page, 0, WEIGHT_BITS, "4")
+    expect(story(page)).to_contain_text("weight int4 symmetric per channel")
+    choose(page, 1, WEIGHT_BITS, "3")  # a second entry right after the first is not lost
+    expect(page.get_by_text("Preset with 2 changes of yours")).to_be_visible()
+    expect(story(page)).to_contain_text("Asked, by the rule 'module name 'fc1''")
+    cell(page, 2, FLOAT)
+    page.keyboard.press("Space")
+    expect(page.get_by_text("Preset with 3 changes of yours")).to_be_visible()
+    page.locator(".st-key-undo button").click()
+    expect(page.get_by_text("Preset with 2 changes of yours")).to_be_visible()
+
+    page.get_by_test_id("stSidebarNavLink").filter(has_text="Convert").click()
+    settled(page, page.get_by_role("heading", name="Convert", level=1))
+    page.locator(".st-key-convert button").click()
+    settled(page, page.get_by_text("gave identical outputs"))
+    with page.expect_download() as caught:
+        page.locator(".st-key-download_recipe button").click()
+    path = tmp_path / "recipe.json"
+    caught.value.save_as(path)
+    mapping = QConfigMapping.from_json(path.read_text())
+    bits = {
+        name: qconfig and qconfig.weight_spec.dtype.bits
+        for name, qconfig in mapping.module_name_qconfigs.items()
+    }
+    assert bits == {"fc1": 4, "fc2": 3}
+
+
+def test_a_rule_that_matches_nothing_is_flagged_and_a_broken_one_answered(page: Page):
+    open_page(page, ".st-key-plan", "/configure?model=mlp")
+    pattern = page.get_by_role("textbox", name="Pattern")
+    pattern.fill("no_such")
+    pattern.press("Enter")
+    page.locator(".st-key-rule_add button").click()
+    expect(page.get_by_text("matches nothing in this model")).to_be_visible()
+    pattern.fill("fc[")
+    pattern.press("Enter")
+    page.locator(".st-key-rule_add button").click()
+    expect(page.get_by_text("not a regular expression")).to_be_visible()
+    expect(pattern).to_have_value("fc[")

@@ -1,0 +1,63 @@
+"""The first page is prepared while the server starts, by the jobs that the page asks for."""
+
+import pytest
+
+from pages.common import preload
+from pages.common.engine import board
+from pages.common.loaded import Loaded, loaded_key, outcome_key
+from qlab import Lab, presets
+from qlab.errors import NonFiniteError
+from tests.pages.harness import open_page, workspace_of
+
+
+def keys(loaded: Loaded | None = None) -> list:
+    """What the first page asks of the board."""
+    found = [loaded_key(preload.GREETING)]
+    if loaded is not None:
+        found.append(outcome_key(loaded, presets.get(preload.GREETING.preset).mapping()))
+    return found
+
+
+@pytest.fixture
+def fresh() -> None:
+    """Nobody has been here."""
+    for kind in ("loaded", "outcome"):
+        for key in [key for key in board()._jobs if key[:2] == (kind, preload.GREETING.model)]:
+            board().forget(key)
+
+
+def test_the_first_visitor_finds_everything_computed(fresh: None):
+    preload.greet()
+    first = board().find(keys()[0])
+    assert first is not None and first.state == "done"
+    page = open_page("overview")
+    jobs = [board().find(key) for key in keys(first.result)]
+    assert jobs[0] is first
+    assert all(job is not None and preload.OWNER in job.owners for job in jobs)
+    board().abandon(workspace_of(page).id)
+    assert [board().find(key) for key in keys(first.result)] == jobs
+
+
+def test_a_failure_is_left_to_the_page(
+    fresh: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def fail(*_: object, **__: object) -> None:
+        raise NonFiniteError("NaN in the float model")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Lab, "calibrate", fail)
+        preload.greet()
+        page = open_page("overview")
+        assert "NaN in the float model" in page.error[0].value
+    board().forget(keys()[0])
+
+
+def test_an_error_that_no_job_catches_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def fail(*_: object) -> None:
+        raise KeyError("surprise")
+
+    monkeypatch.setattr(preload, "loading", fail)
+    preload.greet()
+    assert "the first page could not be prepared" in caplog.text
