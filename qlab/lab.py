@@ -14,14 +14,13 @@ from qlab import presets
 from qlab.analysis.batches import Batches
 from qlab.analysis.calibration import Calibration, Progress, Stop
 from qlab.analysis.causes import Cause
-from qlab.analysis.compare import Networks, compare_graphs
-from qlab.analysis.layers import Layer, describe_layers
+from qlab.analysis.hooked import study_of
+from qlab.analysis.layers import Layer
 from qlab.analysis.report import Report
-from qlab.analysis.study import Study
 from qlab.analysis.what_if import WhatIf, causes_of, compare_policies, what_if
-from qlab.errors import ArgumentError, DTypeError, UnknownNameError
+from qlab.errors import ArgumentError, DTypeError, TraceError, UnknownNameError
 from qlab.execution import usable_device
-from qlab.graph import Plan, fuse, trace
+from qlab.graph import Plan
 from qlab.io.checkpoint import save_quantized
 from qlab.io.files import write_atomically
 from qlab.qconfig import QConfigMapping
@@ -37,7 +36,8 @@ class Lab:
     """What-ifs about one model, answered from one calibration pass.
 
     Args:
-        model: A float model that traces; it is copied, never changed.
+        model: A float model; it is copied, never changed. One that cannot become a graph is worked
+            on layer by layer, through hooks (`traced`, `trace_error`).
         example_inputs: Inputs of one call: a tensor or a tuple of positional inputs.
         calibration: Batches of inputs (see `qlab.analysis.batches.Batches`).
         evaluation: Batches of (inputs, labels) on which `compare` measures; the calibration data
@@ -45,7 +45,6 @@ class Lab:
         device: Where everything runs; the model's own device if not given.
 
     Raises:
-        TraceError: The model cannot be turned into a graph; names module, file and line.
         ArgumentError: Example inputs that do not fit the model, or no such device.
     """
 
@@ -64,7 +63,6 @@ class Lab:
         home = _device_of(model)
         self.device = usable_device(home if device is None else device)
         inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-        graph = fuse(trace(model, tuple(_to(x, home) for x in inputs))).to(self.device)
         self._calibration_data = Batches(calibration, len(inputs), self.device, "calibration")
         self._evaluation_data = (
             Batches(evaluation, len(inputs), self.device, "evaluation")
@@ -72,13 +70,28 @@ class Lab:
             else self._calibration_data
         )
         example = tuple(_to(x, self.device) for x in inputs)
-        self._study = Study(graph, example, self._calibration_data)
-        self.layers: tuple[Layer, ...] = describe_layers(graph, self.plan())
+        here = model if home == self.device else copy.deepcopy(model).to(self.device)
+        self._study = study_of(here, example, self._calibration_data)
+        self.layers: tuple[Layer, ...] = self._study.layers(self.plan())
+
+    @property
+    def traced(self) -> bool:
+        """Whether the model is a graph; else it is quantized layer by layer, through hooks."""
+        return self._study.trace_error is None
+
+    @property
+    def trace_error(self) -> TraceError | None:
+        """What kept the model from becoming a graph: module, file, line, why; None if nothing."""
+        return self._study.trace_error
 
     @property
     def graph(self) -> fx.GraphModule:
-        """The float graph after fusion; not to be changed."""
-        return self._study.graph
+        """The float graph after fusion; not to be changed.
+
+        Raises:
+            UnsupportedError: The model has no graph; says why.
+        """
+        return self._study.whole_graph("Lab.graph")
 
     def layer(self, name: str) -> Layer:
         """One layer by name.
@@ -171,16 +184,17 @@ class Lab:
         node = probe.node if kind == "activation" else probe.inputs[0]
         return self._study.activation_qparams(node, spec)
 
-    def convert(self, mapping: Mapping = None) -> fx.GraphModule:
+    def convert(self, mapping: Mapping = None) -> nn.Module:
         """The quantized model of a configuration, with ranges from the cached statistics.
 
         Args:
             mapping: A `QConfigMapping`, a preset's name, or None for the default preset.
 
         Returns:
-            The same type as ``convert_fx`` gives; a copy that the caller may change.
+            The same type as ``convert_fx`` gives; a copy that the caller may change. Of a model
+            that has no graph, a copy whose quantized layers each take and give real numbers.
         """
-        return copy.deepcopy(self._study.converted(resolve_mapping(mapping)))
+        return self._study.network(resolve_mapping(mapping))
 
     def compare(
         self,
@@ -202,14 +216,9 @@ class Lab:
         Raises:
             NonFiniteError: NaN or infinity in a layer; names it.
         """
-        resolved = resolve_mapping(mapping)
-        if self.calibrated is None:
-            self.calibrate(on_progress)
-        plan = self._study.plan(resolved)
-        return compare_graphs(
-            Networks(self.graph, self._study.converted(resolved), plan),
+        return self._study.compare(
+            resolve_mapping(mapping),
             self._evaluation_data,
-            self._study.ideal_sqnr,
             on_progress=on_progress,
             should_stop=should_stop,
         )
@@ -272,9 +281,11 @@ class Lab:
 
         Raises:
             ArgumentError: Another suffix.
+            UnsupportedError: A checkpoint of a model that has no graph.
         """
         target, resolved = Path(path), resolve_mapping(mapping)
         if target.suffix == ".safetensors":
+            self._study.whole_graph("A checkpoint")
             return save_quantized(self._study.converted(resolved), target)
         if target.suffix == ".json":
             write_atomically(target, resolved.to_json().encode())

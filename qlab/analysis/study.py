@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from qlab.analysis.batches import Batches
 from qlab.analysis.cache import LastResults
@@ -19,8 +20,11 @@ from qlab.analysis.calibration import (
     collect_statistics,
     sample_inputs,
 )
+from qlab.analysis.compare import Networks, compare_graphs
+from qlab.analysis.layers import Layer, describe_layers
 from qlab.analysis.probe import LayerProbe
-from qlab.errors import UncalibratedError, UnknownNameError
+from qlab.analysis.report import Report
+from qlab.errors import TraceError, UncalibratedError, UnknownNameError
 from qlab.execution import GraphRunner
 from qlab.graph import Plan, annotate, convert
 from qlab.graph.lift import attribute
@@ -52,6 +56,7 @@ class Study:
         self._data = data
         self.calibration: Calibration | None = None
         self._sampled: tuple[dict[str, Any], int] | None = None
+        self.trace_error: TraceError | None = None
         self._lock = threading.RLock()
         self._plans: LastResults[Plan] = LastResults(_KEPT_PLANS)
         self._converted: LastResults[fx.GraphModule] = LastResults(_KEPT_GRAPHS)
@@ -64,13 +69,54 @@ class Study:
         """One float pass over the calibration data; returns at once where it was completed."""
         with self._lock:
             if self.calibration is None or not self.calibration.complete:
-                names = {n.name: str(n.meta.get("name", n.name)) for n in self.graph.graph.nodes}
                 self._qparams.clear()
                 self._converted.clear()
-                self.calibration = collect_statistics(
-                    self.graph, self._data, names, on_progress=on_progress, should_stop=should_stop
-                )
+                self.calibration = self._collect(on_progress, should_stop)
             return self.calibration
+
+    def _collect(self, on_progress: Progress | None, should_stop: Stop | None) -> Calibration:
+        names = {n.name: str(n.meta.get("name", n.name)) for n in self.graph.graph.nodes}
+        return collect_statistics(
+            self.graph, self._data, names, on_progress=on_progress, should_stop=should_stop
+        )
+
+    def whole_graph(self, what: str) -> fx.GraphModule:
+        """The float graph, for what needs it whole.
+
+        Args:
+            what: What needs it, for the error where there is none.
+
+        Raises:
+            UnsupportedError: The model has no graph; says why.
+        """
+        return self.graph
+
+    def layers(self, plan: Plan) -> tuple[Layer, ...]:
+        """The model's layers as people see them."""
+        return describe_layers(self.graph, plan)
+
+    def network(self, mapping: QConfigMapping) -> nn.Module:
+        """The quantized network of a configuration, a copy that the caller may change."""
+        return copy.deepcopy(self.converted(mapping))
+
+    def compare(
+        self,
+        mapping: QConfigMapping,
+        data: Batches,
+        *,
+        on_progress: Progress | None = None,
+        should_stop: Stop | None = None,
+    ) -> Report:
+        """Every layer's local and accumulated error, and the network's own; see `Lab.compare`."""
+        if self.calibration is None:
+            self.calibrate(on_progress)
+        return compare_graphs(
+            Networks(self.graph, self.converted(mapping), self.plan(mapping)),
+            data,
+            self.ideal_sqnr,
+            on_progress=on_progress,
+            should_stop=should_stop,
+        )
 
     def plan(self, mapping: QConfigMapping) -> Plan:
         """The plan of a configuration."""
@@ -176,16 +222,29 @@ class Study:
         """
         with self._lock:
             if self._sampled is None:
-                per_sample = activation_bytes(self.graph, self.example_inputs)
-                per_sample = max(per_sample // _samples_in(self.example_inputs), 1)
-                largest = min(_LARGEST_SAMPLE, max(_SAMPLE_BYTES // per_sample, 1))
-                inputs = sample_inputs(self._data, largest)
-                names = [node.name for node in self.graph.graph.nodes if node.op != "output"]
-                _, values = GraphRunner(self.graph, names).collect(inputs)
-                self._sampled = values, _samples_in(inputs)
+                self._sampled = self._take_sample()
             return self._sampled
 
+    def _take_sample(self) -> tuple[dict[str, Any], int]:
+        per_sample = activation_bytes(self.graph, self.example_inputs)
+        inputs = sample_inputs(self._data, largest_sample(per_sample, self.example_inputs))
+        names = [node.name for node in self.graph.graph.nodes if node.op != "output"]
+        _, values = GraphRunner(self.graph, names).collect(inputs)
+        return values, samples_in(inputs)
 
-def _samples_in(inputs: tuple[Any, ...]) -> int:
+
+def largest_sample(example_bytes: int, example_inputs: tuple[Any, ...]) -> int:
+    """How many samples fit 64 MiB of activations, at most 32.
+
+    Args:
+        example_bytes: Bytes of all activations for the example inputs.
+        example_inputs: Those inputs.
+    """
+    per_sample = max(example_bytes // samples_in(example_inputs), 1)
+    return min(_LARGEST_SAMPLE, max(_SAMPLE_BYTES // per_sample, 1))
+
+
+def samples_in(inputs: tuple[Any, ...]) -> int:
+    """Length of the first tensor's first axis; 1 where there is none."""
     sizes = (x.shape[0] for x in inputs if isinstance(x, Tensor) and x.ndim)
     return max(next(sizes, 1), 1)

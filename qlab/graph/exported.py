@@ -28,6 +28,7 @@ from qlab.graph.aten import as_users_call_it, is_check, operator_name, passes_on
 from qlab.graph.inputs import each_tensor, parts_of
 from qlab.graph.shapes import tensors_in
 from qlab.graph.sizes import check_sizes
+from qlab.graph.stops import check_names
 
 _WEIGHTED = frozenset({"linear", "conv1d", "conv2d", "conv3d", "layer_norm", "prelu"})
 _TALKATIVE = (
@@ -144,6 +145,7 @@ class _Rebuilding:
         spec = self.program.call_spec.out_spec
         assert spec is not None
         self.graph.output(_plain(pytree.tree_unflatten(returned, spec)))
+        check_names(self.graph)
         graph_module = fx.GraphModule(self.root, self.graph, type(self.root).__name__)
         self.graph.eliminate_dead_code()
         self._write_checks(placeholders)

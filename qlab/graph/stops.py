@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import keyword
 import linecache
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from qlab.errors import TraceError
 
@@ -87,3 +88,15 @@ def _why(error: Exception) -> str:
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else repr(error)
+
+
+def check_names(graph: fx.Graph) -> None:
+    """Raises `TraceError` where a module or parameter bears a name that code cannot write."""
+    for node in graph.nodes:
+        reserved = [part for part in str(node.target).split(".") if keyword.iskeyword(part)]
+        if node.op in ("call_module", "get_attr") and reserved:
+            raise TraceError(
+                "A module or parameter bears a name that Python reserves",
+                received=f"{reserved[0]!r} in {node.target!r}",
+                fix="Give it another name; a graph is written as Python code.",
+            )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 import itertools
-import keyword
 import threading
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -21,7 +20,7 @@ from qlab.graph.inputs import ANY, Inputs, bind, replace, tensors_of
 from qlab.graph.lift import attribute, lift
 from qlab.graph.shapes import record_shapes
 from qlab.graph.sizes import check_agreement
-from qlab.graph.stops import trace_error
+from qlab.graph.stops import check_names, trace_error
 from qlab.nn.quantized import FloatFunctional, FXFloatFunctional
 from qlab.nn.stubs import DeQuantStub, QuantStub, QuantWrapper
 
@@ -83,7 +82,7 @@ def trace(
     root = copy.deepcopy(model)
     if not training:
         root.eval()
-    if _is_library_leaf(root):
+    if is_library_leaf(root):
         root = nn.Sequential(root).train(root.training)
     _plain_functionals(root)
     inputs = bind(root, example_inputs)
@@ -133,14 +132,7 @@ def symbolic(root: nn.Module, inputs: inspect.BoundArguments, leaves: Leaves) ->
             graph = tracer.trace(root)
     except Exception as error:
         raise trace_error(root, error, tracer.stopped_in) from error
-    for node in graph.nodes:
-        reserved = [part for part in str(node.target).split(".") if keyword.iskeyword(part)]
-        if node.op in ("call_module", "get_attr") and reserved:
-            raise TraceError(
-                "A module or parameter bears a name that Python reserves",
-                received=f"{reserved[0]!r} in {node.target!r}",
-                fix="Give it another name; a graph is written as Python code.",
-            )
+    check_names(graph)
     return fx.GraphModule(root, graph, type(root).__name__)
 
 
@@ -155,7 +147,7 @@ def exported(root: nn.Module, inputs: inspect.BoundArguments, leaves: Leaves) ->
         raise TraceError("The shapes of the inputs are not known", fix="Pass example inputs.")
 
     def is_leaf(path: str, module: nn.Module) -> bool:
-        known = _is_library_leaf(module) and registry.row_for_module(type(module)) is not None
+        known = is_library_leaf(module) and registry.row_for_module(type(module)) is not None
         return known or path in leaves or type(module) in leaves
 
     refusals = []
@@ -207,7 +199,7 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         named = module_qualified_name in self.leaves or type(m) in self.leaves
-        return named or _is_library_leaf(m)
+        return named or is_library_leaf(m)
 
     def call_module(
         self,
@@ -248,11 +240,17 @@ class _Tracer(fx.Tracer):
         return call, [self.root]
 
 
-def _is_library_leaf(module: nn.Module) -> bool:
+def is_library_leaf(module: nn.Module, *, whole: bool = False) -> bool:
+    """Whether a module is one operator: of `torch.nn` or qlab, and not a mere container.
+
+    Args:
+        module: The module.
+        whole: Whether attention counts as one operator too.
+    """
     home = type(module).__module__
     inside = any(f"{home}.".startswith(f"{package}.") for package in _LIBRARY)
-    seen_through = isinstance(module, _SEEN_THROUGH) or type(module) in (nn.Sequential, *_OPENED)
-    return inside and not seen_through
+    opened = (nn.Sequential, *(_OPENED[1:] if whole else _OPENED))
+    return inside and not isinstance(module, _SEEN_THROUGH) and type(module) not in opened
 
 
 def _plain_functionals(root: nn.Module) -> None:
