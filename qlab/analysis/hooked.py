@@ -195,8 +195,12 @@ class ModuleStudy(Study):
         on_progress: Progress | None = None,
         should_stop: Stop | None = None,
     ) -> ModuleSensitivity:
-        """As `Lab.sensitivity`, by running the model once per layer and way."""
-        if "estimate" in ways:
+        """As `Lab.sensitivity`, by running the model once per layer and way, one after the other.
+
+        Raises:
+            UnsupportedError: Only the gradient estimate is asked for, which needs a graph.
+        """
+        if ways == ("estimate",):
             self.whole_graph("The gradient estimate of sensitivity")
         if self.calibration is None:
             self.calibrate(on_progress)

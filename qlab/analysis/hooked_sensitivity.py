@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -17,7 +16,8 @@ from qlab.analysis.metrics import ErrorSums, LabelCounts
 from qlab.analysis.probe import QuantizedLayer
 from qlab.errors import ArgumentError, UnknownNameError
 
-WAYS = ("on", "off")
+WAYS = ("on", "off", "estimate")
+_MEASURED = ("on", "off")
 _Task = tuple[str, str, str]  # config, layer, way
 
 
@@ -29,18 +29,25 @@ class ModuleSensitivity:
         table: Indexed by (layer, config). For each way, ``on`` (the layer alone is quantized) and
             ``off`` (all but it): ``noise_<way>``, the squared error of the network's output
             ``sum((x - y)^2)`` over all samples, lower is better; ``sqnr_<way>`` [dB], higher is
-            better; with labels ``accuracy_<way>`` [%]. NaN where it was stopped before.
+            better; with labels ``accuracy_<way>`` [%]. NaN where it was stopped before, and for
+            ``estimate``, which needs a graph.
+        whole: The network with everything quantized, by config: ``noise``, ``sqnr`` and, with
+            labels, ``accuracy``. Empty unless ``off`` was asked for.
         metric: ``"accuracy"`` where the data has labels, else ``"sqnr"``.
-        samples: How many samples the errors were measured on.
-        complete: False where it was stopped early: then over the batches that were finished.
+        float_accuracy: Accuracy of the float network [%]; None without labels.
         rank_correlation: None: there is no gradient estimate to compare with.
+        samples: How many samples the errors were measured on.
+        complete: False where it was stopped early: then over the batches that were finished, or
+            over the first one, as far as it went.
     """
 
     table: pd.DataFrame
+    whole: pd.DataFrame
     metric: str
+    float_accuracy: float | None
+    rank_correlation: float | None
     samples: int
     complete: bool
-    rank_correlation: float | None = None
 
 
 @dataclass
@@ -59,7 +66,7 @@ def one_by_one(
     candidates: dict[str, dict[str, QuantizedLayer]],
     data: Batches,
     *,
-    ways: tuple[str, ...] = WAYS,
+    ways: tuple[str, ...] = _MEASURED,
     on_progress: Progress | None = None,
     should_stop: Stop | None = None,
 ) -> ModuleSensitivity:
@@ -69,7 +76,7 @@ def one_by_one(
         runs: Runs the model.
         candidates: The quantized layers of each configuration, by its name and theirs.
         data: Data to measure on, with labels for accuracies.
-        ways: ``"on"``, ``"off"`` or both.
+        ways: Of `WAYS`; ``"estimate"`` gives NaN.
         on_progress: Called as ``(runs done, runs in all, label)``.
         should_stop: Asked after each run; batches that were finished count.
 
@@ -114,8 +121,10 @@ def _tasks(
     candidates: dict[str, dict[str, QuantizedLayer]], ways: tuple[str, ...]
 ) -> Iterator[_Task]:
     for config, layers in candidates.items():
+        if "off" in ways and layers:
+            yield config, "", "whole"
         for layer in layers:
-            yield from ((config, layer, way) for way in ways)
+            yield from ((config, layer, way) for way in _MEASURED if way in ways)
 
 
 def _chosen(
@@ -123,23 +132,46 @@ def _chosen(
 ) -> dict[str, QuantizedLayer]:
     config, layer, way = task
     layers = candidates[config]
+    if way == "whole":
+        return layers
     return {name: chosen for name, chosen in layers.items() if (name == layer) == (way == "on")}
 
 
 def _result(
     sums: dict[_Task, _Sums], ways: tuple[str, ...], samples: int, complete: bool
 ) -> ModuleSensitivity:
-    labelled = any(found.labels.labelled for found in sums.values())
+    counted = next((s.labels.as_dict() for s in sums.values() if s.labels.labelled), {})
     rows: dict[tuple[str, str], dict[str, float]] = {}
+    whole: dict[str, dict[str, float]] = {}
     for (config, layer, way), found in sums.items():
-        row = rows.setdefault((layer, config), {})
-        known = found.output.count > 0
-        row[f"sqnr_{way}"] = found.output.sqnr if known else math.nan
-        row[f"noise_{way}"] = found.output.noise if known else math.nan
-        if labelled:
-            row[f"accuracy_{way}"] = found.labels.as_dict().get("accuracy", math.nan)
-    table = pd.DataFrame(
-        list(rows.values()), index=pd.MultiIndex.from_tuples(rows, names=["layer", "config"])
+        numbers = _numbers(found)
+        if way == "whole":
+            whole[config] = numbers
+        else:
+            row = rows.setdefault((layer, config), {})
+            row |= {f"{name}_{way}": value for name, value in numbers.items()}
+    names = ["noise", "sqnr", *(["accuracy"] if counted else [])]
+    columns = [f"{n}_{w}" for w in WAYS if w in ways for n in names if (n, w) != _NO_ACCURACY]
+    index = pd.MultiIndex.from_tuples(list(rows), names=["layer", "config"])
+    table = pd.DataFrame(list(rows.values()), index=index, columns=columns, dtype=float)
+    frame = pd.DataFrame(list(whole.values()), index=list(whole), columns=names, dtype=float)
+    return ModuleSensitivity(
+        table=table,
+        whole=frame.rename_axis("config"),
+        metric="accuracy" if counted else "sqnr",
+        float_accuracy=counted.get("float_accuracy"),
+        rank_correlation=None,
+        samples=samples,
+        complete=complete,
     )
-    metric = "accuracy" if labelled else "sqnr"
-    return ModuleSensitivity(table, metric, samples, complete)
+
+
+_NO_ACCURACY = ("accuracy", "estimate")
+
+
+def _numbers(found: _Sums) -> dict[str, float]:
+    if not found.output.count:
+        return {}
+    accuracy = found.labels.as_dict().get("accuracy")
+    numbers = {"noise": found.output.noise, "sqnr": found.output.sqnr}
+    return numbers if accuracy is None else {**numbers, "accuracy": accuracy}

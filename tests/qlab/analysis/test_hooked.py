@@ -317,7 +317,12 @@ def test_one_layer_at_a_time():
     alone = lab.compare(only).output
     assert table.loc[("fc", "int8"), "sqnr_on"] == pytest.approx(alone["sqnr"])
     assert table.loc[("head", "int8"), "sqnr_off"] == pytest.approx(alone["sqnr"])
-    assert set(table.columns) == {"sqnr_on", "noise_on", "sqnr_off", "noise_off"}
+    assert list(table.columns) == ["noise_on", "sqnr_on", "noise_off", "sqnr_off"]
+    assert found.whole.loc["int8", "sqnr"] == pytest.approx(lab.compare("int8").output["sqnr"])
+    default = sensitivity(lab, {"int8": mapping}, ways=("on", "off", "estimate"))
+    assert default.table["noise_estimate"].isna().all()
+    assert default.table["noise_on"].equals(table["noise_on"])
+    assert default.rank_correlation is None and default.float_accuracy is None
 
 
 def sensitivity(lab, candidates, **options):
@@ -332,6 +337,8 @@ def test_sensitivity_by_accuracy_where_there_are_labels():
     found = sensitivity(lab, {"int8": presets.get("int8").mapping()}, ways=("on",))
     assert found.metric == "accuracy"
     assert found.table["accuracy_on"].between(80, 100).all()
+    assert found.float_accuracy == 100.0
+    assert found.whole.empty
     assert "sqnr_off" not in found.table
 
 
@@ -345,9 +352,10 @@ def test_sensitivity_reports_progress_and_stops():
         on_progress=lambda *step: seen.append(step),
         should_stop=lambda: len(seen) == 3,
     )
-    assert [step[:2] for step in seen][-1] == (3, 12)
+    assert [step[:2] for step in seen][-1] == (3, 15)
     assert not found.complete
-    assert found.table["sqnr_on"].notna().all()
+    assert found.whole["sqnr"].notna().all()
+    assert found.table["sqnr_on"].isna().tolist() == [False, True]
     assert found.table["sqnr_off"].isna().tolist() == [False, True]
 
 
