@@ -61,6 +61,8 @@ def as_users_call_it(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any
     name = operator_name(node.target)
     if name == "slice":
         return _slice(node, *args, **kwargs)
+    if name in ("to", "_to_copy"):
+        return _to(node, args[0])
     if name in _REWRITTEN:
         return _REWRITTEN[name](*args, **kwargs)
     if name in _METHODS:
@@ -78,6 +80,14 @@ def _slice(
     index = slice(start or None, None if end == sys.maxsize else end, None if step == 1 else step)
     axis = dim % rank if rank else dim
     return operator.getitem, (x, (*[slice(None)] * axis, index)), {}
+
+
+def _to(node: fx.Node, x: Any) -> Call:
+    """A change of dtype only: all of a graph is on one device, which need not be the example's."""
+    source, dtype = node.args[0], node.meta["val"].dtype
+    if isinstance(source, fx.Node) and source.meta["val"].dtype == dtype:
+        return torch.detach, (x,), {}
+    return "to", (x, dtype), {}
 
 
 def _batch_norm(
@@ -121,9 +131,9 @@ _REWRITTEN: dict[str, _Rewrite] = {
     "dropout": _dropout,
 }
 
-_METHODS = {
-    name: name for name in ("expand", "repeat", "contiguous", "unflatten", "to", "squeeze")
-} | {"sym_size": "size"}
+_METHODS = {name: name for name in ("expand", "repeat", "contiguous", "unflatten", "squeeze")} | {
+    "sym_size": "size"
+}
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{

@@ -293,3 +293,22 @@ def test_convert_needs_no_more_than_a_plan():
     graph = fuse(trace(LargeOnly(), torch.randn(3, 4)))
     plan = annotate(graph, presets.get("int8-weights-only").mapping())
     assert convert(graph, plan, {})(torch.ones(3, 4)).shape == (3, 4)
+
+
+def test_a_move_to_a_device_is_no_operator_and_a_change_of_dtype_is_one():
+    class Moves(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x, weights):
+            y = self.fc(x).to(dtype=torch.float32, device=x.device)
+            return self.head(y) * weights.to(x.device, torch.float32) if len(x) > 1 else x
+
+    model, x, weights = Moves(), torch.randn(3, 4), torch.tensor([1, 2])
+    graph = fuse(trace(model, (x, weights)))
+    torch.testing.assert_close(graph(x, weights), model(x, weights))
+    assert not any("device" in node.kwargs for node in graph.graph.nodes)
+    plan = annotate(graph, presets.get("int8").mapping())
+    assert plan.step("detach").execution == "shared"
+    assert plan.step("to").execution == "float"
