@@ -67,7 +67,19 @@ class UnsupportedError(QlabError, NotImplementedError):
 
 
 class TraceError(QlabError, RuntimeError):
-    """A model could not be turned into a graph."""
+    """A model could not be turned into a graph.
+
+    Attributes:
+        module: Path of the module that stopped it; empty for the model itself.
+        file: The file of the line that stopped it; None where it is in nobody's code.
+        line: The number of that line.
+        why: What was raised there.
+    """
+
+    module: str = ""
+    file: str | None = None
+    line: int | None = None
+    why: str = ""
 
 
 class FormatError(QlabError, ValueError):

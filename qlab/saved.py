@@ -44,7 +44,9 @@ def load_lab(
     """
     stored = read_lab(path)
     nothing = evaluation is None and calibration is None
-    data = NoData("calibration") if calibration is None else calibration
+    data = (
+        NoData("calibration", sum(stored.calibration.seen)) if calibration is None else calibration
+    )
     lab = Lab(
         stored.model(model),
         stored.example_inputs,

@@ -50,6 +50,7 @@ def convert(loaded: Loaded, mapping: QConfigMapping, workspace: Workspace) -> Co
 
     def work(progress: Progress) -> Conversion:
         import torch
+        from torch import fx
 
         import qlab
 
@@ -64,7 +65,8 @@ def convert(loaded: Loaded, mapping: QConfigMapping, workspace: Workspace) -> Co
         images = loaded.images()
         with torch.no_grad():
             identical = torch.equal(converted(images), qlab.load_quantized(checkpoint)(images))
-        return Conversion(checkpoint, text, converted.code, identical, len(images))
+        code = converted.code if isinstance(converted, fx.GraphModule) else repr(converted)
+        return Conversion(checkpoint, text, code, identical, len(images))
 
     key = ("conversion", loaded.sample.name, loaded.samples, mapping)
     return wait_for(key, "Making the integer model", work, workspace)

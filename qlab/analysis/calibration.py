@@ -94,13 +94,41 @@ def collect_statistics(
         NonFiniteError: NaN in a tensor, or infinity that a layer made of finite numbers; names
             the first layer that did so, or the input that came so.
     """
+    watch = _Watch(graph_module, names)
+    order = [node.name for node in graph_module.graph.nodes]
+    return collect(
+        sources, watch.run, order, start=start, on_progress=on_progress, should_stop=should_stop
+    )
+
+
+def collect(
+    sources: Sequence[Batches],
+    describe: Callable[[Batch, int, dict[str, TensorStats]], None],
+    order: Sequence[str],
+    *,
+    start: Calibration | None = None,
+    on_progress: Progress | None = None,
+    should_stop: Stop | None = None,
+) -> Calibration:
+    """As `collect_statistics`, for a model that runs in any way.
+
+    Args:
+        sources: As there.
+        describe: Runs the model on a batch, whose number follows, and adds to the statistics.
+        order: The nodes in the order in which the statistics are to be.
+        start: As there.
+        on_progress: As there.
+        should_stop: As there.
+    """
     result = Calibration() if start is None else copy.deepcopy(start)
     known = result.seen or (result.batches,)
     seen = [*known, *[0] * len(sources)][: len(sources)]
-    total = sum(len(source) for source in sources)
-    watch = _Watch(graph_module, names, result.statistics)
-    for which, batch in _rest(sources, seen):
-        watch.run(batch, result.batches)
+    sizes = [len(source) for source in sources]
+    total = result.batches + sum(
+        max(size - done, 0) for size, done in zip(sizes, seen, strict=True)
+    )
+    for which, batch in _rest(sources, sizes, seen):
+        describe(batch, result.batches, result.statistics)
         seen[which] += 1
         result.batches += 1
         result.samples += batch.samples
@@ -109,17 +137,21 @@ def collect_statistics(
         if should_stop is not None and should_stop():
             break
     result.seen = tuple(seen)
-    result.complete = sum(seen) >= total
-    order = {node.name: i for i, node in enumerate(graph_module.graph.nodes)}
-    result.statistics = dict(sorted(result.statistics.items(), key=lambda kv: order[kv[0]]))
+    result.complete = result.batches >= total
+    place = {node: index for index, node in enumerate(order)}
+    result.statistics = dict(sorted(result.statistics.items(), key=lambda kv: place[kv[0]]))
     return result
 
 
-def _rest(sources: Sequence[Batches], seen: Sequence[int]) -> Iterator[tuple[int, Batch]]:
-    """Batches not yet seen, each with the index of its source."""
-    for which, (source, skipped) in enumerate(zip(sources, tuple(seen), strict=True)):
-        for batch in itertools.islice(source, skipped, None):
-            yield which, batch
+def _rest(
+    sources: Sequence[Batches], sizes: Sequence[int], seen: Sequence[int]
+) -> Iterator[tuple[int, Batch]]:
+    """Batches not yet seen, each with the index of its source; what was seen whole is not asked."""
+    skipped = tuple(seen)
+    for which, source in enumerate(sources):
+        if skipped[which] < sizes[which] or not sizes[which]:
+            for batch in itertools.islice(source, skipped[which], None):
+                yield which, batch
 
 
 class _Watch:
@@ -130,21 +162,17 @@ class _Watch:
     is computed from that (a mask before softmax), it is counted and left out.
     """
 
-    def __init__(
-        self,
-        graph_module: fx.GraphModule,
-        names: Mapping[str, str],
-        statistics: dict[str, TensorStats],
-    ) -> None:
+    def __init__(self, graph_module: fx.GraphModule, names: Mapping[str, str]) -> None:
         self._runner = GraphRunner(graph_module, names)
         self._nodes = {node.name: node for node in graph_module.graph.nodes}
         self._axes = channel_axes(graph_module)
-        self._names, self._statistics = names, statistics
+        self._names = names
+        self._statistics: dict[str, TensorStats] = {}
         self._infinite: set[str] = set()
         self._batch = 0
 
-    def run(self, batch: Batch, index: int) -> None:
-        self._batch, self._infinite = index, set()
+    def run(self, batch: Batch, index: int, statistics: dict[str, TensorStats]) -> None:
+        self._batch, self._statistics, self._infinite = index, statistics, set()
         self._runner.watch(batch.inputs, self._observe)
 
     def _observe(self, node: str, value: Any) -> None:

@@ -14,8 +14,10 @@ from qlab.analysis.compare import limits_of
 from qlab.analysis.gradient import changed_value
 from qlab.analysis.metrics import ErrorSums
 from qlab.analysis.networks import Networks, places_of
+from qlab.analysis.probe import QuantizedLayer
 from qlab.errors import NonFiniteError, UnsupportedError
 from qlab.execution import RunStore
+from qlab.graph.plan import Step
 
 _OF_STEPS = ("nmse_rounding", "nmse_clipping", "clipped_share")
 
@@ -30,28 +32,57 @@ def channel_errors(networks: Networks, name: str, data: tuple[Batches, RunStore]
     step = networks.plan.step(name)
     place = next((p for p in places_of(networks) if p.step.name == name), None)
     if place is None:
-        raise UnsupportedError(
-            f"The layer {name!r} is not quantized, so its channels have no error",
-            received=f"{step.execution}: {step.reason}",
-        )
+        raise not_quantized(step)
     batches, floats = data
-    limits, total = limits_of(place.layer.output), len(batches)
-    sums: list[ErrorSums] = []
+    sums = ChannelSums(step, place.layer, channel_axes(networks.float_graph).get(step.node))
     with torch.no_grad():
         for index, batch in enumerate(batches):
-            run = floats.get(index, total, batch.inputs)
+            run = floats.get(index, len(batches), batch.inputs)
             value, reference = changed_value(run, step.node, place.layer, place.inputs)
-            axis = channel_axes(networks.float_graph).get(
-                step.node, default_channel_axis(reference.ndim)
-            )
-            x, y = (_by_channel(step.counting(t), axis) for t in (reference, value))
-            found = _sums(x, y, limits)
-            sums = sums or [ErrorSums() for _ in found]
-            for one, other in zip(sums, found, strict=True):
-                one.merge(other)
-    scale = math.nan if place.layer.output is None else place.layer.output.scale_value
-    frame = pd.DataFrame([_row(one, scale, limits is not None) for one in sums])
-    return frame.rename_axis("channel")
+            sums.add(reference, value)
+    return sums.to_frame()
+
+
+def not_quantized(step: Step) -> UnsupportedError:
+    """The error where a layer has no error."""
+    return UnsupportedError(
+        f"The layer {step.name!r} is not quantized, so its channels have no error",
+        received=f"{step.execution}: {step.reason}",
+    )
+
+
+class ChannelSums:
+    """Running errors of the channels of a layer's output.
+
+    Args:
+        step: What the plan says of the layer.
+        layer: The layer as deployed.
+        axis: The axis of its channels, where the layer defines one.
+    """
+
+    def __init__(self, step: Step, layer: QuantizedLayer, axis: int | None) -> None:
+        self.step, self.layer, self.axis = step, layer, axis
+        self._limits = limits_of(layer.output)
+        self._sums: list[ErrorSums] = []
+
+    def add(self, reference: Tensor, value: Tensor) -> None:
+        """Adds the layer's output for one batch, in float and quantized.
+
+        Raises:
+            NonFiniteError: NaN or infinity.
+        """
+        axis = default_channel_axis(reference.ndim) if self.axis is None else self.axis
+        x, y = (_by_channel(self.step.counting(t), axis) for t in (reference, value))
+        found = _sums(x, y, self._limits)
+        self._sums = self._sums or [ErrorSums() for _ in found]
+        for one, other in zip(self._sums, found, strict=True):
+            one.merge(other)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per channel."""
+        scale = math.nan if self.layer.output is None else self.layer.output.scale_value
+        rows = [_row(one, scale, self._limits is not None) for one in self._sums]
+        return pd.DataFrame(rows).rename_axis("channel")
 
 
 def _row(sums: ErrorSums, scale: float, rounds: bool) -> dict[str, float]:

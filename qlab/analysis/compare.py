@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -14,17 +15,17 @@ from torch import Tensor
 from qlab.analysis.batches import Batches
 from qlab.analysis.calibration import Progress, Stop
 from qlab.analysis.metrics import METRICS, ErrorSums
-from qlab.analysis.networks import Networks, OutputSums, Place, places_of
-from qlab.analysis.probe import real
+from qlab.analysis.networks import NetworkOutput, Networks, places_of
+from qlab.analysis.probe import QuantizedLayer, real
 from qlab.analysis.report import Report, Size, coverage_of, graph_bytes, module_bytes
 from qlab.errors import NonFiniteError
 from qlab.execution import CachedRun, GraphRunner, RunStore
-from qlab.graph.plan import Step
+from qlab.graph.plan import Plan, Step
 from qlab.qparams import QParams
 from qlab.ranges import TensorSpec
 from qlab.ranges.error import clip_margin
 
-_COLUMNS = [
+COLUMNS = [
     "type",
     "execution",
     *(f"{name}_{where}" for where in ("local", "accumulated") for name in METRICS),
@@ -39,33 +40,24 @@ _COLUMNS = [
 
 
 @dataclass
-class _Pair:
-    """A layer in both networks, and its running errors."""
+class LayerErrors:
+    """A quantized layer's running errors, alone and inside the network."""
 
-    place: Place
+    step: Step
+    layer: QuantizedLayer
     local: ErrorSums = field(default_factory=ErrorSums)
     accumulated: ErrorSums = field(default_factory=ErrorSums)
 
-    @property
-    def step(self) -> Step:
-        return self.place.step
-
-    def update(self, values: Mapping[str, Tensor], carried: Tensor) -> None:
-        """Adds a batch: what counts of the layer's output, alone and inside the network.
-
-        Args:
-            values: The float network's values of the layer and of its inputs.
-            carried: What the quantized network has.
+    def add(self, sums: ErrorSums, reference: Tensor, value: Tensor) -> None:
+        """Adds to ``local`` or ``accumulated`` what counts of the layer's output.
 
         Raises:
             NonFiniteError: NaN or infinity; names the layer.
         """
-        layer, counting = self.place.layer, self.step.counting
-        alone = layer.run([values[name] for name in self.place.inputs])
-        reference = counting(values[self.step.node])
+        limits = limits_of(self.layer.output) if sums is self.local else None
+        counting = self.step.counting
         try:
-            self.local.update(reference, counting(alone), limits_of(layer.output))
-            self.accumulated.update(reference, counting(real(carried, layer.output)))
+            sums.update(counting(reference), counting(value), limits)
         except NonFiniteError as error:
             raise NonFiniteError(
                 f"The error of the layer {self.step.name!r} cannot be measured",
@@ -73,25 +65,28 @@ class _Pair:
                 fix="Find the first layer that produces NaN or infinity with Lab.calibrate().",
             ) from error
 
-    def row(self, ideal: float) -> list[Any]:
+    def row(self, ideal: Callable[[Step], float]) -> list[Any]:
+        """What `COLUMNS` names; NaN for what was not measured."""
+        accumulated = self.accumulated.as_dict().values()
         return [
             self.step.type,
             self.step.execution,
             *self.local.as_dict().values(),
-            *self.accumulated.as_dict().values(),
+            *(accumulated if self.accumulated.count else [math.nan] * len(METRICS)),
             *self._steps_of_the_output(),
-            ideal,
-            module_bytes(self.place.layer.module),
+            ideal(self.step),
+            module_bytes(self.layer.module),
         ]
 
     def _steps_of_the_output(self) -> list[float]:
         """RMSE/scale twice, the rounding and the clipping part, the clipped share."""
-        qparams = self.place.layer.output
+        qparams = self.layer.output
         if qparams is None:
             return [math.nan] * 5
+        inside = self.accumulated.rmse_scale(qparams.scale_value)
         return [
             self.local.rmse_scale(qparams.scale_value),
-            self.accumulated.rmse_scale(qparams.scale_value),
+            inside if self.accumulated.count else math.nan,
             self.local.nmse_rounding,
             self.local.nmse_clipping,
             self.local.clipped_share,
@@ -132,18 +127,23 @@ def compare_graphs(
     Raises:
         NonFiniteError: NaN or infinity in a layer; the message names it.
     """
-    (batches, floats), pairs = data, [_Pair(place) for place in places_of(networks)]
-    carried = {pair.place.carrier: pair for pair in pairs}
+    batches, floats = data
+    found = [(place, LayerErrors(place.step, place.layer)) for place in places_of(networks)]
+    carried = {place.carrier: (place, errors) for place, errors in found}
     quantized_run = GraphRunner(networks.converted, carried)
-    output = OutputSums.empty()
+    output = NetworkOutput()
     total, done, samples = len(batches), 0, 0
     with torch.no_grad():
         for batch in batches:
             run = floats.get(done, total, batch.inputs)
 
             def add(carrier: str, value: Any, run: CachedRun = run) -> None:
-                pair = carried[carrier]
-                pair.update(run.values({pair.step.node, *pair.place.inputs}), value)
+                place, errors = carried[carrier]
+                values = run.values({place.step.node, *place.inputs})
+                alone = place.layer.run([values[name] for name in place.inputs])
+                reference = values[place.step.node]
+                errors.add(errors.local, reference, alone)
+                errors.add(errors.accumulated, reference, real(value, place.layer.output))
 
             result = quantized_run.watch(batch.inputs, add)
             output.update(run.output, result, batch.labels)
@@ -152,20 +152,20 @@ def compare_graphs(
                 on_progress(done, total, "comparing")
             if should_stop is not None and should_stop():
                 break
-    rows = {
-        pair.step.name: pair.row(
-            math.inf
-            if pair.step.output is None
-            else ideal_sqnr(networks.plan.range_node(pair.step.node), pair.step.output)
-        )
-        for pair in pairs
-    }
+    ideal = partial(ideal_of, networks.plan, ideal_sqnr)
+    rows = {errors.step.name: errors.row(ideal) for _, errors in found}
     return Report(
-        layers=pd.DataFrame.from_dict(rows, orient="index", columns=_COLUMNS).rename_axis("layer"),
+        layers=pd.DataFrame.from_dict(rows, orient="index", columns=COLUMNS).rename_axis("layer"),
         output=output.as_dict(),
+        outputs=output.to_frame(),
         size=Size(graph_bytes(networks.float_graph), graph_bytes(networks.converted)),
         coverage=coverage_of(networks.plan),
         plan=networks.plan,
         samples=samples,
         complete=done >= total,
     )
+
+
+def ideal_of(plan: Plan, ideal_sqnr: Callable[[str, TensorSpec], float], step: Step) -> float:
+    """The best SQNR [dB] for a step's output; infinite where it stays in float."""
+    return math.inf if step.output is None else ideal_sqnr(plan.range_node(step.node), step.output)

@@ -15,7 +15,6 @@ from qlab.analysis.causes import Cause, Evidence, Operand, Quantized, Source
 from qlab.analysis.metrics import ErrorSums
 from qlab.analysis.study import Study
 from qlab.analysis.what_if import deployed, what_if
-from qlab.execution import GraphRunner
 from qlab.graph import Plan
 from qlab.graph.plan import Step
 from qlab.qconfig import QConfig, QConfigMapping
@@ -31,13 +30,29 @@ def causes_of(study: Study, mapping: QConfigMapping, name: str) -> tuple[Cause, 
     Causes without a remedy in the configuration stand between the two. A gain is measured on the
     layer alone, as it is deployed, fed the float network's values on a small fixed sample.
     """
+    found = [_with_gain(study, mapping, cause) for cause in _unmeasured(study, mapping, name)]
+    return tuple(sorted(found, key=_rank))
+
+
+def remedied(study: Study, mapping: QConfigMapping, cause: Cause) -> QConfigMapping:
+    """The configuration with a cause's remedy in every layer that has the same cause.
+
+    Raises:
+        UnsupportedError: No configuration avoids this cause; says what would.
+    """
+    changed = cause.apply(mapping)
+    for step in study.plan(mapping).steps:
+        for twin in _unmeasured(study, mapping, step.name):
+            if (twin.kind, twin.tensor) == (cause.kind, cause.tensor) and twin.remedy is not None:
+                changed = twin.apply(changed)
+    return changed
+
+
+def _unmeasured(study: Study, mapping: QConfigMapping, name: str) -> Iterator[Cause]:
     plan = study.plan(mapping)
     step = plan.step(name)
-    if not step.quantized or step.execution not in _MEASURED or step.requested is None:
-        return ()
-    evidence = _evidence(study, plan, step, step.requested)
-    found = [_with_gain(study, mapping, cause) for cause in find_causes(evidence)]
-    return tuple(sorted(found, key=_rank))
+    if step.quantized and step.execution in _MEASURED and step.requested is not None:
+        yield from find_causes(_evidence(study, plan, step, step.requested))
 
 
 def _rank(cause: Cause) -> tuple[int, float]:
@@ -118,20 +133,13 @@ def _with_gain(study: Study, mapping: QConfigMapping, cause: Cause) -> Cause:
     step = then.step(cause.layer)
     if step.execution not in _MEASURED:  # the layer cannot be quantized so
         return replace(cause, remedy=None)
-    values = _every_batch(study, cause.layer) if cause.kind in _WHOLE_DATA else [study.sample()[0]]
+    whole, probe = cause.kind in _WHOLE_DATA, study.probe(cause.layer)
+    values = study.float_values(probe) if whole else [study.sample()[0]]
     before, after = ErrorSums(), ErrorSums()
     for batch in values:
         _errors(study, now, now.step(cause.layer), [batch], before)
         _errors(study, then, step, [batch], after)
     return replace(cause, gain=after.sqnr - before.sqnr)
-
-
-def _every_batch(study: Study, name: str) -> Iterator[dict[str, Any]]:
-    """The float values around a layer for all calibration data, a batch at a time."""
-    probe = study.probe(name)
-    runner = GraphRunner(study.graph, {probe.node, *probe.inputs})
-    for batch in study.batches():
-        yield runner.collect(batch.inputs)[1]
 
 
 def _errors(

@@ -72,10 +72,11 @@ def first_difference(expected: Mapping[str, str], received: Mapping[str, str]) -
 
 
 def data_fingerprint(batches: Iterable[Batch]) -> str:
-    """SHA-256 over all samples, labels included; neither their order nor batching matters.
+    """Of all samples, labels included; neither their order nor batching matters.
 
-    One pass over the data, without the model. Data that changes from pass to pass (augmentation)
-    has no lasting fingerprint.
+    The sum of every sample's SHA-256, and how many there are, so that those of several sets of
+    data add up: see `joined`. One pass over the data, without the model. Data that changes from
+    pass to pass (augmentation) has no lasting fingerprint.
     """
     total, samples = 0, 0
     for batch in batches:
@@ -86,7 +87,14 @@ def data_fingerprint(batches: Iterable[Batch]) -> str:
             digest = hashlib.sha256(b"".join(row)).digest()
             total = (total + int.from_bytes(digest, "little")) % _MODULUS
         samples += size
-    return hashlib.sha256(f"{samples} {total}".encode()).hexdigest()
+    return f"{total:064x}-{samples}"
+
+
+def joined(fingerprints: Iterable[str]) -> str:
+    """The fingerprint of several sets of data together, from that of each."""
+    parts = [fingerprint.split("-") for fingerprint in fingerprints]
+    total = sum(int(part, 16) for part, _ in parts) % _MODULUS
+    return f"{total:064x}-{sum(int(count) for _, count in parts)}"
 
 
 def _rows(value: Any, samples: int) -> list[bytes]:

@@ -25,6 +25,7 @@ class Layer:
         parameters: Number of float parameters.
         fused: Paths of the modules folded into it.
         inputs: Names of the layers that feed it, in order; ``"input"`` stands for the model's own.
+            Empty in a model that has no graph, where nobody knows.
         quantizable: Whether the default preset gives it an integer or simulated form.
         reason: How it would be quantized, or why not.
     """

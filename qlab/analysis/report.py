@@ -60,7 +60,11 @@ class Report:
             the output stays float); ``sqnr_ideal`` (the bound that an ideal quantizer of the
             output's bit width reaches on the layer's float output [dB]), ``weight_bytes``.
         output: The metrics for the network's output, ``top1_agreement`` [%] for a classifier's
-            logits and, where labels exist, ``accuracy`` and ``float_accuracy`` [%].
+            logits and, where labels exist, ``accuracy`` and ``float_accuracy`` [%]. Of a network
+            that gives several tensors, the first one of real numbers, as in `Sensitivity`.
+        outputs: The metrics of each tensor of real numbers that the network gives, indexed by where
+            it is in the output: ``"logits"`` in a dict or a dataclass, ``"[1]"`` in a tuple; the
+            first row is what ``output`` speaks of. NaN for one that is not finite.
         size: Bytes before and after.
         coverage: Operators by how they run.
         plan: The truth table that was executed.
@@ -76,6 +80,7 @@ class Report:
     coverage: Coverage
     plan: Plan
     samples: int
+    outputs: pd.DataFrame
     complete: bool = True
     weight_only: pd.DataFrame | None = None
     activation_only: pd.DataFrame | None = None

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -18,13 +18,15 @@ from qlab.analysis.batches import Batches
 from qlab.analysis.calibration import Progress, Stop
 from qlab.analysis.metrics import sqnr_db
 from qlab.analysis.networks import Networks, OutputSums, places_of
-from qlab.analysis.study import Study
 from qlab.analysis.tasks import run_tasks
 from qlab.analysis.work import Measured, Off, On, Task, Work, measure
 from qlab.errors import ArgumentError, UnknownNameError
 from qlab.execution import Program, RunStore
 from qlab.graph.plan import Plan, Step
 from qlab.qconfig import QConfigMapping
+
+if TYPE_CHECKING:
+    from qlab.analysis.study import Study
 
 WAYS = ("on", "off", "estimate")
 _CHUNK = 8
@@ -142,7 +144,7 @@ def measure_sensitivity(
         UnknownNameError: Another way.
         NonFiniteError: NaN or infinity in an output.
     """
-    _check(ways, candidates)
+    check_question(ways, candidates)
     (batches, floats), count = data, len(data[0])
     cases = _cases_of(study, candidates, ways)
     work = cases.work(floats)
@@ -163,7 +165,8 @@ def measure_sensitivity(
     return results.summary(ways, len(parts), complete)
 
 
-def _check(ways: tuple[str, ...], candidates: Mapping[str, QConfigMapping]) -> None:
+def check_question(ways: tuple[str, ...], candidates: Mapping[str, QConfigMapping]) -> None:
+    """Raises as `measure_sensitivity` does where there is nothing to measure."""
     for way in ways:
         if way not in WAYS:
             raise UnknownNameError.of("way to measure sensitivity", way, WAYS)
@@ -297,7 +300,7 @@ class _Results:
         for way in ("on", "off"):
             found = self._merged(way, row[way], batches) if way in ways else None
             if found is not None:
-                numbers |= {f"{name}_{way}": value for name, value in _numbers(found).items()}
+                numbers |= {f"{name}_{way}": value for name, value in metrics_of(found).items()}
         known = [self._estimates[b][row["on"]] for b in batches if self._estimates[b]]
         if known:
             noise = math.fsum(known)
@@ -306,13 +309,14 @@ class _Results:
 
     def _whole(self, batches: list[int], labelled: bool) -> pd.DataFrame:
         found = {c: self._merged("off", i, batches) for c, i in self.cases.whole.items()}
-        rows = {c: {} if sums is None else _numbers(sums) for c, sums in found.items()}
+        rows = {c: {} if sums is None else metrics_of(sums) for c, sums in found.items()}
         columns = ["noise", "sqnr", *(["accuracy"] if labelled else [])]
         frame = pd.DataFrame(list(rows.values()), index=list(rows), columns=columns, dtype=float)
         return frame.rename_axis("config")
 
 
-def _numbers(sums: OutputSums) -> dict[str, float]:
+def metrics_of(sums: OutputSums) -> dict[str, float]:
+    """Noise, SQNR and, with labels, accuracy, by name."""
     metrics = {"noise": sums.errors.noise, "sqnr": sums.errors.sqnr}
     accuracy = sums.labels.as_dict().get("accuracy")
     return metrics if accuracy is None else {**metrics, "accuracy": accuracy}

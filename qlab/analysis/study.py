@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from pandas import DataFrame
+from torch import Tensor, fx, nn
 
-from qlab.analysis.batches import Batch, Batches
+from qlab.analysis.batches import Batches
 from qlab.analysis.cache import LastResults
 from qlab.analysis.calibration import (
     Calibration,
@@ -21,10 +25,16 @@ from qlab.analysis.calibration import (
     collect_statistics,
     sample_inputs,
 )
+from qlab.analysis.channels import channel_errors
+from qlab.analysis.compare import compare_graphs
+from qlab.analysis.layers import Layer, describe_layers
+from qlab.analysis.networks import Networks
 from qlab.analysis.probe import LayerProbe
+from qlab.analysis.report import Report
+from qlab.analysis.sensitivity import WAYS, Sensitivity, measure_sensitivity
 from qlab.analysis.stability import Stability, measure_stability
-from qlab.errors import UncalibratedError, UnknownNameError
-from qlab.execution import GraphRunner
+from qlab.errors import TraceError, UncalibratedError, UnknownNameError
+from qlab.execution import GraphRunner, Program, RunStore
 from qlab.graph import Plan, annotate, convert
 from qlab.graph.lift import attribute
 from qlab.qconfig import QConfigMapping
@@ -48,16 +58,25 @@ class Study:
         graph: The float graph after fusion, on the device where everything runs.
         example_inputs: Inputs of one call, on that device.
         data: Calibration data.
+        memory_budget: How many bytes of the float network's activations are kept.
     """
 
-    def __init__(self, graph: fx.GraphModule, example_inputs: tuple[Any, ...], data: Batches):
+    def __init__(
+        self,
+        graph: fx.GraphModule,
+        example_inputs: tuple[Any, ...],
+        data: Batches,
+        memory_budget: int = 0,
+    ) -> None:
         self.graph = graph
         self.example_inputs = example_inputs
-        self.data, self._sources = data, [data]
+        self.sources = [data]
+        self.floats = RunStore(Program.of(graph), memory_budget)
         self.calibration: Calibration | None = None
         self.sample_inputs: tuple[Any, ...] | None = None
         self._version = 0
         self._sampled: tuple[dict[str, Any], int] | None = None
+        self.trace_error: TraceError | None = None
         self._lock = threading.RLock()
         self._plans: LastResults[Plan] = LastResults(_KEPT_PLANS)
         self._converted: LastResults[fx.GraphModule] = LastResults(_KEPT_GRAPHS)
@@ -70,8 +89,8 @@ class Study:
         """One float pass over the data not seen so far; returns at once where there is none."""
         with self._lock:
             if self.calibration is None or not self.calibration.complete:
-                self._collect(self._sources, on_progress, should_stop)
-            assert self.calibration is not None
+                self.calibration = self._collect(self.sources, on_progress, should_stop)
+                self._forget()
             return self.calibration
 
     def add_data(
@@ -79,23 +98,30 @@ class Study:
     ) -> Calibration:
         """Takes in more calibration data, after all that is there; nothing is seen twice."""
         with self._lock:
-            sources = [*self._sources, data]
-            self._collect(sources, on_progress, should_stop)
-            self._sources = sources
-            assert self.calibration is not None
+            sources = [*self.sources, data]
+            self.calibration = self._collect(sources, on_progress, should_stop)
+            self.sources = sources
+            self._forget()
             return self.calibration
 
-    def batches(self) -> Iterator[Batch]:
-        """All calibration data that was given, in order."""
-        for data in self._sources:
-            yield from data
+    def restore(self, calibration: Calibration, sample_inputs: tuple[Any, ...]) -> None:
+        """Goes on from saved statistics of all data that is here, however it is batched now."""
+        seen = (len(self.sources[0]),) if calibration.complete else calibration.seen
+        self.calibration = replace(calibration, seen=seen)
+        self.sample_inputs = sample_inputs
+
+    def float_values(self, probe: LayerProbe) -> Iterator[dict[str, Any]]:
+        """The float values around a layer for all calibration data, call by call."""
+        runner = GraphRunner(self.graph, {probe.node, *probe.inputs})
+        for batch in itertools.chain.from_iterable(self.sources):
+            yield runner.collect(batch.inputs)[1]
 
     def _collect(
-        self, sources: list[Batches], on_progress: Progress | None, should_stop: Stop | None
-    ) -> None:
+        self, sources: Sequence[Batches], on_progress: Progress | None, should_stop: Stop | None
+    ) -> Calibration:
         nodes = [node for node in self.graph.graph.nodes if node.op != "output"]
         names = {node.name: str(node.meta.get("name", node.name)) for node in nodes}
-        self.calibration = collect_statistics(
+        return collect_statistics(
             self.graph,
             sources,
             names,
@@ -103,7 +129,6 @@ class Study:
             on_progress=on_progress,
             should_stop=should_stop,
         )
-        self._forget()
 
     def merge(self, other: Calibration) -> Calibration:
         """Takes in what another Lab of the same model saw, after all that was seen here."""
@@ -120,6 +145,54 @@ class Study:
         self._qparams.clear()
         self._converted.clear()
 
+    def whole_graph(self, what: str) -> fx.GraphModule:
+        """The float graph, for what needs it whole.
+
+        Args:
+            what: What needs it, for the error where there is none.
+
+        Raises:
+            UnsupportedError: The model has no graph; says why.
+        """
+        return self.graph
+
+    def layers(self, plan: Plan) -> tuple[Layer, ...]:
+        """The model's layers as people see them."""
+        return describe_layers(self.graph, plan)
+
+    def network(self, mapping: QConfigMapping) -> nn.Module:
+        """The quantized network of a configuration, a copy that the caller may change."""
+        return copy.deepcopy(self.converted(mapping))
+
+    def callables(self, mapping: QConfigMapping) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        """The float and the quantized network, for the inputs of a batch; not to be changed."""
+        return self.graph, self.converted(mapping)
+
+    def compare(self, mapping: QConfigMapping, data: Batches, **hooks: Any) -> Report:
+        """Every layer's error and the network's; see `compare_graphs` for the ``hooks``."""
+        return compare_graphs(
+            self._networks(mapping), (data, self.floats), self.ideal_sqnr, **hooks
+        )
+
+    def channels(self, name: str, mapping: QConfigMapping, data: Batches) -> DataFrame:
+        """The local error of each channel of a layer; see `channel_errors`."""
+        return channel_errors(self._networks(mapping), name, (data, self.floats))
+
+    def _networks(self, mapping: QConfigMapping) -> Networks:
+        return Networks(self.graph, self.converted(mapping), self.plan(mapping))
+
+    def sensitivity(
+        self,
+        candidates: dict[str, QConfigMapping],
+        data: Batches,
+        ways: tuple[str, ...] = WAYS,
+        executor: Executor | None = None,
+        **hooks: Any,
+    ) -> Sensitivity:
+        """What each layer costs the network; see `measure_sensitivity`."""
+        given: Any = {"ways": ways, "executor": executor, **hooks}
+        return measure_sensitivity(self, candidates, (data, self.floats), **given)
+
     def plan(self, mapping: QConfigMapping) -> Plan:
         """The plan of a configuration."""
         return self._plans.get(mapping, lambda: annotate(self.graph, mapping))
@@ -129,6 +202,7 @@ class Study:
         plan = self.plan(mapping)
         if self.calibration is None:
             self.calibrate()
+            plan = self.plan(mapping)  # it may leave in float what was never called
         version = self._version
         return self._converted.get((mapping, version), lambda: self.execute(plan))
 
@@ -184,10 +258,12 @@ class Study:
         return measure_stability(self.calibration or self.calibrate(), names)
 
     def activation_qparams(self, node: str, spec: TensorSpec) -> QParams:
-        """Scale and zero point that a spec gives the tensor of a node."""
+        """Scale and zero point that a spec gives the tensor of a node, as converted."""
         version, stats = self._version, self.stats(node)
         device = self.graph_device
-        return self._qparams.get((node, spec, version), lambda: spec.qparams(stats).to(device))
+        return self._qparams.get(
+            (node, spec, version), lambda: spec.qparams(stats).whole_range().to(device)
+        )
 
     @cached_property
     def graph_device(self) -> torch.device:
@@ -197,11 +273,11 @@ class Study:
         return (tensors or inputs)[0].device
 
     def weight_qparams(self, name: str, spec: TensorSpec) -> tuple[QParams, QuantizationError]:
-        """Scale and zero point that a spec gives a layer's weight, and the error they cost."""
+        """Scale and zero point that a spec gives a layer's weight, as converted, and the error."""
 
         def measure() -> tuple[QParams, QuantizationError]:
             weight = self.probe(name).weight()
-            scales = spec.qparams_of(weight)
+            scales = spec.qparams_of(weight).whole_range()
             return scales, measured_error(weight, scales)
 
         return self._weights.get((name, spec), measure)
@@ -214,7 +290,8 @@ class Study:
             if value is None:
                 found.append(None)
             elif value.constant:
-                found.append(value.spec.qparams_of(attribute(self.graph, self._node(node))))
+                constant = attribute(self.graph, self._node(node))
+                found.append(value.spec.qparams_of(constant).whole_range())
             else:
                 found.append(self.activation_qparams(value.source, value.spec))
         return found
@@ -237,17 +314,23 @@ class Study:
         As many samples of the first batch as fit 64 MiB of activations, at most 32.
         """
         with self._lock:
-            if self.sample_inputs is None:
-                per_sample = activation_bytes(self.graph, self.example_inputs)
-                per_sample = max(per_sample // _samples_in(self.example_inputs), 1)
-                largest = min(_LARGEST_SAMPLE, max(_SAMPLE_BYTES // per_sample, 1))
-                self.sample_inputs = sample_inputs(self.data, largest)
             if self._sampled is None:
-                inputs = self.sample_inputs
-                names = [node.name for node in self.graph.graph.nodes if node.op != "output"]
-                _, values = GraphRunner(self.graph, names).collect(inputs)
-                self._sampled = values, _samples_in(inputs)
+                self._sampled = self._take_sample()
             return self._sampled
+
+    def _take_sample(self) -> tuple[dict[str, Any], int]:
+        if self.sample_inputs is None:
+            size = activation_bytes(self.graph, self.example_inputs)
+            self.sample_inputs = self._first_samples(size)
+        names = [node.name for node in self.graph.graph.nodes if node.op != "output"]
+        _, values = GraphRunner(self.graph, names).collect(self.sample_inputs)
+        return values, samples_in(self.sample_inputs)
+
+    def _first_samples(self, example_bytes: int) -> tuple[Any, ...]:
+        """As many as fit 64 MiB of activations, which take so many bytes for the examples."""
+        per_sample = max(example_bytes // samples_in(self.example_inputs), 1)
+        largest = min(_LARGEST_SAMPLE, max(_SAMPLE_BYTES // per_sample, 1))
+        return sample_inputs(self.sources[0], largest)
 
     def layer_sample(self, probe: LayerProbe) -> tuple[dict[str, Any], int]:
         """Out of `sample` the values of a layer's inputs and output, and for how many samples.
@@ -269,6 +352,7 @@ class Study:
         return own | {node: value[:fitting] for node, value in aligned.items()}, fitting
 
 
-def _samples_in(inputs: tuple[Any, ...]) -> int:
+def samples_in(inputs: tuple[Any, ...]) -> int:
+    """Length of the first tensor's first axis; 1 where there is none."""
     sizes = (x.shape[0] for x in inputs if isinstance(x, Tensor) and x.ndim)
     return max(next(sizes, 1), 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any, Protocol
 
 import torch
@@ -30,9 +31,11 @@ def record_shapes(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> None:
 
 
 def tensors_in(value: Any) -> list[Tensor]:
-    """All tensors inside nested tuples, lists and mappings, in order."""
+    """All tensors inside nested tuples, lists, mappings and dataclasses, in order."""
     if isinstance(value, Tensor):
         return [value]
+    if is_dataclass(value) and not isinstance(value, Mapping | type):
+        value = tuple(getattr(value, field.name) for field in fields(value))
     if isinstance(value, Mapping):
         value = tuple(value.values())
     if isinstance(value, tuple | list):
@@ -53,13 +56,18 @@ class _ShapeRun(fx.Interpreter):
             received = tensors_in((args, kwargs))
             self.refusal = refusal(n, self._module_of(n), received, error, "example inputs")
             raise
-        n.meta["shape"] = _nested(value, lambda tensor: tuple(tensor.shape))
-        n.meta["dtype"] = _nested(value, lambda tensor: tensor.dtype)
-        n.meta["numel"] = sum(tensor.numel() for tensor in tensors_in(value))
+        describe_value(n, value)
         return value
 
     def _module_of(self, n: fx.Node) -> nn.Module | None:
         return self.module.get_submodule(str(n.target)) if n.op == "call_module" else None
+
+
+def describe_value(node: fx.Node, value: Any) -> None:
+    """Writes ``shape``, ``dtype`` and ``numel`` of a node's value into its ``meta``."""
+    node.meta["shape"] = _nested(value, lambda tensor: tuple(tensor.shape))
+    node.meta["dtype"] = _nested(value, lambda tensor: tensor.dtype)
+    node.meta["numel"] = sum(tensor.numel() for tensor in tensors_in(value))
 
 
 def _nested(value: Any, of: Any) -> Any:

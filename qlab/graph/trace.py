@@ -5,33 +5,40 @@ from __future__ import annotations
 import copy
 import inspect
 import itertools
-import keyword
-import linecache
 import threading
-import traceback
-from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.nn.parameter import UninitializedParameter
 
+from qlab import registry
 from qlab.errors import ArgumentError, DTypeError, TraceError
+from qlab.graph.aten import operator_name
+from qlab.graph.exported import candidates, export, rebuild
+from qlab.graph.inputs import ANY, Inputs, bind, replace, tensors_of
 from qlab.graph.lift import attribute, lift
-from qlab.graph.shapes import record_shapes, tensors_in
+from qlab.graph.shapes import record_shapes
+from qlab.graph.sizes import check_agreement
+from qlab.graph.stops import check_names, trace_error
 from qlab.nn.quantized import FloatFunctional, FXFloatFunctional
 from qlab.nn.stubs import DeQuantStub, QuantStub, QuantWrapper
 
-Inputs = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 Leaves = Collection[str | type[nn.Module]]
 FrontDoor = Callable[[nn.Module, inspect.BoundArguments, Leaves], fx.GraphModule]
 
 _LIBRARY = ("torch.nn", "qlab.nn")
 #: Marks of the eager workflow, which mean nothing in a graph.
 _SEEN_THROUGH = (QuantStub, DeQuantStub, QuantWrapper, FXFloatFunctional)
-_FRAMEWORK_FOLDERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+#: Modules of `torch.nn` that hold linear layers; no symbolic trace gets through them.
+_OPENED = (
+    nn.MultiheadAttention,
+    nn.Transformer,
+    nn.TransformerEncoder,
+    nn.TransformerDecoder,
+    nn.TransformerEncoderLayer,
+    nn.TransformerDecoderLayer,
+)
 
 
 def trace(
@@ -52,7 +59,9 @@ def trace(
     tensors of the value).
 
     Args:
-        model: Any module whose forward does not decide on the values or shapes of tensors.
+        model: Any module whose forward does not decide on what tensors hold. One that decides on
+            shapes, or reads sizes as numbers, needs example inputs; its graph then refuses inputs
+            for which the model would have decided otherwise.
         example_inputs: One tensor, the positional arguments as a tuple or list, or the keyword
             arguments as a mapping. Arguments that are not tensors are fixed at the given value,
             absent ones at their default; the graph takes the others.
@@ -76,7 +85,7 @@ def trace(
     if is_library_leaf(root):
         root = nn.Sequential(root).train(root.training)
     _plain_functionals(root)
-    inputs = _bind(root, example_inputs)
+    inputs = bind(root, example_inputs)
     refusals = []
     for door in FRONT_DOORS:
         try:
@@ -88,12 +97,13 @@ def trace(
         modes = {path: module.training for path, module in traced.named_modules()}
         traced.eval()  # the pass that follows must not move a batch norm's statistics
         if example_inputs is not None:
-            record_shapes(traced, [value for _, value in _tensors_of(inputs)])
+            record_shapes(traced, [value for _, value in tensors_of(inputs)])
         lift(traced, training=training)
         for path, module in traced.named_modules():
             module.training = modes.get(path, root.training)
         return traced
-    raise refusals[0]
+    by_export = refusals[1:] + refusals[:1]  # it gets further than a symbolic trace
+    raise next((refusal for refusal in by_export if refusal.line is not None), refusals[0])
 
 
 def _check_model(model: object) -> None:
@@ -121,20 +131,50 @@ def symbolic(root: nn.Module, inputs: inspect.BoundArguments, leaves: Leaves) ->
         with _ONE_AT_A_TIME:
             graph = tracer.trace(root)
     except Exception as error:
-        raise _trace_error(root, tracer.stopped_in, error) from error
-    for node in graph.nodes:
-        reserved = [part for part in str(node.target).split(".") if keyword.iskeyword(part)]
-        if node.op in ("call_module", "get_attr") and reserved:
-            raise TraceError(
-                "A module or parameter bears a name that Python reserves",
-                received=f"{reserved[0]!r} in {node.target!r}",
-                fix="Give it another name; a graph is written as Python code.",
-            )
+        raise trace_error(root, error, tracer.stopped_in) from error
+    check_names(graph)
     return fx.GraphModule(root, graph, type(root).__name__)
 
 
+def exported(root: nn.Module, inputs: inspect.BoundArguments, leaves: Leaves) -> fx.GraphModule:
+    """Runs the forward once on stand-ins that know their shapes, with `torch.export`.
+
+    So it may decide on shapes and on what is given, read sizes as numbers, and loop over them; not
+    on what tensors hold.
+    """
+    names = [name for name, value in tensors_of(inputs) if value is not ANY]
+    if not names:
+        raise TraceError("The shapes of the inputs are not known", fix="Pass example inputs.")
+
+    def is_leaf(path: str, module: nn.Module) -> bool:
+        known = is_library_leaf(module) and registry.row_for_module(type(module)) is not None
+        return known or path in leaves or type(module) in leaves
+
+    refusals = []
+    for source in candidates(inputs):
+        try:
+            with _ONE_AT_A_TIME:
+                program = export(root, source)
+        except Exception as error:
+            refusals.append(trace_error(root, error))
+            continue
+        try:
+            graph_module = rebuild(root, program, names, is_leaf)
+            check_agreement(root, graph_module, inputs)
+        except TraceError as refusal:
+            refusals.append(refusal)
+        else:
+            return graph_module
+    raise refusals[-1]
+
+
+def whole(root: nn.Module, inputs: inspect.BoundArguments, leaves: Leaves) -> fx.GraphModule:
+    """As `symbolic`, but attention and transformer layers of `torch.nn` are one operator each."""
+    return symbolic(root, inputs, {*leaves, *_OPENED})
+
+
 #: Ways to a graph, tried in this order until one does not raise `TraceError`.
-FRONT_DOORS: tuple[FrontDoor, ...] = (symbolic,)
+FRONT_DOORS: tuple[FrontDoor, ...] = (symbolic, exported, whole)
 
 
 #: `torch.fx` traces by replacing ``nn.Module.__call__`` for the whole process.
@@ -190,9 +230,9 @@ class _Tracer(fx.Tracer):
     ) -> tuple[Any, list[Any]]:
         stand_ins = {
             name: self.create_proxy("placeholder", name, (), {})
-            for name, _ in _tensors_of(self.inputs)
+            for name, _ in tensors_of(self.inputs)
         }
-        bound = _replace(self.inputs, stand_ins)
+        bound = replace(self.inputs, stand_ins)
 
         def call(root):  # unannotated: fx would read annotations as the model's
             return root_fn(root, *bound.args[1:], **bound.kwargs)
@@ -200,11 +240,17 @@ class _Tracer(fx.Tracer):
         return call, [self.root]
 
 
-def is_library_leaf(module: nn.Module) -> bool:
-    """Whether a module is one operator: those of ``torch.nn`` and `qlab.nn` are, mostly."""
+def is_library_leaf(module: nn.Module, *, whole: bool = False) -> bool:
+    """Whether a module is one operator: those of `torch.nn` and `qlab.nn` are, mostly.
+
+    Args:
+        module: The module.
+        whole: Whether attention counts as one operator too.
+    """
     home = type(module).__module__
     inside = any(f"{home}.".startswith(f"{package}.") for package in _LIBRARY)
-    return inside and not isinstance(module, _SEEN_THROUGH) and type(module) is not nn.Sequential
+    opened = (nn.Sequential, *(_OPENED[1:] if whole else _OPENED))
+    return inside and not isinstance(module, _SEEN_THROUGH) and type(module) not in opened
 
 
 def _plain_functionals(root: nn.Module) -> None:
@@ -212,96 +258,6 @@ def _plain_functionals(root: nn.Module) -> None:
     for path, module in list(root.named_modules(remove_duplicate=False)):
         if type(module) is FloatFunctional:
             root.set_submodule(path, FXFloatFunctional())
-
-
-def _bind(root: nn.Module, example_inputs: Inputs | None) -> inspect.BoundArguments:
-    """Example inputs by the names of the forward's parameters; without any, the required ones."""
-    signature = inspect.signature(type(root).forward)
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = {}
-    match example_inputs:
-        case None:
-            kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-            needed = [p for p in signature.parameters.values() if p.kind not in kinds]
-            kwargs = {p.name: _ANY for p in needed[1:] if p.default is inspect.Parameter.empty}
-        case Tensor():
-            args = (example_inputs,)
-        case tuple() | list():
-            args = tuple(example_inputs)
-        case Mapping():
-            kwargs = dict(example_inputs)
-        case _:
-            raise ArgumentError(
-                "The example inputs cannot be passed to the model",
-                expected="a tensor, a tuple or list of arguments, or a mapping of keywords",
-                received=type(example_inputs).__name__,
-            )
-    try:
-        return signature.bind(root, *args, **kwargs)
-    except TypeError as error:
-        raise ArgumentError(
-            f"The example inputs do not fit {type(root).__name__}.forward: {error}",
-            expected=f"arguments of forward{signature}",
-            received=f"{len(args)} positional arguments, keywords {sorted(kwargs)}",
-        ) from error
-
-
-_ANY = torch.empty(0)  # stands for an input of which nothing is known
-
-
-def _tensors_of(inputs: inspect.BoundArguments) -> Iterator[tuple[str, Any]]:
-    """Name and value of each argument that is or holds a tensor: the graph's placeholders."""
-    kinds = inputs.signature.parameters
-    for name, value in list(inputs.arguments.items())[1:]:
-        if kinds[name].kind is inspect.Parameter.VAR_POSITIONAL:
-            parts = [(f"{name}_{index}", item) for index, item in enumerate(value)]
-        elif kinds[name].kind is inspect.Parameter.VAR_KEYWORD:
-            parts = list(value.items())
-        else:
-            parts = [(name, value)]
-        yield from ((part, item) for part, item in parts if tensors_in(item))
-
-
-def _replace(
-    inputs: inspect.BoundArguments, stand_ins: Mapping[str, Any]
-) -> inspect.BoundArguments:
-    """The same arguments with each named one replaced."""
-    arguments = dict(inputs.arguments)
-    for name, value in arguments.items():
-        kind = inputs.signature.parameters[name].kind
-        if kind is inspect.Parameter.VAR_POSITIONAL:
-            arguments[name] = tuple(
-                stand_ins.get(f"{name}_{index}", item) for index, item in enumerate(value)
-            )
-        elif kind is inspect.Parameter.VAR_KEYWORD:
-            arguments[name] = {key: stand_ins.get(key, item) for key, item in value.items()}
-        else:
-            arguments[name] = stand_ins.get(name, value)
-    return inspect.BoundArguments(inputs.signature, OrderedDict(arguments))
-
-
-def _trace_error(root: nn.Module, path: str | None, error: Exception) -> TraceError:
-    own = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((*_FRAMEWORK_FOLDERS, "<"))
-    ]
-    module = root.get_submodule(path or "")
-    place = f"module {path!r}" if path else "the model itself"
-    if own:
-        line = own[-1].line or linecache.getline(own[-1].filename, own[-1].lineno or 0).strip()
-        where = f" at {own[-1].filename}, line {own[-1].lineno}: {line}"
-    else:
-        where = ""
-    return TraceError(
-        f"The model has no single graph: tracing stopped in {place} "
-        f"({type(module).__name__}){where}",
-        expected="a forward that takes the same path whatever the tensors hold",
-        received=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else error!r}",
-        fix="Rewrite that line without a decision on a tensor's value or shape (torch.where, a "
-        "fixed number of steps), or use the eager workflow, which needs no graph: "
-        "qlab.quantization.prepare and convert with QuantStub and DeQuantStub.",
-    )
 
 
 def _name_nodes(traced: fx.GraphModule) -> None:
@@ -339,9 +295,7 @@ def _innermost(stack: Mapping[str, tuple[str, type | None]]) -> tuple[str, type 
 
 def _label(node: fx.Node) -> str:
     """What a node that is no module is called, without the place where it is called."""
-    if isinstance(node.target, str):
-        return node.target
-    return node.target.__name__
+    return node.meta.get("label") or operator_name(node.target)
 
 
 def _parameter_count(traced: fx.GraphModule, node: fx.Node) -> int:

@@ -45,7 +45,7 @@ class LabFile:
         fingerprint: Of the float graph; see `qlab.analysis.fingerprint.graph_fingerprint`.
         data: Fingerprint of the calibration data.
         subject: Fingerprint of model and evaluation data, which runs are kept under.
-        example_inputs: Inputs of one call.
+        example_inputs: Inputs of one call, as the Lab was given them.
         sample_inputs: The small fixed sample that what-ifs run on.
         calibration: Statistics of every tensor, and how much data they saw.
         mapping: The configuration.
@@ -56,7 +56,7 @@ class LabFile:
     fingerprint: dict[str, str]
     data: str
     subject: str
-    example_inputs: tuple[Any, ...]
+    example_inputs: Any
     sample_inputs: tuple[Any, ...]
     calibration: Calibration
     mapping: QConfigMapping
@@ -111,16 +111,23 @@ class LabFile:
 
 
 class NoData:
-    """Stands for data that a Lab was loaded without; whoever asks for it is told."""
+    """Stands for data that a Lab was loaded without; whoever asks for it is told.
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    Args:
+        name: What it is called.
+        batches: How many batches of it there were, where that is known.
+    """
+
+    def __init__(self, name: str, batches: int | None = None) -> None:
+        self.name, self.batches = name, batches
 
     def __iter__(self) -> Iterator[Any]:
         raise self._error()
 
     def __len__(self) -> int:
-        raise self._error()
+        if self.batches is None:
+            raise self._error()
+        return self.batches
 
     def _error(self) -> ArgumentError:
         return ArgumentError(

@@ -19,6 +19,7 @@ from torch import fx, nn
 
 from qlab import registry
 from qlab.errors import FormatError, UnsupportedError
+from qlab.graph.sizes import check_sizes
 from qlab.io import modules
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
@@ -30,7 +31,8 @@ _SHAPE_ATTRIBUTES = ("shape", "ndim")
 def functions() -> dict[str, Callable[..., Any]]:
     """Every function a graph may call, by the name written to files."""
     known = {function_name(f): f for row in registry.ROWS for f in row.functions}
-    extra = (operator.getitem, operator.floordiv, operator.mul, operator.add, operator.sub)
+    arithmetic = (operator.floordiv, operator.mul, operator.add, operator.sub)
+    extra = (operator.getitem, *arithmetic, check_sizes)
     return known | {function_name(f): f for f in extra} | {"builtins.getattr": getattr}
 
 

@@ -294,7 +294,7 @@ def test_pieces_of_a_float_tuple_are_quantized_one_by_one():
     torch.testing.assert_close(converted(x), graph(x), rtol=0, atol=0.05)
 
 
-def test_attention_of_the_library_stays_in_float_between_integers():
+def test_the_projections_of_the_librarys_attention_are_layers():
     class Attends(nn.Module):
         def __init__(self):
             super().__init__()
@@ -307,7 +307,10 @@ def test_attention_of_the_library_stays_in_float_between_integers():
 
     x = torch.randn(2, 3, 8)
     graph, converted = converted_of(Attends(), EVERYWHERE, x)
-    assert converted.meta["plan"].step("attn").execution == "float"
+    plan = converted.meta["plan"]
+    assert plan.step("attn.in_proj").execution == "integer"
+    assert plan.step("attn.out_proj").execution == "integer"
+    assert plan.step("attn.scaled_dot_product_attention").execution == "float"
     torch.testing.assert_close(converted(x), graph(x), rtol=0, atol=0.1)
 
 

@@ -180,6 +180,21 @@ def test_a_decision_on_values_is_an_error_that_names_module_file_and_line():
     assert "module '1.0' (Deciding)" in message
     assert f"test_trace.py, line {line}: if x.sum() > 0" in message
     assert "eager workflow" in message
+    assert (caught.value.module, caught.value.line) == ("1.0", line)
+    assert caught.value.file is not None and caught.value.file.endswith("test_trace.py")
+    assert caught.value.why == "a decision on what a tensor holds"
+
+
+def test_the_line_is_the_one_that_no_way_gets_past():
+    """Symbolic tracing stops at the first shape already, `torch.export` does not."""
+
+    class Late(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = x + 1 if len(x) > 1 else x
+            return y.detach().numpy() + 1
+
+    with pytest.raises(TraceError, match=r"return y\.detach\(\)\.numpy\(\) \+ 1"):
+        trace(Late(), torch.randn(2, 2))
 
 
 def test_a_decision_in_the_model_itself_says_so():
@@ -256,3 +271,31 @@ def test_models_run_and_trace_in_other_threads_meanwhile():
     assert not errors
     assert runs and all(runs)
     assert all(len(graph.graph.nodes) == 42 for graph in graphs)
+
+
+def test_models_run_in_other_threads_while_one_is_exported():
+    class Sized(nn.Sequential):
+        def forward(self, input):
+            return super().forward(input) if len(input) > 1 else input
+
+    model, x = Sized(*(nn.Linear(4, 4) for _ in range(10))), torch.randn(2, 4)
+    expected = model(x)
+    stop, errors, runs = threading.Event(), [], []
+
+    def work():
+        while not stop.is_set():
+            try:
+                runs.append(torch.equal(model(x), expected))
+            except Exception as error:
+                errors.append(error)
+                return
+
+    other = threading.Thread(target=work)
+    other.start()
+    graphs = [trace(model, x) for _ in range(3)]
+    stop.set()
+    other.join()
+    assert not errors
+    assert runs and all(runs)
+    assert all(torch.equal(graph(x), expected) for graph in graphs)
+    assert {len(graph.graph.nodes) for graph in graphs} == {14}

@@ -1,0 +1,353 @@
+"""What a Lab is about: a model, its data, what calibration saw of it, and where that is kept."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping as Named
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from qlab import presets
+from qlab.analysis.batches import Batches
+from qlab.analysis.calibration import Calibration, Progress, Stop
+from qlab.analysis.fingerprint import combined, data_fingerprint, graph_fingerprint, joined
+from qlab.analysis.hooked import study_of
+from qlab.analysis.layers import Layer, types_of
+from qlab.analysis.stability import Stability
+from qlab.analysis.study import Study
+from qlab.errors import DTypeError, TraceError, UnknownNameError
+from qlab.execution import usable_device
+from qlab.graph import Plan
+from qlab.graph.inputs import Call, Inputs
+from qlab.graph.shapes import tensors_in
+from qlab.io.float_graph import is_float_graph
+from qlab.io.lab_file import LabFile, save_lab
+from qlab.object_types import ObjectType
+from qlab.qconfig import QConfigMapping
+from qlab.qparams import QParams
+from qlab.ranges import TensorSpec
+from qlab.runs import Runs
+from qlab.stats import TensorStats
+
+Mapping = QConfigMapping | str | None
+DEFAULT_PRESET = "int8"
+
+
+class LabBase:
+    """A model, its data, and what calibration saw; `Lab` asks the questions.
+
+    See `Lab` for the arguments.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example_inputs: Inputs,
+        calibration: Any,
+        evaluation: Any = None,
+        device: torch.device | str | None = None,
+        *,
+        memory_budget: int = 2**30,
+        runs: str | os.PathLike[str] | Runs | None = None,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise DTypeError(
+                "Lab needs a model", expected="a torch.nn.Module", received=type(model).__name__
+            )
+        home = _device_of(model)
+        self.device = usable_device(home if device is None else device)
+        inputs = example_inputs
+        if isinstance(model, fx.GraphModule) and is_float_graph(model):
+            inputs = _tensors_alone(inputs)
+        self._call = Call.of(model, _to(inputs, self.device))
+        data = self._batches(calibration, "calibration")
+        self._evaluation_data = (
+            data if evaluation is None else self._batches(evaluation, "evaluation")
+        )
+        if is_float_graph(model):
+            graph = model.to(self.device)
+            self._study = Study(graph, self._call.values, data, memory_budget)
+        else:
+            here = model if home == self.device else copy.deepcopy(model).to(self.device)
+            self._study = study_of(here, self._call, data, memory_budget)
+        self.layers: tuple[Layer, ...] = self._study.layers(self.plan())
+        self.runs = runs if isinstance(runs, Runs) else Runs(runs)
+        self.mapping = resolve_mapping(None)
+        self._data: list[str] = []
+
+    def _batches(self, source: Any, name: str) -> Batches:
+        names = self._call.names
+        return Batches(source, len(names), self.device, name, inputs=names)
+
+    @property
+    def traced(self) -> bool:
+        """Whether the model is a graph; else it is quantized layer by layer, through hooks."""
+        return self._study.trace_error is None
+
+    @property
+    def trace_error(self) -> TraceError | None:
+        """What kept the model from becoming a graph: module, file, line, why; None if nothing."""
+        return self._study.trace_error
+
+    @property
+    def graph(self) -> fx.GraphModule:
+        """The float graph after fusion; not to be changed.
+
+        Raises:
+            UnsupportedError: The model has no graph; says why.
+        """
+        return self._study.whole_graph("Lab.graph")
+
+    @property
+    def types(self) -> dict[str, ObjectType]:
+        """The operators' types by what people call them, for `QConfigMapping.set_object_type`."""
+        return types_of(self._study.graph)
+
+    def layer(self, name: str) -> Layer:
+        """One layer by name.
+
+        Raises:
+            UnknownNameError: No layer has this name; lists them.
+        """
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        raise UnknownNameError.of("layer", name, [layer.name for layer in self.layers])
+
+    def plan(self, mapping: Mapping = None) -> Plan:
+        """The truth table of a configuration: what was asked for each layer, what it gets, why.
+
+        Args:
+            mapping: A `QConfigMapping`, a preset's name, or None for the default preset.
+
+        Raises:
+            UnknownNameError: No preset has this name.
+            DTypeError: Neither a mapping nor a name.
+        """
+        return self._study.plan(resolve_mapping(mapping))
+
+    @property
+    def calibrated(self) -> Calibration | None:
+        """What calibration saw, or None before it ran."""
+        return self._study.calibration
+
+    def calibrate(
+        self, on_progress: Progress | None = None, should_stop: Stop | None = None
+    ) -> Calibration:
+        """Runs the float model over the calibration data once; later calls return at once.
+
+        Every other question asks for it on its own; call it to show progress or to stop early.
+        A stopped pass keeps what it saw, and the next call goes on from there, to the same result
+        as a pass that was not stopped, as long as the data comes in the same order again.
+
+        Args:
+            on_progress: Called as ``(done, total, label)`` after each batch.
+            should_stop: Asked after each batch.
+
+        Raises:
+            NonFiniteError: NaN in the float model, or infinity made of finite numbers; names the
+                first layer that produced it, or the input that came so. The Lab is left as it
+                was before the call.
+        """
+        return self._study.calibrate(on_progress, should_stop)
+
+    def add_data(
+        self, batches: Any, on_progress: Progress | None = None, should_stop: Stop | None = None
+    ) -> Calibration:
+        """Takes in more calibration data: it is merged with what was seen, nothing runs twice.
+
+        Ranges, converted models and what-ifs are computed anew from then on; runs stay. Where it
+        is stopped, `calibrate` goes on from there.
+
+        Args:
+            batches: As ``calibration`` of the constructor.
+            on_progress: As in `calibrate`; counts all batches, old and new.
+            should_stop: Asked after each batch.
+
+        Raises:
+            NonFiniteError: As in `calibrate`; none of the new data is kept then.
+        """
+        return self._study.add_data(self._batches(batches, "added"), on_progress, should_stop)
+
+    def merge(self, other: Calibration) -> Calibration:
+        """Takes in what a Lab of the same model saw of other data, in any process or machine.
+
+        Args:
+            other: Its ``calibrated``; its batches count as coming after those seen here.
+
+        Raises:
+            ArgumentError: It is of another model.
+        """
+        return self._study.merge(other)
+
+    def stability(self) -> Stability:
+        """How far each layer's range still moves with more data, and whether there was enough.
+
+        Computed from what calibration kept of every batch, without another pass.
+        """
+        return self._study.stability()
+
+    def statistics(
+        self, name: str, kind: str = "activation", mapping: Mapping = None
+    ) -> TensorStats:
+        """What one tensor of a layer looked like in float.
+
+        Of an output that a configuration only ever reads clamped (a convolution in front of
+        ReLU6) that is the clamped tensor: what lies outside is never represented.
+
+        Args:
+            name: A layer.
+            kind: ``"activation"`` (its output), ``"input"`` (its first tensor input) or
+                ``"weight"``.
+            mapping: The configuration that decides what is clamped.
+
+        Raises:
+            UnknownNameError: No such layer or kind, or the layer has no such tensor.
+        """
+        probe = self._study.probe(name)
+        if kind == "weight":
+            return probe.weight_stats()
+        if kind == "activation":
+            plan = self.plan(mapping)
+            clamped = plan.step(name).bounds is not None
+            return self._study.stats(plan.range_node(probe.node) if clamped else probe.node)
+        if kind == "input":
+            return self._study.stats(probe.inputs[0])
+        raise UnknownNameError.of("kind of tensor", kind, ["activation", "input", "weight"])
+
+    def weight(self, name: str) -> Tensor:
+        """A layer's float weight after fusion, output channels first.
+
+        Raises:
+            UnknownNameError: No such layer, or it has no weight.
+        """
+        return self._study.probe(name).weight()
+
+    def qparams(self, name: str, spec: TensorSpec, kind: str = "activation") -> QParams:
+        """Scale and zero point that a spec gives a tensor of a layer, from cached statistics.
+
+        As `Lab.convert` uses them: with all codes of the type, whatever part of them an observer
+        chose the scale for.
+
+        Args:
+            name: A layer.
+            spec: How to quantize.
+            kind: ``"activation"`` (its output), ``"input"`` or ``"weight"``.
+
+        Raises:
+            UnknownNameError: As `statistics`.
+        """
+        probe = self._study.probe(name)
+        if kind == "weight":
+            return self._study.weight_qparams(name, spec)[0]
+        self.statistics(name, kind)
+        node = probe.node if kind == "activation" else probe.inputs[0]
+        return self._study.activation_qparams(node, spec)
+
+    @cached_property
+    def subject(self) -> str:
+        """A fingerprint of model and evaluation data: runs with the same one are comparable."""
+        return combined(
+            graph_fingerprint(self._study.graph), data_fingerprint(self._evaluation_data)
+        )
+
+    def save(self, path: str | os.PathLike[str], mapping: Mapping = None) -> Path:
+        """Writes the Lab to one file, whole or not at all; `qlab.load_lab` reads it. No pickle.
+
+        It holds the float model, the statistics (calibrating first where that has not happened),
+        the example inputs, the sample that `what_if` runs on, the runs, and a configuration. A
+        model that has no graph stays outside: `qlab.load_lab` asks for it.
+
+        Args:
+            path: The file.
+            mapping: The configuration to keep as `mapping`; the present one if not given.
+
+        Raises:
+            ArgumentError: No file can be written there.
+            UnknownNameError: The mapping holds something unregistered.
+        """
+        self.calibrate()
+        self._study.sample()
+        error = self.trace_error
+        return save_lab(
+            LabFile(
+                graph=self._study.graph if error is None else None,
+                without_graph="" if error is None else str(error),
+                fingerprint=graph_fingerprint(self._study.graph),
+                data=self._data_fingerprint(),
+                subject=self.subject,
+                example_inputs=self._call.example_inputs,
+                sample_inputs=self._study.sample_inputs or (),
+                calibration=self.calibrate(),
+                mapping=self.mapping if mapping is None else resolve_mapping(mapping),
+                runs=self.runs.dump(),
+            ),
+            path,
+        )
+
+    def _data_fingerprint(self) -> str:
+        """Of all calibration data, added data included."""
+        for batches in self._study.sources[len(self._data) :]:
+            self._data.append(data_fingerprint(batches))
+        return joined(self._data)
+
+    def restore(self, stored: LabFile, with_data: bool) -> None:
+        """Goes on where a file was saved; `qlab.load_lab` calls it.
+
+        Args:
+            stored: The file.
+            with_data: Whether the Lab has calibration data of its own, to be checked.
+
+        Raises:
+            ArgumentError: The file was saved from another model or other data.
+        """
+        stored.check_model(self._study.graph)
+        if with_data:
+            stored.check_data(data_fingerprint(self._study.sources[0]))
+        self._data, self.mapping = [stored.data], stored.mapping
+        self._study.restore(stored.calibration, _to(stored.sample_inputs, self.device))
+        self.runs.restore(stored.runs)
+
+
+def resolve_mapping(mapping: Mapping) -> QConfigMapping:
+    """A configuration from any of its spellings.
+
+    Raises:
+        UnknownNameError: No preset has this name.
+        DTypeError: Neither a `QConfigMapping`, a preset's name nor None.
+    """
+    if isinstance(mapping, QConfigMapping):
+        return mapping
+    if mapping is None or isinstance(mapping, str):
+        return presets.get(DEFAULT_PRESET if mapping is None else mapping).mapping()
+    raise DTypeError(
+        "Not a configuration",
+        expected="a QConfigMapping, the name of a preset, or None",
+        received=type(mapping).__name__,
+    )
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    tensors = [*model.parameters(), *model.buffers()]
+    return tensors[0].device if tensors else torch.device("cpu")
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    """A value with all tensors inside it on a device."""
+    value = dict(value) if isinstance(value, Named) else value
+    return pytree.tree_map_only(Tensor, lambda tensor: tensor.to(device), value)
+
+
+def _tensors_alone(inputs: Any) -> Any:
+    """Example inputs without what a graph has fixed."""
+    if isinstance(inputs, Named):
+        return {name: value for name, value in inputs.items() if tensors_in(value)}
+    if isinstance(inputs, tuple | list):
+        return tuple(value for value in inputs if tensors_in(value))
+    return inputs

@@ -1,0 +1,380 @@
+"""`Lab`: one model, its calibration data, and every question about quantizing it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pandas import DataFrame
+from torch import nn
+
+from qlab.analysis.calibration import Progress, Stop
+from qlab.analysis.causes import Cause
+from qlab.analysis.diagnosis import causes_of, remedied
+from qlab.analysis.fidelity import Fidelity, measure_fidelity
+from qlab.analysis.latency import Latency, measure_latency
+from qlab.analysis.parts import only
+from qlab.analysis.report import Report
+from qlab.analysis.search import Candidate, Measure, Search, Space, search_mappings
+from qlab.analysis.sensitivity import WAYS, Sensitivity, names_of
+from qlab.analysis.what_if import WhatIf, compare_policies, what_if
+from qlab.errors import ArgumentError
+from qlab.graph.inputs import Inputs
+from qlab.io.checkpoint import save_quantized
+from qlab.io.files import write_atomically
+from qlab.lab.base import DEFAULT_PRESET, LabBase, Mapping, resolve_mapping
+from qlab.qconfig import QConfigMapping
+from qlab.ranges import QuantizationError, TensorSpec
+from qlab.runs import record_report
+
+
+class Lab(LabBase):
+    """What-ifs about one model, answered from one calibration pass.
+
+    Args:
+        model: A float model; it is copied, never changed. One that cannot become a graph is worked
+            on layer by layer, through hooks (`traced`, `trace_error`).
+        example_inputs: Inputs of one call: a tensor, a tuple of positional inputs, or a dict of
+            keyword inputs. What is no tensor is fixed at the given value; batches give the others.
+        calibration: Batches of inputs (see `qlab.analysis.batches.Batches`).
+        evaluation: Batches of (inputs, labels) on which `compare` measures; the calibration data
+            if not given.
+        device: Where everything runs; the model's own device if not given.
+        memory_budget: How many bytes of the float network's activations on the evaluation data are
+            kept, so that a change of one layer runs only what follows it. A model that needs more
+            works, slower; 0 keeps none.
+        runs: Where what `compare` measures is kept: a `Runs`, or the path of its SQLite file, which
+            several Labs may share. None: a private file, gone with the Lab.
+
+    Attributes:
+        runs: Every configuration that was measured.
+        mapping: A configuration that `save` keeps; the default preset until somebody sets it.
+
+    Raises:
+        ArgumentError: Example inputs that do not fit the model, no such device, or a budget that is
+            no number of bytes.
+    """
+
+    def convert(self, mapping: Mapping = None) -> nn.Module:
+        """The quantized model of a configuration, with ranges from the cached statistics.
+
+        Args:
+            mapping: A `QConfigMapping`, a preset's name, or None for the default preset.
+
+        Returns:
+            The same type as ``convert_fx`` gives; a copy that the caller may change. Of a model
+            that has no graph, a copy whose quantized layers each take and give real numbers.
+        """
+        return self._study.network(resolve_mapping(mapping))
+
+    def compare(
+        self,
+        mapping: Mapping = None,
+        *,
+        parts: bool = False,
+        name: str | None = None,
+        parent: int | None = None,
+        on_progress: Progress | None = None,
+        should_stop: Stop | None = None,
+    ) -> Report:
+        """Every layer's local and accumulated error, and the network's own, measured.
+
+        The quantized network that is measured is the one that `convert` returns and `export`
+        writes, run on the evaluation data beside the float network. What was measured is kept in
+        `runs`; measuring an equal mapping again updates its run.
+        A comparison that was stopped, or a mapping with an unregistered callable, is not kept.
+
+        Args:
+            mapping: A `QConfigMapping`, a preset's name, or None for the default preset.
+            parts: Whether to measure two more networks: with the weights alone quantized, and with
+                the activations alone.
+            name: What its run is called; a preset's name, or by its number, if not given.
+            parent: The run that it was made from; the latest if not given.
+            on_progress: Called as ``(done, total, label)`` after each batch.
+            should_stop: Asked after each batch; the report then covers what was seen.
+
+        Raises:
+            NonFiniteError: NaN or infinity in a layer; names it.
+        """
+        resolved = resolve_mapping(mapping)
+        hooks: Any = {"on_progress": on_progress, "should_stop": should_stop}
+        if self.calibrated is None:
+            self.calibrate(on_progress)
+        began = time.monotonic()
+        measured = self._study.compare(resolved, self._evaluation_data, **hooks)
+        seconds = time.monotonic() - began
+        told: Any = {"subject": self.subject, "name": name, "parent": parent}
+        record_report(self.runs, resolved, measured, seconds=seconds, **told)
+        if not parts:
+            return measured
+        weight, activation = (
+            self._study.compare(only(resolved, part), self._evaluation_data, **hooks)
+            for part in ("weight", "activation")
+        )
+        complete = measured.complete and weight.complete and activation.complete
+        return replace(
+            measured,
+            complete=complete,
+            weight_only=weight.layers,
+            activation_only=activation.layers,
+        )
+
+    def channels(self, name: str, mapping: Mapping = None) -> DataFrame:
+        """The local error of each channel of a layer's output, on the evaluation data.
+
+        Args:
+            name: A layer.
+            mapping: A `QConfigMapping`, a preset's name, or None for the default preset.
+
+        Returns:
+            One row per channel: the metrics of `qlab.analysis.metrics`, ``rmse_scale``,
+            ``nmse_rounding``, ``nmse_clipping`` and ``clipped_share`` [%].
+
+        Raises:
+            UnknownNameError: No such layer.
+            UnsupportedError: The configuration leaves the layer in float.
+        """
+        return self._study.channels(name, resolve_mapping(mapping), self._evaluation_data)
+
+    def sensitivity(
+        self,
+        mappings: Mapping | dict[str, Mapping] | Sequence[Mapping] = None,
+        *,
+        ways: Sequence[str] = WAYS,
+        executor: Executor | None = None,
+        on_progress: Progress | None = None,
+        should_stop: Stop | None = None,
+    ) -> Sensitivity:
+        """What each layer's quantization alone costs the network, and what leaving it out wins.
+
+        Args:
+            mappings: The candidate configurations: one, a sequence of them, or a dict by name.
+            ways: Which of ``"on"`` (the layer alone is quantized), ``"off"`` (it alone is not) and
+                ``"estimate"`` (``"on"`` to first order, for all layers in one pass) to answer.
+            executor: Any `concurrent.futures.Executor`, of threads, processes or a cluster; it
+                changes when the answer comes, not what it says.
+            on_progress: Called as ``(done, total, label)`` after each task.
+            should_stop: Asked after each task, which takes less than a batch; what was measured
+                until then is kept.
+
+        Raises:
+            UnknownNameError: No such preset or way.
+            ArgumentError: Nothing to measure.
+            UnsupportedError: The estimate alone, of a model that has no graph.
+        """
+        named = [(DEFAULT_PRESET, None)] if mappings is None else names_of(mappings)
+        candidates = {name: resolve_mapping(mapping) for name, mapping in named}
+        if self.calibrated is None:
+            self.calibrate(on_progress, should_stop)
+        return self._study.sensitivity(
+            candidates,
+            self._evaluation_data,
+            tuple(ways),
+            executor,
+            on_progress=on_progress,
+            should_stop=should_stop,
+        )
+
+    def search(
+        self,
+        budget: float,
+        *,
+        by: Measure = "size",
+        candidates: Sequence[Candidate] | None = None,
+        mapping: Mapping = None,
+        sensitivity: Sensitivity | None = None,
+        executor: Executor | None = None,
+        points: int | None = 64,
+        on_progress: Progress | None = None,
+        should_stop: Stop | None = None,
+    ) -> Search:
+        """Mixed precision: how many bits each layer gets, solved exactly under a budget.
+
+        Args:
+            budget: A whole number of bytes or bit operations, or a fraction of what ``mapping``
+                takes: 0.5 is half the size of 8 bits.
+            by: ``"size"`` or ``"bit_ops"`` (MACs × weight bits × activation bits).
+            candidates: What layers may become; see `default_candidates`.
+            mapping: What everything else gets.
+            sensitivity: That of an earlier search with these candidates (``Search.sensitivity``);
+                measured if not given.
+            executor: Runs that measurement.
+            points: How many points the front has at most, the 20 nearest the budget without gaps;
+                None for all that there are.
+            on_progress: Called as ``(done, total, label)``.
+            should_stop: Asked after each task; the front then holds what was found.
+
+        Raises:
+            ArgumentError: An impossible budget; states the smallest possible.
+            UnsupportedError: The model has no graph; says why.
+        """
+        self._study.whole_graph("Lab.search")
+        resolved = resolve_mapping(mapping)
+        self.calibrate(on_progress)
+        space = Space(self._study, resolved, candidates, by)
+        hooks: Any = {"on_progress": on_progress, "should_stop": should_stop}
+        if sensitivity is None:
+            uniform = space.configurations()
+            sensitivity = self.sensitivity(uniform, ways=("on",), executor=executor, **hooks)
+        before = self.runs.latest(self.subject)
+        compare = partial(self.compare, parent=None if before is None else before.id)
+        return search_mappings(space, budget, sensitivity, compare, points=points, **hooks)
+
+    def what_if(
+        self,
+        name: str,
+        weight: TensorSpec | None = None,
+        activation: TensorSpec | None = None,
+        *,
+        mapping: Mapping = None,
+    ) -> WhatIf:
+        """What one layer would lose if it were quantized in another way; nothing is applied.
+
+        Tensor errors come from the weight itself and from the output's cached statistics; the
+        output SQNR from running the layer alone on the float inputs of a small cached sample.
+
+        Args:
+            name: The layer.
+            weight: How to quantize its weight; as ``mapping`` has it if not given.
+            activation: How to quantize its output; as ``mapping`` has it if not given.
+            mapping: The configuration that the layer's inputs and unchanged parts come from.
+
+        Raises:
+            UnknownNameError: No such layer.
+            ArgumentError: A weight spec for a layer that has no weight.
+            UnsupportedError: The layer has no quantized form.
+        """
+        return what_if(self._study, self.plan(mapping), name, weight, activation)
+
+    def causes(self, name: str, mapping: Mapping = None) -> tuple[Cause, ...]:
+        """Why a layer loses precision: what gains most first, what gains nothing last.
+
+        ``cause.apply(mapping)`` is a configuration with the remedy in it, ``cause.gain`` what that
+        was measured to gain.
+
+        Args:
+            name: The layer.
+            mapping: The configuration under which it is judged.
+
+        Raises:
+            UnknownNameError: No such layer.
+        """
+        return causes_of(self._study, resolve_mapping(mapping), name)
+
+    def remedy(self, cause: Cause, mapping: Mapping = None) -> QConfigMapping:
+        """A configuration with a cause's remedy in every layer that has the same cause.
+
+        `Cause.apply` changes the one layer that the cause was found in; this changes all of its
+        kind, such as the scales of every weight whose channels differ too much to share one.
+
+        Args:
+            cause: What `causes` found.
+            mapping: The configuration to change; it stays as it is.
+
+        Raises:
+            UnsupportedError: No configuration avoids this cause; says what would.
+        """
+        return remedied(self._study, resolve_mapping(mapping), cause)
+
+    def fidelity(
+        self,
+        mapping: Mapping = None,
+        *,
+        on_progress: Progress | None = None,
+        should_stop: Stop | None = None,
+    ) -> Fidelity:
+        """Float, simulated (fake-quantized) and integer network side by side, layer by layer.
+
+        Args:
+            mapping: A `QConfigMapping`, a preset's name, or None for the default preset.
+            on_progress: Called as ``(done, total, label)`` after each batch.
+            should_stop: Asked after each batch; the result then covers what was seen.
+
+        Raises:
+            NonFiniteError: NaN or infinity in a layer.
+            UnsupportedError: The model has no graph; says why.
+        """
+        graph = self._study.whole_graph("Lab.fidelity")
+        resolved = resolve_mapping(mapping)
+        if self.calibrated is None:
+            self.calibrate(on_progress, should_stop)
+        return measure_fidelity(
+            (graph, self._study.converted(resolved)),
+            self._study.plan(resolved),
+            self._evaluation_data,
+            on_progress=on_progress,
+            should_stop=should_stop,
+        )
+
+    def latency(
+        self,
+        mapping: Mapping = None,
+        batch: Inputs | None = None,
+        repeats: int = 30,
+        *,
+        on_progress: Progress | None = None,
+        should_stop: Stop | None = None,
+    ) -> Latency:
+        """How long the fused float and the quantized network take on this machine, in turn.
+
+        Args:
+            mapping: A `QConfigMapping`, a preset's name, or None for the default preset.
+            batch: Inputs of one call, as data gives them; the first evaluation batch if not given.
+            repeats: How often each network is timed, at least 4.
+            on_progress: Called as ``(done, total, label)`` after each pair of runs.
+            should_stop: Asked after each pair of runs.
+
+        Raises:
+            ArgumentError: Fewer than 4 repeats.
+        """
+        data = self._evaluation_data if batch is None else self._batches([batch], "timing")
+        return measure_latency(
+            self._study.callables(resolve_mapping(mapping)),
+            next(iter(data)).inputs,
+            repeats,
+            on_progress=on_progress,
+            should_stop=should_stop,
+        )
+
+    def policies(
+        self, name: str, spec: TensorSpec, kind: str = "activation", mapping: Mapping = None
+    ) -> dict[str, QuantizationError]:
+        """Every range policy on one tensor under an otherwise equal spec, by the policy's label.
+
+        Policies that do not apply to the spec's data type or granularity are left out. An output
+        is judged by the tensor that gives its range under ``mapping``: its own, or the clamped
+        one, or the one it shares a scale with, as in `what_if`.
+
+        Raises:
+            UnknownNameError: No such layer, or it has no weight.
+        """
+        return compare_policies(self._study, self.plan(mapping), name, spec, kind)
+
+    def export(self, path: str | os.PathLike[str], mapping: Mapping = None) -> Path:
+        """Writes the quantized model or its recipe, by suffix; whole or not at all.
+
+        ``.safetensors``: codes, scales and graph, read back by `qlab.load_quantized`.
+        ``.json``: the `QConfigMapping`, read back by ``QConfigMapping.from_json``.
+
+        Raises:
+            ArgumentError: Another suffix.
+            UnsupportedError: A checkpoint of a model that has no graph.
+        """
+        target, resolved = Path(path), resolve_mapping(mapping)
+        if target.suffix == ".safetensors":
+            self._study.whole_graph("A checkpoint")
+            return save_quantized(self._study.converted(resolved), target)
+        if target.suffix == ".json":
+            write_atomically(target, resolved.to_json().encode())
+            return target
+        raise ArgumentError(
+            "Lab.export writes by suffix",
+            expected="a path that ends in .safetensors or .json",
+            received=str(path),
+        )
