@@ -22,7 +22,7 @@ from qlab.analysis.calibration import Calibration, Progress, Stop
 from qlab.analysis.causes import Cause
 from qlab.analysis.channels import channel_errors
 from qlab.analysis.compare import compare_graphs
-from qlab.analysis.diagnosis import causes_of
+from qlab.analysis.diagnosis import causes_of, remedied
 from qlab.analysis.fidelity import Fidelity, measure_fidelity
 from qlab.analysis.fingerprint import combined, data_fingerprint, graph_fingerprint
 from qlab.analysis.latency import Latency, measure_latency
@@ -489,6 +489,21 @@ class Lab:
             UnknownNameError: No such layer.
         """
         return causes_of(self._study, resolve_mapping(mapping), name)
+
+    def remedy(self, cause: Cause, mapping: Mapping = None) -> QConfigMapping:
+        """A configuration with a cause's remedy in every layer that has the same cause.
+
+        `Cause.apply` changes the one layer that the cause was found in; this changes all of its
+        kind, such as the scales of every weight whose channels differ too much to share one.
+
+        Args:
+            cause: What `causes` found.
+            mapping: The configuration to change; it stays as it is.
+
+        Raises:
+            UnsupportedError: No configuration avoids this cause; says what would.
+        """
+        return remedied(self._study, resolve_mapping(mapping), cause)
 
     def fidelity(
         self,

@@ -368,8 +368,8 @@ def _each_tensor(
 
 #: The table of causes: each looks at what is known of a layer and gives what it finds there.
 FINDERS: tuple[Callable[[Evidence], Iterator[Cause]], ...] = (
-    _each_tensor(_outlier_channels),
     _each_tensor(_channel_spread),
+    _each_tensor(_outlier_channels),
     _each_tensor(_unused_side),
     _each_tensor(_heavy_tail),
     _each_tensor(_clipping),

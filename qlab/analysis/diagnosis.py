@@ -31,13 +31,29 @@ def causes_of(study: Study, mapping: QConfigMapping, name: str) -> tuple[Cause, 
     Causes without a remedy in the configuration stand between the two. A gain is measured on the
     layer alone, as it is deployed, fed the float network's values on a small fixed sample.
     """
+    found = [_with_gain(study, mapping, cause) for cause in _unmeasured(study, mapping, name)]
+    return tuple(sorted(found, key=_rank))
+
+
+def remedied(study: Study, mapping: QConfigMapping, cause: Cause) -> QConfigMapping:
+    """The configuration with a cause's remedy in every layer that has the same cause.
+
+    Raises:
+        UnsupportedError: No configuration avoids this cause; says what would.
+    """
+    changed = cause.apply(mapping)
+    for step in study.plan(mapping).steps:
+        for twin in _unmeasured(study, mapping, step.name):
+            if (twin.kind, twin.tensor) == (cause.kind, cause.tensor) and twin.remedy is not None:
+                changed = twin.apply(changed)
+    return changed
+
+
+def _unmeasured(study: Study, mapping: QConfigMapping, name: str) -> Iterator[Cause]:
     plan = study.plan(mapping)
     step = plan.step(name)
-    if not step.quantized or step.execution not in _MEASURED or step.requested is None:
-        return ()
-    evidence = _evidence(study, plan, step, step.requested)
-    found = [_with_gain(study, mapping, cause) for cause in find_causes(evidence)]
-    return tuple(sorted(found, key=_rank))
+    if step.quantized and step.execution in _MEASURED and step.requested is not None:
+        yield from find_causes(_evidence(study, plan, step, step.requested))
 
 
 def _rank(cause: Cause) -> tuple[int, float]:

@@ -347,3 +347,26 @@ def test_the_depthwise_net_is_brought_back_by_applying_what_its_causes_say():
     assert before["float_accuracy"] - before["accuracy"] >= 5.0
     assert after["float_accuracy"] - after["accuracy"] <= 1.0
     assert math.isfinite(after["sqnr"]) and after["sqnr"] > before["sqnr"] + 6
+
+
+def test_one_call_gives_every_layer_of_the_depthwise_net_the_remedy_of_its_worst():
+    sample = sample_models.load("depthwise")
+    lab = qlab.Lab(sample.model, sample.example_inputs, sample.calibration(), sample.evaluation())
+    before = lab.compare("int8-per-tensor")
+    worst = str(before.layers["sqnr_local"].idxmin())
+    cause = lab.causes(worst, "int8-per-tensor")[0]
+    assert (cause.kind, cause.tensor) == ("channel spread", "weight")
+    mapping = lab.remedy(cause, "int8-per-tensor")
+    after = lab.compare(mapping).output
+    assert after["float_accuracy"] - before.output["accuracy"] >= 5.0
+    assert after["float_accuracy"] - after["accuracy"] <= 1.0
+    changed = [step.name for step in lab.plan(mapping).steps if "name" in step.rule]
+    assert worst in changed and "fc" not in changed  # whose channels share a scale well
+
+
+def test_a_cause_without_a_remedy_changes_no_layer():
+    cause = Cause("too few samples", "fc", "activation", 1.0, 0.5, "It moves.", None, "More data")
+    sample = sample_models.load("mlp")
+    lab = qlab.Lab(sample.model, sample.example_inputs, sample.calibration(16))
+    with pytest.raises(UnsupportedError, match="No change of the configuration avoids"):
+        lab.remedy(cause)
