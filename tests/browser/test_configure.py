@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 
 from qlab import QConfigMapping
 from tests.browser.harness import open_page, settled
@@ -23,10 +24,17 @@ def cell(page: Page, row: int, column: int) -> None:
 
 
 def choose(page: Page, row: int, column: int, option: str) -> None:
-    """Picks an option in a cell."""
-    cell(page, row, column)
-    page.keyboard.press("Enter")
-    expect(page.get_by_role("option", name=option, exact=True)).to_be_visible()
+    """Picks an option in a cell; a table that is just being redrawn takes no keys: again then."""
+    shown = page.get_by_role("option", name=option, exact=True)
+    for _ in range(20):
+        cell(page, row, column)
+        page.keyboard.press("Enter")
+        try:
+            shown.wait_for(state="visible", timeout=3_000)
+            break
+        except PlaywrightTimeoutError:
+            page.keyboard.press("Escape")
+    expect(shown).to_be_visible()
     page.keyboard.type(option)
     page.keyboard.press("Enter")
 

@@ -164,8 +164,8 @@ class Knapsack:
         groups = [[c for c in group if c.loss - group[-1].loss <= room] for group in self.groups]
         losses = [[(c.loss - group[-1].loss) / room * _SCALE for c in group] for group in groups]
         result = _select(groups, losses, _costs(groups), budget - _cheapest(groups))
-        if result is None:
-            return None, floor
+        if result is None:  # whatever fits holds a choice that was left out for losing more
+            return None, known
         found = _taken(groups, result)
         excess = sum(choice.cost for choice in found) - budget
         if excess > 0:  # within the solver's tolerance: costs beyond 10^10

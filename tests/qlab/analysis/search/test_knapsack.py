@@ -2,7 +2,7 @@ import itertools
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from qlab.analysis.search.knapsack import Knapsack
@@ -29,6 +29,7 @@ def selections(costs, losses):
 
 @settings(max_examples=60)
 @given(instances(), st.floats(0, 1))
+@example(([[0], [0], [0, 1]], [[1.0], [1.0], [1.0, 0.1]]), 0.0)  # 3 - 2.1 < 1 - 0.1
 def test_the_solution_is_the_best_within_the_budget(instance, share):
     knapsack, every = Knapsack(*instance), list(selections(*instance))
     costs = [cost for cost, _ in every]
