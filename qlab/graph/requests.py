@@ -124,7 +124,7 @@ def _operators(graph_module: fx.GraphModule) -> Iterator[_Operator]:
         if node.op not in _CALLS:
             continue
         kind, path = node.meta["kind"], node.meta["path"]
-        if isinstance(kind, type):
+        if node.op == "call_module" and isinstance(kind, type):
             module = graph_module.get_submodule(str(node.target))
             types = (type(module), kind)
         else:

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import qlab
+import qlab.quantization
 from qlab import PerAxis, PerGroup, QParams, QTensor, TensorSpec, ops, quint8
 from qlab.errors import ArgumentError, DTypeError, NonFiniteError, QlabError
 from qlab.nn import quantized as nnq

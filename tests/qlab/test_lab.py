@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import math
 import time
 
@@ -20,7 +21,7 @@ from qlab.errors import (
 )
 from qlab.observers import MinMaxObserver
 from qlab.qconfig import qconfig_of
-from qlab.ranges import MSE, MinMax
+from qlab.ranges import MSE, MinMax, Percentile
 
 TRAINED = sample_models.names(trained=True)
 _LABS: dict[str, qlab.Lab] = {}
@@ -372,6 +373,145 @@ def test_the_output_that_is_measured_is_the_first_of_real_numbers():
     reference, value = (graph(x)["logits"][0] for graph in (lab.graph, lab.convert()))
     expected = (reference - value).abs().max().item()
     assert lab.compare().output["max_abs"] == pytest.approx(expected)
+
+
+def test_every_output_of_real_numbers_is_reported_the_first_as_the_network_s():
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.logits, self.box = nn.Linear(6, 8), nn.Linear(8, 3), nn.Linear(8, 4)
+
+        def forward(self, x):
+            y = torch.relu(self.body(x))
+            logits = self.logits(y)
+            masked = logits.masked_fill(logits < 9.0, -math.inf)
+            return {"class": logits.argmax(-1), "logits": logits, "rest": (self.box(y), [masked])}
+
+    x = torch.randn(8, 6)
+    lab = qlab.Lab(Heads(), x, [x])
+    report, (a, b) = lab.compare(), (model(x) for model in (lab.graph, lab.convert()))
+    assert list(report.outputs.index) == ["logits", "rest[0]", "rest[1][0]"]
+    assert report.outputs.loc["logits"].to_dict() == {
+        metric: report.output[metric] for metric in report.outputs
+    }
+    expected = (a["rest"][0] - b["rest"][0]).abs().max().item()
+    assert report.outputs.loc["rest[0]", "max_abs"] == pytest.approx(expected)
+    assert report.outputs.loc["rest[1][0]"].isna().all()
+    assert list(lab_for("mlp").compare().outputs.index) == ["output"]
+
+
+class Encoder(nn.Module):
+    """A small encoder that is called by keywords, with a mask, as people call transformers."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.layer = (
+            nn.Embedding(32, 16),
+            nn.TransformerEncoderLayer(16, 2, 32, batch_first=True),
+        )
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, ids, kinds=None, mask=None, scale=1.0):
+        x = self.embed(ids) * scale
+        if kinds is not None:
+            x = x + self.embed(kinds)
+        keep = mask.to(x.dtype)[..., None]
+        x = self.layer(x, src_key_padding_mask=mask == 0)
+        return {"pooled": self.head((x * keep).sum(1) / keep.sum(1)), "states": x}
+
+
+def token_batches(count: int) -> list[dict[str, torch.Tensor]]:
+    draw = torch.Generator().manual_seed(0)
+    return [
+        {
+            "mask": (torch.arange(6) < torch.randint(2, 7, (4, 1), generator=draw)).long(),
+            "ids": torch.randint(0, 32, (4, 6), generator=draw),
+            "labels": torch.randint(0, 3, (4,), generator=draw),
+        }
+        for _ in range(count)
+    ]
+
+
+def test_inputs_by_keyword_with_batches_that_are_dicts(tmp_path):
+    torch.manual_seed(0)
+    model, batches = Encoder().eval(), token_batches(3)
+    example = {name: batches[0][name] for name in ("mask", "ids")} | {"scale": 2.0}
+    lab = qlab.Lab(model, example, batches)
+    report = lab.compare("int8")
+    assert report.samples == 12 and "accuracy" in report.output
+    assert list(report.outputs.index) == ["pooled", "states"]
+    with torch.no_grad():
+        expected = [model(**{**example, **only_inputs(batch)})["pooled"] for batch in batches]
+        given = [lab.convert("int8")(batch["ids"], batch["mask"])["pooled"] for batch in batches]
+    noise = sum(((a - b) ** 2).sum().item() for a, b in zip(expected, given, strict=True))
+    signal = sum((a**2).sum().item() for a in expected)
+    assert report.output["sqnr"] == pytest.approx(10 * math.log10(signal / noise), abs=0.01)
+    assert lab.latency(batch=batches[0], repeats=4).shape == (4, 6)
+    path = lab.save(tmp_path / "lab")
+    assert qlab.load_lab(path, model, batches).compare("int8").output == report.output
+    with pytest.raises(ArgumentError, match=r"lacks inputs.*ids, mask.*[Rr]eceived ids, labels"):
+        lab.add_data([{name: batches[0][name] for name in ("ids", "labels")}])
+    with pytest.raises(ArgumentError, match=r"do not fit Encoder\.forward.*'words'"):
+        qlab.Lab(model, {"words": batches[0]["ids"]}, batches)
+    with pytest.raises(ArgumentError, match="example inputs hold no tensor"):
+        qlab.Lab(nn.Linear(2, 2), (3,), [torch.zeros(1, 2)])
+
+
+def only_inputs(batch):
+    return {name: value for name, value in batch.items() if name != "labels"}
+
+
+@dataclasses.dataclass
+class Result:
+    kind: torch.Tensor
+    logits: torch.Tensor
+
+
+def test_a_dataclass_is_compared_by_its_first_output_of_real_numbers():
+    class Answers(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(6, 3)
+
+        def forward(self, x):
+            logits = self.linear(x)
+            return Result(kind=logits.argmax(-1), logits=logits)
+
+    x = torch.randn(8, 6)
+    lab = qlab.Lab(Answers(), x, [x])
+    report = lab.compare()
+    assert list(report.outputs.index) == ["logits"]
+    alone = qlab.Lab(Answers().linear, x, [x])
+    assert lab.convert()(x).logits.shape == (8, 3)
+    assert [layer.name for layer in lab.layers if layer.quantizable] == ["linear"]
+    assert set(alone.compare().output) == set(report.output)
+
+
+def test_what_if_and_causes_speak_of_the_codes_that_convert_uses():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 8))
+    data = [torch.randn(32, 16)]  # what_if runs on 32 samples
+    clipped = TensorSpec(quint8, policy=Percentile(99.0), reduce_range=True)
+    weight = TensorSpec(qint8, symmetric=True, reduce_range=True)
+    mapping = QConfigMapping().set_global(qconfig_of(clipped, weight))
+    lab = qlab.Lab(model, data[0], data)
+    converted, report = lab.convert(mapping), lab.compare(mapping)
+    nodes = [node for node in converted.graph.nodes if "qparams" in node.meta]
+    coded = {node.meta["source"]: node.meta["qparams"] for node in nodes}
+    for name, row in report.layers.iterrows():
+        answer = lab.what_if(name, mapping=mapping)
+        assert answer.output_sqnr == pytest.approx(row.sqnr_local, abs=1.0), name
+        node = lab.plan(mapping).step(name).node
+        assert answer.activation_qparams.same_as(coded[node])
+        share = 100.0 * answer.activation_error.clipped_share
+        assert share == pytest.approx(row.clipped_share, abs=0.1)
+        assert answer.activation_qparams.same_as(lab.qparams(name, clipped))
+        if lab.plan(mapping).step(name).weight:
+            used = converted.get_submodule(name).weight_qparams
+            assert answer.weight_qparams.same_as(used)
+            assert lab.qparams(name, weight, "weight").same_as(used)
+        policies = lab.policies(name, clipped, mapping=mapping)
+        assert policies[clipped.policy.label] == answer.activation_error
 
 
 def test_labels_that_are_no_class_indices_are_refused():

@@ -1,7 +1,14 @@
 import torch
 from torch import nn
 
-from qlab.analysis.fingerprint import combined, first_difference, graph_fingerprint
+from qlab.analysis.batches import Batches
+from qlab.analysis.fingerprint import (
+    combined,
+    data_fingerprint,
+    first_difference,
+    graph_fingerprint,
+    joined,
+)
 from qlab.graph import fuse, trace
 
 
@@ -28,3 +35,16 @@ def test_the_first_difference_is_named():
     assert "node _1" in str(first_difference(here, parts(net(act=nn.Tanh))))
     assert first_difference(here, {}) == "node input_1 is missing"
     assert first_difference({}, {"node x": "y"}) == "node x is new"
+
+
+def test_fingerprints_of_data_add_up_whatever_the_order():
+    data = torch.randn(12, 4)
+
+    def of(*tensors):
+        return data_fingerprint(Batches(list(tensors), 1, torch.device("cpu"), "test"))
+
+    whole = of(data)
+    assert whole.endswith("-12")
+    assert joined([of(data[8:]), of(data[:3], data[3:8])]) == whole == joined([whole])
+    assert joined([of(data[8:]), of(data[:7])]) != whole
+    assert joined([whole, of(data[:1])]) != whole

@@ -102,6 +102,60 @@ def test_without_data_measuring_says_what_is_missing(saved):
         len(NoData("test"))
 
 
+def halves(name, count=48):
+    images = torch.cat(list(sample(name).calibration(count)))
+    return list(images[: count // 2].split(8)), list(images[count // 2 :].split(8))
+
+
+@pytest.mark.parametrize("with_data", [False, True])
+def test_a_loaded_lab_takes_in_more_data(tmp_path, with_data):
+    first, second = halves("mlp")
+    s = sample("mlp")
+    whole = qlab.Lab(s.model, s.example_inputs, [*first, *second])
+    lab = qlab.Lab(s.model, s.example_inputs, first)
+    data = {"calibration": first} if with_data else {}
+    loaded, seen = qlab.load_lab(lab.save(tmp_path / "lab"), **data), []
+    loaded.add_data(second, lambda *step: seen.append(step[:2]))
+    assert seen == [(4, 6), (5, 6), (6, 6)]
+    assert loaded.calibrated.complete
+    assert loaded.calibrated.statistics == whole.calibrate().statistics
+    assert same(loaded.convert().state_dict(), whole.convert().state_dict())
+    again = loaded.save(tmp_path / "again")
+    assert header_of(again)["data"] == header_of(whole.save(tmp_path / "whole"))["data"]
+
+
+@pytest.mark.parametrize("with_data", [False, True])
+def test_data_that_was_added_before_saving_counts(tmp_path, with_data):
+    first, second = halves("mlp")
+    s = sample("mlp")
+    lab = qlab.Lab(s.model, s.example_inputs, first)
+    lab.add_data(second)
+    assert lab.calibrated.seen == (3, 3)
+    path = lab.save(tmp_path / "lab")
+    with pytest.raises(ArgumentError, match="calibration data is not what"):
+        qlab.load_lab(path, calibration=first)
+    data = {"calibration": [torch.cat([*second, *first])]} if with_data else {}
+    loaded = qlab.load_lab(path, **data)
+    assert loaded.calibrated.statistics == lab.calibrated.statistics
+    assert loaded.calibrate().batches == 6
+    loaded.add_data(second)
+    lab.add_data(second)
+    assert loaded.calibrated.statistics == lab.calibrated.statistics
+    assert loaded.calibrated.batches == 9 and loaded.calibrated.complete
+
+
+def test_more_data_that_was_stopped_is_gone_on_with(tmp_path):
+    first, second = halves("mlp")
+    s = sample("mlp")
+    lab = qlab.Lab(s.model, s.example_inputs, first)
+    loaded = qlab.load_lab(lab.save(tmp_path / "lab"))
+    loaded.add_data(second, should_stop=lambda: True)
+    assert not loaded.calibrated.complete and loaded.calibrated.batches == 4
+    loaded.calibrate()
+    whole = qlab.Lab(s.model, s.example_inputs, [*first, *second]).calibrate()
+    assert loaded.calibrated.statistics == whole.statistics
+
+
 def test_a_loaded_lab_saves_the_same_file(saved, tmp_path):
     again = qlab.load_lab(saved[1]).save(tmp_path / "again")
     assert same(load_file(again), load_file(saved[1]))
@@ -147,6 +201,32 @@ def test_what_is_shared_stays_shared(tmp_path):
     assert torch.equal(loaded.graph(x), lab.graph(x))
     assert torch.equal(loaded.convert()(x), lab.convert()(x))
     assert loaded.subject == lab.subject
+
+
+class Keywords(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(6, 4)
+
+    def forward(self, a, unused=None, b=None, times=1.0):
+        return self.first(a) * times + self.second(b)
+
+
+def test_inputs_by_keyword_are_kept_by_keyword(tmp_path):
+    model, batches = Keywords(), [{"a": torch.randn(8, 4), "b": torch.randn(8, 6)}]
+    lab = qlab.Lab(model, {"b": torch.randn(2, 6), "times": 2.0, "a": torch.randn(2, 4)}, batches)
+    report, path = lab.compare(), lab.save(tmp_path / "lab")
+    for given in ({}, {"model": model}):
+        loaded = qlab.load_lab(path, calibration=batches, **given)
+        assert loaded.compare().output == report.output
+        loaded.add_data([{"b": torch.randn(3, 6), "a": torch.randn(3, 4)}])
+        assert loaded.calibrated.samples == 11
+    positional = qlab.Lab(
+        model, (batches[0]["a"], None, batches[0]["b"]), [(*batches[0].values(),)]
+    )
+    path = positional.save(tmp_path / "positional")
+    for given in ({}, {"model": model}):
+        assert qlab.load_lab(path, **given).calibrated == positional.calibrated
 
 
 class Own(nn.Module):
