@@ -186,6 +186,32 @@ def _kind(step: Step) -> QuantType:
     return kind_of(asked_by(step.requested.activation))
 
 
+def read_standalone(
+    converted: fx.GraphModule, floating: fx.GraphModule, replaced: Mapping[str, nn.Module]
+) -> None:
+    """Lets a converted graph read what standalone modules give as `QTensor`, in place.
+
+    Args:
+        converted: The graph.
+        floating: The graph that was converted, whose standalone modules are prepared ones.
+        replaced: What stands for them, by node.
+    """
+    for node in list(converted.graph.nodes):
+        made = replaced.get(node.meta.get("source")) if node.op == "call_module" else None
+        if made is None or converted.get_submodule(str(node.target)) is not made:
+            continue
+        prepared: Any = floating.get_submodule(str(node.target))
+        custom = getattr(prepared, "meta", {}).get("custom")
+        if custom is not None and 0 in custom.output_quantized_indexes:
+            with converted.graph.inserting_after(node):
+                real = converted.graph.call_method("dequantize", (node,))
+            real.meta = {"source": node.meta["source"]}
+            node.replace_all_uses_with(
+                real, delete_user_cb=lambda user, real=real: user is not real
+            )
+    converted.recompile()
+
+
 def at_borders(graph_module: fx.GraphModule, custom: PrepareCustomConfig) -> fx.GraphModule:
     """Lets a converted graph take and give `QTensor` where the customisation says so, in place.
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import qlab
 import qlab.nn.quantized as nnq
 from qlab.errors import ArgumentError, DTypeError, UnknownNameError, UnsupportedError
 from qlab.nn.quantized import dynamic as nnqd
@@ -183,6 +184,20 @@ def test_a_standalone_module_is_quantized_on_its_own():
         alone = prepare_fx(model[1], own, X)
         alone(model[0](X))
         assert torch.equal(inside(model[0](X)), convert_fx(alone)(model[0](X)))
+
+
+def test_a_standalone_module_may_take_and_give_quantized_tensors():
+    model = nn.Sequential(
+        nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), nn.ReLU()), nn.Linear(4, 2)
+    )
+    own = PrepareCustomConfig().set_input_quantized_indexes([0]).set_output_quantized_indexes([0])
+    config = PrepareCustomConfig().set_standalone_module_name("1", None, (X,), own, None)
+    prepared = prepare_fx(model.eval(), QConfigMapping().set_global(default_qconfig), X, config)
+    prepared(X)
+    converted = convert_fx(prepared)
+    inside = converted.get_submodule("1")(qlab.quantize_per_tensor(X, 0.1, 128, qlab.quint8))
+    assert isinstance(inside, qlab.QTensor)
+    assert float((converted(X) - model(X)).abs().max()) < 0.05 * float(model(X).abs().max())
 
 
 def test_standalone_modules_by_class_and_what_is_wrong_with_them():
