@@ -186,6 +186,7 @@ def test_a_standalone_module_is_quantized_on_its_own():
         assert torch.equal(inside(model[0](X)), convert_fx(alone)(model[0](X)))
 
 
+@torch.no_grad()
 def test_a_standalone_module_may_take_and_give_quantized_tensors():
     model = nn.Sequential(
         nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), nn.ReLU()), nn.Linear(4, 2)
