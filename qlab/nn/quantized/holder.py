@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NoReturn, Self
 
 import torch
 from torch import Tensor, nn
 
 from qlab.dtypes import QDType, quint8
-from qlab.errors import ArgumentError, UncalibratedError
+from qlab.errors import ArgumentError, UncalibratedError, UnsupportedError
 from qlab.nn.quantized.format import CodeFormat
 from qlab.qparams import QParams
 
@@ -115,6 +115,14 @@ class QParamsHolder(nn.Module):
             return False
         scale = self.get_buffer(buffer_names(role)[0])
         return scale.is_meta or not bool(scale.isnan().any())
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Called by ``torch.jit.script``: says what there is instead."""
+        raise UnsupportedError(
+            f"{self._get_name()} cannot be scripted: torch has deprecated TorchScript",
+            fix="Save the state_dict, or use torch.export or torch.compile on a model that "
+            "convert_fx made.",
+        )
 
     @property
     def forgotten(self) -> bool:

@@ -198,6 +198,12 @@ def test_scales_that_make_no_sense_are_refused(scale: float, error: type[Excepti
         module(QTensor(CODES, INPUT))
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")
+def test_scripting_says_what_there_is_instead():
+    with pytest.raises(UnsupportedError, match=r"ELU cannot be scripted.*torch\.export"):
+        torch.jit.script(nn.Sequential(nnq.ELU(1.0, 0)))
+
+
 def test_what_is_forgotten_comes_back_with_a_state_dict():
     module = nnq.Linear.from_qparams(nn.Linear(5, 4), weight=WEIGHT, output=OUTPUT)
     module.bind_inputs(INPUT)
