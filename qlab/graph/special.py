@@ -122,7 +122,8 @@ def observe(
                 message = f"standalone module {step.name!r} ({step.type}): {error}"
                 raise type(error)(message) from error
         elif step.execution == "custom":
-            vars(module)["qconfig"] = step.requested
+            for part in module.modules():  # its own layers too, as from_float may use them
+                vars(part)["qconfig"] = step.requested
             observed: Any = custom.observed_classes[type(module)][_kind(step)]
             prepared.add_submodule(step.name, observed.from_float(module))
 

@@ -305,3 +305,50 @@ def test_customisations_that_make_no_sense_are_refused():
         prepare_fx(net(), MAPPING, X, TO_STATIC)
     with pytest.raises(DTypeError, match="classes by quantization type"):
         PrepareCustomConfig.from_dict({"float_to_observed_custom_module_class": {Custom: Custom}})
+
+
+class ObservedOfDocs(nn.Module):
+    """The custom module of the reference's documentation: its layer has the qconfig already."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, x):
+        return self.linear(x)
+
+    @classmethod
+    def from_float(cls, module):
+        observed = cls(module.linear)
+        observed.qconfig = module.qconfig
+        return observed
+
+
+class QuantizedOfDocs(ObservedOfDocs):
+    @classmethod
+    def from_observed(cls, observed):
+        observed.linear.activation_post_process = observed.activation_post_process
+        return cls(nnq.Linear.from_float(observed.linear))
+
+
+class FloatOfDocs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.linear(x)
+
+
+@torch.no_grad()
+def test_the_layers_of_a_custom_module_have_its_qconfig():
+    model = nn.Sequential(nn.Linear(4, 4), FloatOfDocs()).eval()
+    own = {"float_to_observed_custom_module_class": {"static": {FloatOfDocs: ObservedOfDocs}}}
+    made = {
+        "observed_to_quantized_custom_module_class": {"static": {ObservedOfDocs: QuantizedOfDocs}}
+    }
+    prepared = prepare_fx(model, QConfigMapping().set_global(default_qconfig), X, own)
+    prepared(X)
+    converted = convert_fx(prepared, made)
+    assert isinstance(converted.get_submodule("1").linear, nnq.Linear)
+    assert float((converted(X) - model(X)).abs().max()) < 0.05 * float(model(X).abs().max())
