@@ -8,8 +8,9 @@ names and nothing else, so that classes have one home and one identity.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -140,8 +141,24 @@ class AliasFinder(MetaPathFinder, Loader):
         source, names = TABLE[module.__name__]
         home = importlib.import_module(source)
         listed = list(home.__all__) if names == _ALL else names.split()
+        vars(module)["__getattr__"] = submodules(module.__name__)
         module.__doc__ = f"Names of `{source}`, where the reference has them."
         vars(module).update({name: getattr(home, name) for name in listed}, __all__=listed)
+
+
+def submodules(package: str) -> Callable[[str], ModuleType]:
+    """A package's ``__getattr__`` that imports its submodules when they are asked for.
+
+    The reference imports them all, so code says ``nnq.modules.conv.Conv2d`` without more ado.
+    """
+
+    def get(name: str) -> ModuleType:
+        path = f"{package}.{name}"
+        if not name.startswith("_") and importlib.util.find_spec(path) is not None:
+            return importlib.import_module(path)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return get
 
 
 def install() -> None:

@@ -183,6 +183,8 @@ class QScheme(Enum):
     def __repr__(self) -> str:
         return f"qlab.{self.value}"
 
+    __str__ = __repr__
+
     @classmethod
     def parse(cls, value: object) -> QScheme:
         """Reads a scheme from a member, its name, or the ``torch`` constant of that name.

@@ -12,6 +12,7 @@ from torch.nn.utils.parametrize import type_before_parametrizations as type_of
 from qlab.eager.fuse import check_model
 from qlab.eager.prepare import custom_mappings, get_observer_dict, observe_output, static_mappings
 from qlab.errors import ArgumentError, QlabError
+from qlab.nn.quantized.observed import forget_calibration, placeholders, warn_uncalibrated
 from qlab.nn.quantized.whole import loads_as_a_whole
 
 ModuleMapping = Mapping[type[nn.Module], Any]
@@ -39,9 +40,11 @@ def convert(
             `qlab.nn.quantizable` become those of `qlab.nn.quantized`.
         use_precomputed_fake_quant: Use weight observers as they stand.
 
+    A module that no data reached has no scale: a warning names it, and using it raises
+    `UncalibratedError` until a state dict of a calibrated model is loaded.
+
     Raises:
         ArgumentError: The model was not prepared.
-        UncalibratedError: An observer has seen no data; names the module.
         QlabError: A module cannot be converted; names it. The model stays as it was.
     """
     check_model("convert", module)
@@ -85,18 +88,26 @@ def swap_children(
         QlabError: A module cannot be converted; names it.
     """
     swapped: dict[int, nn.Module] = {}
+    blank: list[str] = []
     for path, child in _swappable(module, *mappings):
         if id(child) in swapped:
             continue
         try:
-            swapped[id(child)] = swap_module(child, *mappings, use_precomputed_fake_quant)
+            with placeholders(child) as unseen:
+                new = swap_module(child, *mappings, use_precomputed_fake_quant)
         except QlabError as error:
             asked: Any = child.qconfig
             message = f"{caller}: {path!r} ({type(child).__name__}): {error} Its qconfig: {asked}"
             raise type(error)(message) from error
+        swapped[id(child)] = new
+        if unseen:
+            forget_calibration(new)
+            blank.append(path)
     for path, child in list(module.named_modules(remove_duplicate=False)):
         if id(child) in swapped and path:
             module.set_submodule(path, swapped[id(child)])
+    if blank:
+        warn_uncalibrated(caller, blank)
 
 
 def swap_module(

@@ -122,7 +122,8 @@ def observe(
                 message = f"standalone module {step.name!r} ({step.type}): {error}"
                 raise type(error)(message) from error
         elif step.execution == "custom":
-            vars(module)["qconfig"] = step.requested
+            for part in module.modules():  # its own layers too, as from_float may use them
+                vars(part)["qconfig"] = step.requested
             observed: Any = custom.observed_classes[type(module)][_kind(step)]
             prepared.add_submodule(step.name, observed.from_float(module))
 
@@ -184,6 +185,32 @@ def _from_observed(
 def _kind(step: Step) -> QuantType:
     assert step.requested is not None
     return kind_of(asked_by(step.requested.activation))
+
+
+def read_standalone(
+    converted: fx.GraphModule, floating: fx.GraphModule, replaced: Mapping[str, nn.Module]
+) -> None:
+    """Lets a converted graph read what standalone modules give as `QTensor`, in place.
+
+    Args:
+        converted: The graph.
+        floating: The graph that was converted, whose standalone modules are prepared ones.
+        replaced: What stands for them, by node.
+    """
+    for node in list(converted.graph.nodes):
+        made = replaced.get(node.meta.get("source")) if node.op == "call_module" else None
+        if made is None or converted.get_submodule(str(node.target)) is not made:
+            continue
+        prepared: Any = floating.get_submodule(str(node.target))
+        custom = getattr(prepared, "meta", {}).get("custom")
+        if custom is not None and 0 in custom.output_quantized_indexes:
+            with converted.graph.inserting_after(node):
+                real = converted.graph.call_method("dequantize", (node,))
+            real.meta = {"source": node.meta["source"]}
+            node.replace_all_uses_with(
+                real, delete_user_cb=lambda user, real=real: user is not real
+            )
+    converted.recompile()
 
 
 def at_borders(graph_module: fx.GraphModule, custom: PrepareCustomConfig) -> fx.GraphModule:

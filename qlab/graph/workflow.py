@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from qlab import presets
-from qlab.errors import ArgumentError, DTypeError, UncalibratedError, UnsupportedError
+from qlab.errors import ArgumentError, DTypeError, UnsupportedError
 from qlab.graph.annotate import annotate
 from qlab.graph.attributes import attach_preserved_attrs_to_model, preserved
 from qlab.graph.backend import as_backend, check_allowed, fused_patterns
@@ -21,20 +21,21 @@ from qlab.graph.custom import (
     StandaloneModuleConfigEntry,
     as_custom,
 )
+from qlab.graph.found import observed_qparams, own_weights, without_data
 from qlab.graph.fuse import fuse
-from qlab.graph.plan import Plan, uncalibrated
+from qlab.graph.plan import Plan
 from qlab.graph.prepare import prepare, without_observers
 from qlab.graph.qat import prepare_for_training
 from qlab.graph.reference import ReferenceConversion
-from qlab.graph.special import at_borders, mark, observe, quantized
+from qlab.graph.special import at_borders, mark, observe, quantized, read_standalone
 from qlab.graph.trace import Inputs, trace
-from qlab.nn.aware import QuantizationAware
-from qlab.nn.intrinsic.fold import core
-from qlab.nn.quantized.observed import qparams_of, weight_qparams
+from qlab.nn.quantized.observed import (
+    forget_calibration,
+    placeholder,
+    warn_uncalibrated,
+)
 from qlab.nn.quantized.whole import loads_as_a_whole
-from qlab.observers import registered_observers
 from qlab.qconfig import QConfigMapping
-from qlab.qparams import QParams
 from qlab.registry.backend import BackendConfig
 
 
@@ -192,7 +193,9 @@ def convert_fx(
     Raises:
         ArgumentError: The model was not prepared, or is converted already.
         NonFiniteError: NaN or infinity in a parameter of a layer to be quantized; names it.
-        UncalibratedError: An observer has seen no data; names the layer.
+        UncalibratedError: An observer has seen no data and others have; names the layer. Where
+            no data was seen at all, a warning says so, and the graph can only be used after a
+            state dict of a calibrated one is loaded.
         UnsupportedError: A part of the customisation that is not known.
     """
     refuse_unknown("convert_fx", keep_original_weights=keep_original_weights)
@@ -259,17 +262,23 @@ def _converted(
     if given is not None:
         check_allowed(caller, floating, plan, given)
     check_parameters(floating, plan)  # before NaN that they cause is taken for missing data
-    qparams = _observed_qparams(plan, observers)
+    unseen = {} if writer is not Conversion else without_data(plan, observers)
+    observers = {**observers, **{node: placeholder(unseen[node]) for node in unseen}}
+    qparams = observed_qparams(plan, observers)
     inner = replace(custom, preserved_attributes=[])
 
     def own(prepared: fx.GraphModule) -> fx.GraphModule:
         return _converted(caller, prepared, inner, None, None, writer=writer)
 
     replaced = quantized(floating, plan, observers, custom, own)
-    weights = _own_weights(floating, plan)
+    weights = own_weights(floating, plan)
     converted = convert(floating, plan, qparams, weights=weights, replaced=replaced, writer=writer)
+    read_standalone(converted, floating, replaced)
     converted = at_borders(converted, graph_module.meta.get("custom") or PrepareCustomConfig())
     attach_preserved_attrs_to_model(converted, kept)
+    if unseen:
+        forget_calibration(converted)
+        warn_uncalibrated(caller, unseen)
     return loads_as_a_whole(converted)
 
 
@@ -334,47 +343,6 @@ def _plan_of(caller: str, graph_module: fx.GraphModule) -> Plan:
             fix=f"Call prepare_fx, run calibration data through its result, then {caller}.",
         )
     return plan
-
-
-def _observed_qparams(plan: Plan, observers: Mapping[str, nn.Module]) -> dict[str, QParams]:
-    """What the observers of a prepared graph found, by the node they observe."""
-    found = {}
-    for value in plan.values:
-        if value.observed and value.node in observers:
-            try:
-                qparams = qparams_of(observers[value.node])
-            except UncalibratedError as error:
-                raise uncalibrated(value) from error
-            if qparams is not None:
-                found[value.node] = qparams
-    return found
-
-
-def _own_weights(graph_module: fx.GraphModule, plan: Plan) -> dict[str, QParams]:
-    """What the weights' fake quantizers, and observers that qlab does not know, find, by step.
-
-    For its own observers the step's spec says the same.
-    """
-    known = set(registered_observers().values())
-    found = {}
-    for step in plan.steps:
-        if step.weight is None or step.requested is None or step.requested.weight is None:
-            continue
-        layer = graph_module.get_submodule(step.name)
-        if isinstance(layer, QuantizationAware) and step.execution != "dynamic":
-            found[step.name] = weight_qparams(layer, _folded(layer), observe=True)
-            continue
-        observer = step.requested.weight()
-        if type(observer) not in known:
-            observer(_folded(layer))
-            found[step.name] = qparams_of(observer)
-    return {name: qparams for name, qparams in found.items() if qparams is not None}
-
-
-def _folded(layer: nn.Module) -> Tensor:
-    """A layer's weight in float32, batch norm folded in."""
-    weight: Any = core(layer).weight
-    return weight.detach().float()
 
 
 def refuse_unknown(function: str, **given: object) -> None:

@@ -1,5 +1,7 @@
 """Face of `torch.ao.quantization`: its names, from where qlab has them. Nothing is defined here."""
 
+from qlab.quantization import backend_config as backend_config
+from qlab.quantization import fx as fx
 from qlab.quantization.fake_quantize import *  # noqa: F403
 from qlab.quantization.fuse_modules import *  # noqa: F403
 from qlab.quantization.fuser_method_mappings import *  # noqa: F403

@@ -34,6 +34,18 @@ def test_both_forms_of_import_work_in_a_fresh_process():
     subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, timeout=120)
 
 
+def test_paths_are_attributes_too():
+    lines = [
+        "import qlab.nn.quantized as nnq, qlab.nn.intrinsic as nni, qlab.quantization as tq",
+        "assert nnq.modules.conv.Conv2d is nnq.Conv2d and nnq.dynamic.modules.linear.Linear",
+        "assert nni.modules.fused.ConvReLU2d is nni.ConvReLU2d and nni.qat.modules.conv_fused",
+        "assert tq.fx.custom_config.PrepareCustomConfig and tq.fx.graph_module",
+        "assert tq.backend_config.native.get_native_backend_config",
+        "assert not hasattr(nnq, 'nothing') and not hasattr(nnq.modules, 'nothing')",
+    ]
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, timeout=120)
+
+
 def test_what_was_imported_by_a_path_is_pickled_by_its_home():
     from qlab.nn.quantized.modules.linear import Linear
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import qlab
 import qlab.nn.quantized as nnq
 from qlab.errors import ArgumentError, DTypeError, UnknownNameError, UnsupportedError
 from qlab.nn.quantized import dynamic as nnqd
@@ -185,6 +186,21 @@ def test_a_standalone_module_is_quantized_on_its_own():
         assert torch.equal(inside(model[0](X)), convert_fx(alone)(model[0](X)))
 
 
+@torch.no_grad()
+def test_a_standalone_module_may_take_and_give_quantized_tensors():
+    model = nn.Sequential(
+        nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), nn.ReLU()), nn.Linear(4, 2)
+    )
+    own = PrepareCustomConfig().set_input_quantized_indexes([0]).set_output_quantized_indexes([0])
+    config = PrepareCustomConfig().set_standalone_module_name("1", None, (X,), own, None)
+    prepared = prepare_fx(model.eval(), QConfigMapping().set_global(default_qconfig), X, config)
+    prepared(X)
+    converted = convert_fx(prepared)
+    inside = converted.get_submodule("1")(qlab.quantize_per_tensor(X, 0.1, 128, qlab.quint8))
+    assert isinstance(inside, qlab.QTensor)
+    assert float((converted(X) - model(X)).abs().max()) < 0.05 * float(model(X).abs().max())
+
+
 def test_standalone_modules_by_class_and_what_is_wrong_with_them():
     model = nn.Sequential(nn.Linear(4, 4), Custom()).eval()
     config = PrepareCustomConfig().set_standalone_module_class(Custom, None, (X,), None, None)
@@ -289,3 +305,50 @@ def test_customisations_that_make_no_sense_are_refused():
         prepare_fx(net(), MAPPING, X, TO_STATIC)
     with pytest.raises(DTypeError, match="classes by quantization type"):
         PrepareCustomConfig.from_dict({"float_to_observed_custom_module_class": {Custom: Custom}})
+
+
+class ObservedOfDocs(nn.Module):
+    """The custom module of the reference's documentation: its layer has the qconfig already."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, x):
+        return self.linear(x)
+
+    @classmethod
+    def from_float(cls, module):
+        observed = cls(module.linear)
+        observed.qconfig = module.qconfig
+        return observed
+
+
+class QuantizedOfDocs(ObservedOfDocs):
+    @classmethod
+    def from_observed(cls, observed):
+        observed.linear.activation_post_process = observed.activation_post_process
+        return cls(nnq.Linear.from_float(observed.linear))
+
+
+class FloatOfDocs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.linear(x)
+
+
+@torch.no_grad()
+def test_the_layers_of_a_custom_module_have_its_qconfig():
+    model = nn.Sequential(nn.Linear(4, 4), FloatOfDocs()).eval()
+    own = {"float_to_observed_custom_module_class": {"static": {FloatOfDocs: ObservedOfDocs}}}
+    made = {
+        "observed_to_quantized_custom_module_class": {"static": {ObservedOfDocs: QuantizedOfDocs}}
+    }
+    prepared = prepare_fx(model, QConfigMapping().set_global(default_qconfig), X, own)
+    prepared(X)
+    converted = convert_fx(prepared, made)
+    assert isinstance(converted.get_submodule("1").linear, nnq.Linear)
+    assert float((converted(X) - model(X)).abs().max()) < 0.05 * float(model(X).abs().max())

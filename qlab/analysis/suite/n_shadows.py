@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +18,13 @@ from qlab.analysis.suite.reading import target_name
 from qlab.analysis.suite.results import logged
 from qlab.analysis.suite.types import NSResultsType, Values
 from qlab.analysis.suite.wiring import Wiring
-from qlab.errors import ArgumentError, DTypeError, QlabError
+from qlab.errors import ArgumentError, DTypeError, QlabError, UncalibratedError
 from qlab.graph.annotate import annotate
 from qlab.graph.fuse import chains, fuse
 from qlab.graph.prepare import device_of
 from qlab.graph.trace import Inputs, trace
 from qlab.graph.workflow import convert_fx, prepare_fx, refuse_unknown
+from qlab.nn.quantized.observed import is_uncalibrated
 from qlab.qconfig import QConfig, QConfigMapping
 from qlab.qconfig.multi_mapping import QConfigMultiMapping
 
@@ -228,9 +230,16 @@ def convert_n_shadows_model(
     converted = {}
     for name, shadow in shadows.items():
         try:
-            converted[name] = convert(shadow, **(custom_convert_kwargs or {}))
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "convert_fx: no calibration data")  # raised below
+                converted[name] = convert(shadow, **(custom_convert_kwargs or {}))
         except QlabError as error:
             raise type(error)(f"convert_n_shadows_model, {name}: {error}") from error
+        if convert is convert_fx and is_uncalibrated(converted[name]):
+            raise UncalibratedError(
+                f"convert_n_shadows_model, {name}: no data was run through it",
+                fix="Run calibration data through the model before converting.",
+            )
     for name, shadow in converted.items():
         model.add_submodule(name, shadow)
     return model

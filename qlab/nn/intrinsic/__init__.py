@@ -1,5 +1,6 @@
 """Float modules fused for quantization: convolution or linear with batch norm and ReLU."""
 
+from qlab.aliases import submodules
 from qlab.nn.intrinsic.fused import (
     AddReLU,
     BNReLU2d,
@@ -21,6 +22,8 @@ from qlab.nn.intrinsic.fused import (
     LinearReLU,
     LinearReLU6,
 )
+
+__getattr__ = submodules(__name__)
 
 __all__ = [
     "AddReLU",

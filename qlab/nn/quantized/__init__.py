@@ -1,5 +1,6 @@
 """Quantized modules: codes in, codes out."""
 
+from qlab.aliases import submodules
 from qlab.nn.quantized import functional as functional
 from qlab.nn.quantized.activation import (
     ELU,
@@ -60,6 +61,8 @@ from qlab.nn.quantized.pooling import (
     Upsample,
 )
 from qlab.nn.quantized.quantize import DeQuantize, Quantize
+
+__getattr__ = submodules(__name__)
 
 __all__ = [
     "ELU",

@@ -440,6 +440,8 @@ class QuantizedModule(QParamsHolder):
     def _shown_output(self) -> list[str]:
         if self.output_of not in _OWN:
             return []
+        if OUTPUT in self._formats and not self.calibrated(OUTPUT):
+            return ["not calibrated"]
         output = self.get_qparams(OUTPUT)
         if output is None:
             return ["output=float32"]

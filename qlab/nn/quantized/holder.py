@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NoReturn, Self
 
 import torch
 from torch import Tensor, nn
 
 from qlab.dtypes import QDType, quint8
-from qlab.errors import ArgumentError
+from qlab.errors import ArgumentError, UncalibratedError, UnsupportedError
 from qlab.nn.quantized.format import CodeFormat
 from qlab.qparams import QParams
 
@@ -86,17 +86,56 @@ class QParamsHolder(nn.Module):
         """The parameters of a role; None if it has none.
 
         Raises:
+            UncalibratedError: They are not known yet: `forget_calibration`.
             QlabError: A scale that was assigned or loaded is not positive and finite, or a zero
                 point is not a code.
         """
         if role not in self._formats:
             return None
         if role not in self._cache:
+            self._check_known(role)
             made = self._formats[role].with_values(*map(self.get_buffer, buffer_names(role)))
             if not made.scale.is_meta:
                 made.check()
             self._cache[role] = made
         return self._cache[role]
+
+    def forget_calibration(self) -> None:
+        """Makes the scales of output and inputs unknown (NaN), until a state dict brings them."""
+        self._cache.clear()
+        for role in self._formats:
+            if role == OUTPUT or role.startswith("input_"):
+                scale, zero_point = buffer_names(role)
+                setattr(self, scale, torch.full_like(self.get_buffer(scale), torch.nan))
+                setattr(self, zero_point, torch.zeros_like(self.get_buffer(zero_point)))
+
+    def calibrated(self, role: str) -> bool:
+        """Whether a role has parameters and they are known."""
+        if role not in self._formats:
+            return False
+        scale = self.get_buffer(buffer_names(role)[0])
+        return scale.is_meta or not bool(scale.isnan().any())
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Called by ``torch.jit.script``: says what there is instead."""
+        raise UnsupportedError(
+            f"{self._get_name()} cannot be scripted: torch has deprecated TorchScript",
+            fix="Save the state_dict, or use torch.export or torch.compile on a model that "
+            "convert_fx made.",
+        )
+
+    @property
+    def forgotten(self) -> bool:
+        """Whether a role's parameters are not known yet."""
+        return not all(map(self.calibrated, self._formats))
+
+    def _check_known(self, role: str) -> None:
+        if not self.calibrated(role):
+            raise UncalibratedError(
+                f"{self._get_name()}: the scale of its {role.replace('_', ' ')} is not known: "
+                "the model was converted without calibration data",
+                fix="Load a state dict of a calibrated model, or calibrate before converting.",
+            )
 
     def bind_inputs(self, *qparams: QParams | None) -> Self:
         """Fixes how plain codes are read, one `QParams` per input; returns the module itself.

@@ -57,6 +57,10 @@ class WeightedModule(WeightModule):
         """The bias: float32 (output channels,), real units; or None."""
         return self._buffers["bias_float"]
 
+    def _weight_bias(self) -> tuple[QTensor, Tensor | None]:
+        """Weight and bias; code written for the reference calls it."""
+        return self.weight(), self.bias()
+
     def set_weight_bias(self, w: QTensor, b: Tensor | None) -> None:
         """Replaces weight and bias.
 

@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+import qlab
 from qlab.eager import convert, default_eval_fn, prepare, quantize, static_mappings, swap_module
-from qlab.errors import ArgumentError, DTypeError, UncalibratedError, UnsupportedError
+from qlab.errors import ArgumentError, DTypeError, QlabError, UncalibratedError, UnsupportedError
 from qlab.nn import quantized as nnq
+from qlab.nn.quantized import FloatFunctional
 from qlab.nn.stubs import DeQuantStub, QuantStub, QuantWrapper
 from qlab.observers import MinMaxObserver
 from qlab.qconfig import QConfig, float16_static_qconfig, get_default_qconfig
@@ -42,15 +44,53 @@ def test_an_unprepared_model_is_refused():
         convert(model)
 
 
-def test_an_observer_without_data_names_its_module_and_nothing_is_changed():
+def test_without_data_a_model_is_converted_that_waits_for_a_state_dict():
     prepared = prepared_net()
+    with pytest.warns(UserWarning, match=r"convert: no calibration data reached 'quant', .*load"):
+        blank = convert(prepared)
+    x = batches()[0]
+    with pytest.raises(UncalibratedError, match=r"not known.*Load a state dict"):
+        blank(x)
+    prepared(x)  # the prepared model still has its own observers
+    converted = convert(prepared)
+    blank.load_state_dict(converted.state_dict())
+    assert torch.equal(blank(x), converted(x))
+
+
+class SometimesAdds(nn.Module):
+    """A residual block as the tutorials write it: the adder is there where nothing is added."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.adder = nn.Conv2d(3, 4, 3), FloatFunctional()
+
+    def forward(self, x):
+        return self.conv(x)
+
+
+def test_a_module_that_is_never_called_does_not_stop_the_others():
+    model = QuantWrapper(SometimesAdds()).eval()
+    model.qconfig = get_default_qconfig()
+    prepared = prepare(model)
+    prepared(x := torch.randn(2, 3, 8, 8))
+    with pytest.warns(UserWarning, match=r"no calibration data reached 'module\.adder'\."):
+        converted = convert(prepared)
+    assert converted(x).shape == (2, 4, 6, 6)
+    q = qlab.quantize_per_tensor(x, 0.1, 128, "quint8")
+    with pytest.raises(UncalibratedError, match="QFunctional: the scale of its output"):
+        converted.module.adder.add(q, q)
+
+
+def test_a_refused_module_leaves_the_model_as_it_was():
+    prepared = prepared_net()
+    observer = prepared.quant.activation_post_process
+    prepared.fc.qconfig = float16_static_qconfig
+    prepared.fc.activation_post_process = float16_static_qconfig.activation()
     kinds = [type(module) for module in prepared.modules()]
-    with pytest.raises(UncalibratedError, match=r"'quant' \(QuantStub\).*calibration data"):
+    with pytest.raises(QlabError, match="'fc'"):
         convert(prepared, inplace=True)
     assert [type(module) for module in prepared.modules()] == kinds
-    prepared(batches()[0])
-    convert(prepared, inplace=True)
-    assert isinstance(prepared.fc, nnq.Linear)
+    assert prepared.quant.activation_post_process is observer
 
 
 def test_no_trace_of_preparing_is_left():

@@ -51,9 +51,24 @@ def test_an_unprepared_model_is_refused():
             convert_fx(model)
 
 
-def test_an_uncalibrated_model_names_the_layer():
-    with pytest.raises(UncalibratedError, match="output of 'x' has no calibrated range"):
-        convert_fx(prepare_fx(Net(), EVERYWHERE, X))
+def test_without_data_a_graph_is_converted_that_waits_for_a_state_dict():
+    prepared = prepare_fx(model := Net(), EVERYWHERE, X)
+    with pytest.warns(UserWarning, match=r"convert_fx: no calibration data reached 'x'.*load"):
+        blank = convert_fx(prepared)
+    with pytest.raises(UncalibratedError, match=r"not known.*Load a state dict"):
+        blank(X)
+    prepared(X)
+    converted = convert_fx(prepared)
+    blank.load_state_dict(converted.state_dict())
+    assert torch.equal(blank(X), converted(X))
+    assert torch.equal(model(X), model(X))
+
+
+def test_a_graph_with_data_in_some_places_names_the_layer_without():
+    prepared = calibrated()
+    prepared.activation_post_process_1.reset_min_max_vals()
+    with pytest.raises(UncalibratedError, match="output of 'stem' has no calibrated range"):
+        convert_fx(prepared)
 
 
 def test_a_copy_of_a_calibrated_model_converts_alike():

@@ -1,5 +1,6 @@
 """Quantization-aware fused modules: convolution or linear with batch norm and ReLU."""
 
+from qlab.aliases import submodules
 from qlab.nn.intrinsic.qat.fused import (
     ConvBn1d,
     ConvBn2d,
@@ -15,6 +16,8 @@ from qlab.nn.intrinsic.qat.fused import (
     freeze_bn_stats,
     update_bn_stats,
 )
+
+__getattr__ = submodules(__name__)
 
 __all__ = [
     "ConvBn1d",

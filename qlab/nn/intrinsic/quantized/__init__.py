@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from qlab import ops
+from qlab.aliases import submodules
 from qlab.nn import intrinsic as nni
 from qlab.nn.quantized.arithmetic import Add
 from qlab.nn.quantized.conv import Conv1d, Conv2d, Conv3d
@@ -16,6 +17,8 @@ from qlab.nn.quantized.linear import Linear
 from qlab.nn.quantized.norm import BatchNorm2d, BatchNorm3d
 from qlab.nn.quantized.weighted import WeightedModule
 from qlab.qparams import QParams
+
+__getattr__ = submodules(__name__)
 
 __all__ = [
     "AddReLU",

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from qlab.aliases import submodules
 from qlab.errors import UnsupportedError
 from qlab.nn.qat import layers
+
+__getattr__ = submodules(__name__)
 
 __all__ = ["Linear"]
 

@@ -1,5 +1,6 @@
 """Reference modules: float modules that compute with the weights that their codes stand for."""
 
+from qlab.aliases import submodules
 from qlab.nn.quantized.reference.base import ReferenceQuantizedModule
 from qlab.nn.quantized.reference.layers import (
     Conv1d,
@@ -22,6 +23,8 @@ from qlab.nn.quantized.reference.recurrent import (
     RNNCellBase,
     get_quantized_weight,
 )
+
+__getattr__ = submodules(__name__)
 
 __all__ = [
     "GRU",

@@ -139,8 +139,10 @@ def test_prepare_and_convert_find_them_by_themselves():
 
 def test_without_calibration_the_layer_is_named():
     prepared = prepare(with_qconfig(nn.Sequential(nn.LSTM(5, 7))))
-    with pytest.raises(UncalibratedError, match=r"'0' \(LSTM\)"):
-        convert(prepared)
+    with pytest.warns(UserWarning, match="no calibration data reached '0'"):
+        blank = convert(prepared)
+    with pytest.raises(UncalibratedError, match="not known"):
+        blank(qlab.quantize_per_tensor(torch.randn(3, 2, 5), 0.1, 128, qlab.quint8))
 
 
 @pytest.mark.parametrize("name", ["LSTM", "MultiheadAttention"])

@@ -193,8 +193,28 @@ def test_scales_that_make_no_sense_are_refused(scale: float, error: type[Excepti
         nnq.ELU(scale, 0)
     module = nnq.ELU(1.0, 0)
     module.scale = scale
-    with pytest.raises(error, match="scale must be"):
+    refused = (error, "scale must be") if scale <= 0 else (UncalibratedError, "is not known")
+    with pytest.raises(refused[0], match=refused[1]):
         module(QTensor(CODES, INPUT))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")
+def test_scripting_says_what_there_is_instead():
+    with pytest.raises(UnsupportedError, match=r"ELU cannot be scripted.*torch\.export"):
+        torch.jit.script(nn.Sequential(nnq.ELU(1.0, 0)))
+
+
+def test_what_is_forgotten_comes_back_with_a_state_dict():
+    module = nnq.Linear.from_qparams(nn.Linear(5, 4), weight=WEIGHT, output=OUTPUT)
+    module.bind_inputs(INPUT)
+    blank = copy.deepcopy(module)
+    blank.forget_calibration()
+    assert blank.forgotten and "not calibrated" in repr(blank)
+    with pytest.raises(UncalibratedError, match=r"scale of its .* not known.*Load a state dict"):
+        blank(CODES)
+    assert blank.weight_qparams.same_as(module.weight_qparams)
+    blank.load_state_dict(module.state_dict())
+    assert not blank.forgotten and torch.equal(blank(CODES), module(CODES))
 
 
 def test_the_given_parameters_stay_the_callers():

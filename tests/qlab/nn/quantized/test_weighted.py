@@ -235,3 +235,9 @@ def test_a_weight_only_layer_runs_in_several_threads_at_once():
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(lambda _: module(x), range(200)))
     assert all(torch.equal(result, expected) for result in results)
+
+
+def test_weight_and_bias_at_once():
+    module = nnq.Linear(3, 2)
+    weight, bias = module._weight_bias()
+    assert torch.equal(weight.int_repr(), module.weight().int_repr()) and bias is module.bias()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from qlab.aliases import submodules
 from qlab.nn import intrinsic as nni
 from qlab.nn.quantized import dynamic as nnqd
+
+__getattr__ = submodules(__name__)
 
 __all__ = ["LinearReLU"]
 
