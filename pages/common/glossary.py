@@ -54,6 +54,16 @@ TERMS: dict[str, str] = {
     "configured sqnr": "The same number as the configuration has it, before the knobs were moved.",
     "worst": "The five layers with the lowest local SQNR, each with the cause that the engine "
     "found and, where one helps, a remedy with the gain in output SQNR that it measured.",
+    "causes": "What the engine found in this layer as it is configured, what helps most first. "
+    "Knobs that are not applied are not in it.",
+    "cause": "What is wrong, and with which of the layer's tensors: its weight, its output "
+    "(activation) or its input.",
+    "threshold": "The measured number, and from which value on the engine calls it a cause.",
+    "gain": "Change of this layer's output SQNR under the remedy [dB], higher is better: measured "
+    "with the layer alone on a small fixed sample of the calibration data.",
+    "channel sqnr": "SQNR of one channel of the layer's output [dB], higher is better: the layer "
+    "alone is quantized, as configured, and fed the float network's values: "
+    "`10·log10(Σx² / Σ(x − y)²)` over all evaluation samples.",
     "layers": "Operators of the traced network, after batch norms and activations were folded into "
     "the layers before them.",
     "parameters": "Numbers that training found: weights and biases.",

@@ -206,13 +206,18 @@ def _finding(
     ]  # those cost no precision
     if harmful:
         return Finding(name, sqnr, harmful[0].sentence, causes)
+    below = f"{number(bound - sqnr, 'dB')} below the ideal"
+    return Finding(name, sqnr, without_cause(loaded, name, mapping, f"; {below}"), causes)
+
+
+def without_cause(loaded: Loaded, name: str, mapping: QConfigMapping, told: str = "") -> str:
+    """What there is to say of a quantized layer for whose error no single cause was found."""
     gains = _gains_of_more_bits(loaded, name, mapping)
-    told = ", ".join(f"in its {tensor} {number(gain, 'dB')}" for tensor, gain in gains)
-    reason = f"No single cause; {number(bound - sqnr, 'dB')} below the ideal."
-    reason += f" {MORE_BITS} bits would gain {told}"
+    words = ", ".join(f"in its {tensor} {number(gain, 'dB')}" for tensor, gain in gains)
+    reason = f"No single cause{told}. {MORE_BITS} bits would gain {words}"
     if all(gain < LITTLE for _, gain in gains):
         reason += ": the error comes in with its quantized input"
-    return Finding(name, sqnr, f"{reason}.", causes)
+    return f"{reason}."
 
 
 def _gains_of_more_bits(

@@ -27,3 +27,8 @@ def figure(height: int, **layout: Any) -> go.Figure:
     empty.update_yaxes(**axis, showgrid=True)
     empty.update_layout(**layout)
     return empty
+
+
+def upright(title: str) -> str:
+    """A title for a vertical axis, which is turned by a quarter: its arrow has to point right."""
+    return title.replace("↑", "→").replace("↓", "←")
