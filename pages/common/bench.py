@@ -78,7 +78,7 @@ def _verdict(
     configured = loaded.configured(loaded.lab.plan(view.mapping).step(what.name))
     before = None
     if not configured.in_float:
-        before = loaded.what_if(what.name, configured, view.mapping).output_sqnr
+        before = loaded.configured_sqnr(what.name, configured, view.mapping)
     value, change, _, apply = places
     value.metric(
         "Layer output SQNR ↑",

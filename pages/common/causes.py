@@ -53,7 +53,9 @@ def diagnose(view: View, loaded: Loaded, name: str) -> Diagnosis:
 
 def draw(view: View, loaded: Loaded, name: str) -> None:
     """Draws the last remedy with its gain, and a card for each cause that is left."""
-    st.subheader("Why is this layer bad?", anchor=False, help=define("causes"))
+    st.subheader(
+        "Why is this layer bad?", anchor=False, help=f"{define('causes')} {define('gain')}"
+    )
     _applied(view, loaded, name)
     step = loaded.lab.plan(view.mapping).step(name)
     if not step.quantized or step.execution == "shared":
@@ -111,7 +113,6 @@ def remedy_button(view: View, cause: Cause, key: str) -> None:
         on_click=view.workspace.remedy,
         args=(view.choice, cause),
         disabled=applied,
-        help=define("gain"),
         wrap=True,
         width="stretch",
     )

@@ -26,7 +26,8 @@ STYLE = """<style>
   [data-testid=stMetricValue] {font-size: 1.3rem}
   [data-testid=stSidebar][aria-expanded=true] {width: 215px !important; min-width: 215px !important}
   .st-key-verdict [data-testid=stColumn] {min-width: calc(50% - 1rem)}
-  .st-key-sides > [data-testid=stLayoutWrapper] > [data-testid=stHorizontalBlock] > [data-testid=stColumn] {min-width: 100%}
+  .st-key-sides > [data-testid=stLayoutWrapper] > [data-testid=stHorizontalBlock] >
+  [data-testid=stColumn] {min-width: 100%}
 }
 </style>"""
 

@@ -40,7 +40,7 @@ class TestByLayer:
         assert list(accumulated.y) == [38.0, 20.0, 9.0]
         assert list(local.customdata) == list(LAYERS.index)
         assert (local.marker.color, accumulated.marker.color) == (LOCAL, ACCUMULATED)
-        assert chart.layout.yaxis.title.text == "SQNR [dB] ↑"
+        assert chart.layout.yaxis.title.text == "SQNR [dB] →"  # turned by a quarter
 
     def test_no_error_at_all_is_drawn_at_the_top_and_says_infinite(self):
         (local,) = named(by_layer(LAYERS), "local")
