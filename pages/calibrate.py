@@ -76,7 +76,8 @@ def _seen(loaded: Loaded) -> None:
         return
     outputs = settling.described(loaded, "activation").values()
     bad = sum(stats.nan_count + stats.inf_count for stats in outputs)
-    images, batches, tensors, finite = st.columns(4)
+    with st.container(key="seen"):
+        images, batches, tensors, finite = st.columns(4)
     images.metric("Images seen", count(seen.samples), help=define("calibration images"))
     batches.metric("In batches", count(seen.batches), help=define("settled"))
     tensors.metric("Layers described", count(len(outputs)), help=define("observed tensors"))

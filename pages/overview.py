@@ -33,6 +33,12 @@ def draw(view: View) -> None:
     shown = stale.at_once(view)
     outcome = compare(loaded, shown.mapping, view.workspace)
     headline.draw(outcome.report, shown, trained=loaded.sample.trained)
+    if not outcome.worst:
+        st.info(
+            "Nothing is quantized under this configuration, so no layer has an error. "
+            "Choose a preset in the sidebar, or ask for fewer bits on *Configure*."
+        )
+        return
     _chart(view, loaded, outcome, shown.stale)
     _worst(view, loaded, outcome)
 
@@ -48,10 +54,10 @@ def _subtitle(view: View, loaded: Loaded) -> None:
 
 
 def _chart(view: View, loaded: Loaded, outcome: Outcome, is_stale: bool) -> None:
-    title, order = st.columns([3, 1], vertical_alignment="bottom")
-    title.subheader("Error by layer", anchor=False, help=f"{define('local')} {define('ideal')}")
+    top = st.container(horizontal=True, vertical_alignment="bottom", wrap=False)
+    top.subheader("Error by layer", anchor=False, help=f"{define('local')} {define('ideal')}")
     address.keep(view.workspace, "order", ORDERS[0], ORDERS)
-    by = order.segmented_control(
+    by = top.segmented_control(
         "Order",
         ORDERS,
         required=True,

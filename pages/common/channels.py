@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import streamlit as st
 
 from pages.common import address
@@ -35,10 +36,11 @@ def draw(view: View, loaded: Loaded, name: str) -> None:
     if not wanted:
         return
     table = _measured(view, loaded, name)
-    worst, middle = table["sqnr"].idxmin(), float(table["sqnr"].median())
+    sqnr = table["sqnr"].to_numpy(float)
+    worst = int(sqnr.argmin())
     st.caption(
-        f"Channel {worst} is the worst at {number(float(table['sqnr'].min()), 'dB')}; half of the "
-        f"{len(table)} channels lie above {number(middle, 'dB')}. As configured: knobs that are "
+        f"Channel {worst} is the worst at {number(sqnr[worst], 'dB')}; half of the {len(sqnr)} "
+        f"channels lie above {number(float(np.median(sqnr)), 'dB')}. As configured: knobs that are "
         "not applied are not in it."
     )
     st.plotly_chart(channel_errors(table), key="channel_errors", theme=THEME, config=CONFIG)

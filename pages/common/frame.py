@@ -20,12 +20,14 @@ STYLE = """<style>
 [data-testid=stMainBlockContainer] {padding-left: 2.5rem; padding-right: 2.5rem}
 [data-testid=stMetricValue] {font-size: 1.6rem}
 [class*=st-key-stale] {opacity: 0.45}
-.st-key-causes {min-height: 9rem}
+.st-key-causes {min-height: 8rem}
 @media (max-width: 1000px) {
   [data-testid=stMainBlockContainer] {padding-left: 1.5rem; padding-right: 1.5rem}
   [data-testid=stMetricValue] {font-size: 1.3rem}
-  [data-testid=stSidebar][aria-expanded=true] {width: 215px !important; min-width: 215px !important}
-  .st-key-verdict [data-testid=stColumn] {min-width: calc(50% - 1rem)}
+  section[data-testid=stSidebar][data-collapsed=false] {
+    width: 215px !important; min-width: 215px !important}
+  :is(.st-key-verdict, .st-key-seen, [class*=st-key-headline], [class*=st-key-stale_headline],
+  [class*=st-key-worst_]) [data-testid=stColumn] {min-width: calc(50% - 1rem)}
   .st-key-sides > [data-testid=stLayoutWrapper] > [data-testid=stHorizontalBlock] >
   [data-testid=stColumn] {min-width: 100%}
 }

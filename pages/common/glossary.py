@@ -19,9 +19,10 @@ TERMS: dict[str, str] = {
     "ideal": "The bound: what an ideal quantizer of that bit width reaches on the layer's float "
     "output. The part of the gap below it is avoidable.",
     "size": "Bytes of all parameters: float32 left; right, codes at their own bit width plus "
-    "scales, zero points, and whatever stays in float.",
+    "scales, zero points, and whatever stays in float; lower is better.",
     "integer": "Operators that compute on integers from input to output, of all operators that "
-    "compute. The others run in float: simulated (quantized values, float arithmetic) or kept.",
+    "compute, more are better. The others run in float: simulated (quantized values, float "
+    "arithmetic) or kept.",
     "scale": "Real units per code: neighbouring codes stand for numbers that lie one scale apart.",
     "zero point": "The code that stands for 0.0 exactly. 0 for symmetric signed codes.",
     "bits": "Width of one code. n bits give 2ⁿ codes; each bit less costs about 6 dB.",
@@ -48,7 +49,8 @@ TERMS: dict[str, str] = {
     "clipped share": "Share of the values that lie outside the range [%], lower is better.",
     "rmse over scale": "Root of the mean squared error, in units of the scale: "
     "`√(Σ(x − y)² / n) / s`. An ideal uniform quantizer gives `1/√12 ≈ 0.289`.",
-    "codes used": "Codes that at least one value takes, of all there are.",
+    "codes used": "Codes that at least one value takes, of all there are, over all channels; more "
+    "are better.",
     "output sqnr": "SQNR of this layer's output when the layer alone is quantized this way, "
     "measured on a small fixed sample of the calibration data [dB], higher is better.",
     "configured sqnr": "The same number as the configuration has it, before the knobs were moved.",

@@ -90,12 +90,13 @@ def _scale_in_use(shown: Shown, qparams: QParams) -> QParams:
     scales = qparams.scale.flatten()
     widest = int(scales.argmax())
     picked = st.number_input(
-        f"Grid of channel ({widest} is the widest)",
+        "Grid of channel",
         0,
         scales.numel() - 1,
         widest,
         key=f"{shown.kind}_channel_of_{scales.numel()}",
-        help="Every channel has a grid of its own; the histogram is of all of them.",
+        help="Every channel has a grid of its own; the histogram is of all of them. "
+        f"Channel {widest} has the widest.",
     )
     return grid.one_scale(qparams, picked)
 

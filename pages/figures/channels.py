@@ -62,17 +62,18 @@ def channel_errors(table: pd.DataFrame) -> go.Figure:
     """One bar per channel, its SQNR, the worst first; a dashed line at the median.
 
     Args:
-        table: Indexed by channel, with `sqnr` in dB; `+inf` is drawn at the top and `-inf` at 0,
-            the hover says so.
+        table: Indexed by channel, with `sqnr` in dB; `+inf` is drawn at the top and `-inf` at the
+            bottom, the hover says so.
     """
     values = table["sqnr"].to_numpy(float)
     finite = values[np.isfinite(values)]
     top = float(finite.max()) * 1.1 if finite.size else 100.0
+    bottom = min(0.0, float(finite.min())) if finite.size else 0.0
     order, shown = _thinned(np.argsort(values, kind="stable"))
     chart = figure(220, showlegend=False)
     chart.add_bar(
         x=np.arange(len(order)),
-        y=np.nan_to_num(values, posinf=top, neginf=0.0)[order],
+        y=np.nan_to_num(values, posinf=top, neginf=bottom)[order],
         marker={"color": LOCAL, "line": {"width": 0}},
         hovertext=[
             f"channel {c}: {number(v, 'dB')}"
