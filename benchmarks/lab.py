@@ -12,27 +12,21 @@ little where other programs run beside this one.
 from __future__ import annotations
 
 import os
-import platform
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 import qlab
+from benchmarks import results
 from qlab.dtypes import quint8
 from qlab.ranges import MSE, Entropy, MinMax, MovingAverage, Percentile, TensorSpec
 from sample_models.untrained import MobileNetV2, ResNet, build_untrained
 
-RESULTS = Path(__file__).with_name("RESULTS.md")
-BEGIN, END = "<!-- lab: begin -->", "<!-- lab: end -->"
 THREADS, BATCHES, BATCH = 2, 4, 8
 LAYER = "layer2.0.conv2"
 REPEATS = int(os.environ.get("REPEATS", "3"))
@@ -208,43 +202,22 @@ def answer_rows(network: Network) -> list[Row]:
     ]
 
 
-def machine() -> str:
-    try:
-        cpu = subprocess.run(["lscpu"], capture_output=True, text=True, check=True).stdout
-        name = next(line.split(":")[1].strip() for line in cpu.splitlines() if "Model name" in line)
-    except (OSError, StopIteration, subprocess.CalledProcessError):
-        name = platform.processor() or platform.machine()
-    return (
-        f"{name}, {torch.get_num_threads()} threads, Python {platform.python_version()}, "
-        f"torch {torch.__version__}, qlab {version('qlab')}, {datetime.now(UTC):%Y-%m-%d}"
-    )
-
-
 def write(rows: list[Row], about: str) -> None:
-    """Puts the table between its markers; what else the file holds stays."""
-    lines = [
-        BEGIN,
-        "## The Lab's questions",
-        "",
-        f"ResNet-18 architecture, {BATCHES * BATCH} images at 224×224 in {BATCHES} batches; units "
-        "of one bare float pass over the same images in the same process, the fastest of "
-        f"{REPEATS}. `python -m benchmarks.lab`.",
-        "",
-        about,
-        "",
-        "| question | wall time | CPU time | to reach |",
-        "|---|---|---|---|",
-        *("| " + " | ".join(row) + " |" for row in rows),
-        END,
-    ]
-    table = "\n".join(lines)
-    text = RESULTS.read_text() if RESULTS.exists() else "# Measured\n"
-    if BEGIN in text:
-        start, end = text.index(BEGIN), text.index(END) + len(END)
-        text = text[:start] + table + text[end:]
-    else:
-        text = text.rstrip() + "\n\n" + table + "\n"
-    RESULTS.write_text(text)
+    heads = ["question", "wall time", "CPU time", "to reach"]
+    results.write(
+        "lab",
+        [
+            "## The Lab's questions",
+            "",
+            f"ResNet-18 architecture, {BATCHES * BATCH} images at 224×224 in {BATCHES} batches; "
+            "units of one bare float pass over the same images in the same process, the fastest "
+            f"of {REPEATS}. `python -m benchmarks.lab`.",
+            "",
+            about,
+            "",
+            *results.table(heads, rows),
+        ],
+    )
 
 
 def peak_mebibytes() -> float:
@@ -254,7 +227,7 @@ def peak_mebibytes() -> float:
 
 def main() -> None:
     torch.set_num_threads(THREADS)
-    load = os.getloadavg()[0]
+    load = results.load()
     network = Network(ResNet)
     before = peak_mebibytes()
     unit = least([seconds(network.bare) for _ in range(REPEATS)])
@@ -268,10 +241,9 @@ def main() -> None:
 
     rows.insert(1, unit_row(mobile, "calibrate, MobileNetV2", 1.8, calibration))
     about = (
-        f"{machine()}. One unit is {unit.wall:.2f} s. Peak memory {peak:.0f} MiB, of it "
+        f"{results.machine()}. One unit is {unit.wall:.2f} s. Peak memory {peak:.0f} MiB, of it "
         f"{before:.0f} MiB with model, images and a bare pass; activations are cached within "
-        "1 GiB. "
-        f"Load of the machine when it began: {load:.1f} (0 is idle; wall time suffers above)."
+        f"1 GiB. {load}."
     )
     write(rows, about)
     print(about)

@@ -20,7 +20,8 @@ WORST = "block2.dw.conv"
 PAGES = (
     ("overview", "/", ".st-key-by_layer .point"),
     ("overview-per-tensor", "/?preset=int8-per-tensor", ".st-key-by_layer .point"),
-    ("layer", f"/layer?preset=int8-per-tensor&layer={WORST}", ".st-key-activation_observers"),
+    ("calibrate", "/calibrate?model=residual&samples=64", ".st-key-tensor_histogram"),
+    ("layer", f"/layer?preset=int8-per-tensor&layer={WORST}", ".st-key-apply_cause_0"),
     ("convert", "/convert", ".st-key-plan"),
     ("learn", "/learn", ".st-key-error_curve"),
 )

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import streamlit as st
 
 from pages.common import address, headline, selection, sidebar, stale
+from pages.common.causes import remedy_button
 from pages.common.format import escape, layer_name, number
 from pages.common.frame import View, page
 from pages.common.glossary import define
 from pages.common.loaded import Loaded, Outcome, compare
 from pages.common.theme import THEME
-from pages.common.workspace import Draft
 from pages.figures.errors import by_layer
 from pages.figures.layout import CONFIG
-
-if TYPE_CHECKING:
-    from qlab.analysis.causes import Cause
 
 ABOUT = """
 The float network and its quantized self, side by side on the same images.
@@ -29,7 +24,6 @@ below it can be avoided.
 
 Click a bar to select its layer, then open it.
 """
-NO_BREAK = "\N{NO-BREAK SPACE}"
 ORDERS = ("graph order", "worst first")
 
 
@@ -39,6 +33,12 @@ def draw(view: View) -> None:
     shown = stale.at_once(view)
     outcome = compare(loaded, shown.mapping, view.workspace)
     headline.draw(outcome.report, shown, trained=loaded.sample.trained)
+    if not outcome.worst:
+        st.info(
+            "Nothing is quantized under this configuration, so no layer has an error. "
+            "Choose a preset in the sidebar, or ask for fewer bits on *Configure*."
+        )
+        return
     _chart(view, loaded, outcome, shown.stale)
     _worst(view, loaded, outcome)
 
@@ -47,14 +47,17 @@ def _subtitle(view: View, loaded: Loaded) -> None:
     name = sidebar.label(view.choice.model, loaded.sample.trained)
     st.markdown(f"**{escape(name)}** · {escape(view.choice.preset)} · {escape(loaded.sample.data)}")
     if not loaded.sample.trained:
-        st.warning("Untrained: its weights are random, so its accuracy would mean nothing.")
+        st.warning(
+            "Untrained: its weights are random, so its accuracy would mean nothing. "
+            f"Calibrated and compared on noise images. {sidebar.NOISE}"
+        )
 
 
 def _chart(view: View, loaded: Loaded, outcome: Outcome, is_stale: bool) -> None:
-    title, order = st.columns([3, 1], vertical_alignment="bottom")
-    title.subheader("Error by layer", anchor=False, help=f"{define('local')} {define('ideal')}")
+    top = st.container(horizontal=True, vertical_alignment="bottom", wrap=False)
+    top.subheader("Error by layer", anchor=False, help=f"{define('local')} {define('ideal')}")
     address.keep(view.workspace, "order", ORDERS[0], ORDERS)
-    by = order.segmented_control(
+    by = top.segmented_control(
         "Order",
         ORDERS,
         required=True,
@@ -98,33 +101,9 @@ def _worst(view: View, loaded: Loaded, outcome: Outcome) -> None:
             reason.markdown(escape(finding.reason))
             if cause:
                 with remedy[0]:
-                    _remedy(view, cause, key=f"remedy_{position}")
+                    remedy_button(view, cause, key=f"remedy_{position}")
             with link:
                 selection.link(view, loaded, finding.name)
-
-
-def _remedy(view: View, cause: Cause, key: str) -> None:
-    """A remedy as a button that keeps it in the configuration."""
-    applied = cause.apply(view.mapping) == view.mapping
-    gain = number(cause.gain or 0, "dB").replace(" ", NO_BREAK)
-    st.button(
-        "Applied" if applied else f"{cause.remedy_label}: +{gain}",
-        key=key,
-        on_click=_apply,
-        args=(view, cause),
-        disabled=applied,
-        wrap=True,
-        width="stretch",
-    )
-
-
-def _apply(view: View, cause: Cause) -> None:
-    """Keeps a remedy, each rule that it adds as a change of its own."""
-    now, then = (m.module_name_qconfigs for m in (view.mapping, cause.apply(view.mapping)))
-    for layer, asked in then.items():
-        if asked is not None and now.get(layer) != asked:
-            draft = Draft(asked.weight_spec, asked.activation_spec)
-            view.workspace.apply(view.choice, layer, draft)
 
 
 page("Overview", ABOUT, draw)

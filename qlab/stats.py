@@ -309,6 +309,24 @@ class TensorStats:
         squares = h.counts * ((h.mean - self.mean).square() + h.variance)
         return math.fsum(squares.tolist()) / self.count if self.count else math.nan
 
+    @property
+    def zeros(self) -> int:
+        """Number of values that are 0, or so small (below 1e-40) that they share its bin."""
+        h = self.histogram()
+        return int(h.counts[(h.keys & 0x7FFF) == 0].sum())
+
+    @property
+    def tail_ratio(self) -> float:
+        """Largest magnitude over the one within which 99.8 % of the values lie; 1 is no outlier.
+
+        1 too where those values are all 0; NaN without any finite value.
+        """
+        if not self.count:
+            return math.nan
+        low, high = self.quantile([0.001, 0.999])
+        bulk = max(-low, high)
+        return max(-float(self.min_val), float(self.max_val)) / bulk if bulk > 0 else 1.0
+
     @overload
     def quantile(self, q: float) -> float: ...
 

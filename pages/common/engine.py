@@ -27,7 +27,16 @@ PATIENCE = 0.4
 POLL = 0.4
 #: Seconds that jobs live on when nobody looks at their workspace any more.
 GRACE = float(os.environ.get("QLAB_GRACE_SECONDS", "60"))
-KEPT = {"loaded": 4, "outcome": 64, "conversion": 8, "fidelity": 8, "latency": 8}
+KEPT = {
+    "loaded": 4,
+    "outcome": 64,
+    "causes": 64,
+    "channels": 16,
+    "stability": 8,
+    "conversion": 8,
+    "fidelity": 8,
+    "latency": 8,
+}
 _AWAITED = "awaited_job"
 
 
@@ -67,7 +76,7 @@ def attend(workspace: Workspace) -> None:
     attendance().arrive(workspace.id, here.tab)
 
 
-def wait_for(key: Key, title: str, work: Work, workspace: Workspace) -> Any:
+def wait_for(key: Key, title: str, work: Work, workspace: Workspace, *, part: str = "") -> Any:
     """The result of a job; while there is none, draws why and ends this part of the page.
 
     Args:
@@ -75,24 +84,31 @@ def wait_for(key: Key, title: str, work: Work, workspace: Workspace) -> Any:
         title: What is computed, in words.
         work: Computes it.
         workspace: Whose job it is; remembers what was cancelled.
+        part: Names the part of the page that waits, where another part may wait beside it.
 
     Raises:
         WaitingError: There is none; `messages.shown` catches it.
     """
+    ending = f"_{part}" if part else ""
     if key in workspace.declined:
         st.info(f"{title} was cancelled. Nothing you entered is lost.")
-        st.button("Start again", key="resume", on_click=workspace.declined.discard, args=(key,))
+        st.button(
+            "Start again",
+            key=f"resume{ending}",
+            on_click=workspace.declined.discard,
+            args=(key,),
+        )
         raise WaitingError
     job = board().submit(key, title, work, workspace.id)
     if not job.wait(PATIENCE):
-        st.session_state[_AWAITED] = key
-        _progress(key, job, workspace)
+        st.session_state.setdefault(_AWAITED, set()).add(key)
+        _progress(key, job, workspace, ending)
         raise WaitingError
     if job.state == "cancelled":
         board().forget(key)
         st.rerun()
     if job.error is not None:
-        messages.show(job.error, retry=lambda: board().forget(key), key="again-job")
+        messages.show(job.error, retry=lambda: board().forget(key), key=f"again-job{ending}")
         raise WaitingError
     return job.result
 
@@ -112,8 +128,8 @@ def others(workspace: Workspace, *, live: bool = True) -> None:
         workspace: Whose jobs.
         live: Whether the progress moves on its own.
     """
-    awaited = st.session_state.pop(_AWAITED, None)
-    jobs = [(key, job) for key, job in board().running(workspace.id) if key != awaited]
+    awaited = st.session_state.pop(_AWAITED, ())
+    jobs = [(key, job) for key, job in board().running(workspace.id) if key not in awaited]
     if not jobs:
         return
     with st.sidebar:
@@ -133,12 +149,12 @@ def _others(jobs: list[tuple[Key, Job]], workspace: Workspace) -> None:
 
 
 @st.fragment(run_every=POLL)
-def _progress(key: Key, job: Job, workspace: Workspace) -> None:
+def _progress(key: Key, job: Job, workspace: Workspace, ending: str) -> None:
     attend(workspace)
     if job.state != "running" or key in workspace.declined:
         st.rerun()
     st.progress(job.fraction, text=progress_text(job))
-    st.button("Cancel", key="cancel", on_click=cancel, args=(key, workspace))
+    st.button("Cancel", key=f"cancel{ending}", on_click=cancel, args=(key, workspace))
 
 
 def progress_text(job: Job) -> str:

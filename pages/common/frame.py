@@ -20,6 +20,17 @@ STYLE = """<style>
 [data-testid=stMainBlockContainer] {padding-left: 2.5rem; padding-right: 2.5rem}
 [data-testid=stMetricValue] {font-size: 1.6rem}
 [class*=st-key-stale] {opacity: 0.45}
+.st-key-causes {min-height: 8rem}
+@media (max-width: 1000px) {
+  [data-testid=stMainBlockContainer] {padding-left: 1.5rem; padding-right: 1.5rem}
+  [data-testid=stMetricValue] {font-size: 1.3rem}
+  section[data-testid=stSidebar][data-collapsed=false] {
+    width: 215px !important; min-width: 215px !important}
+  :is(.st-key-verdict, .st-key-seen, [class*=st-key-headline], [class*=st-key-stale_headline],
+  [class*=st-key-worst_]) [data-testid=stColumn] {min-width: calc(50% - 1rem)}
+  .st-key-sides > [data-testid=stLayoutWrapper] > [data-testid=stHorizontalBlock] >
+  [data-testid=stColumn] {min-width: 100%}
+}
 </style>"""
 
 
@@ -57,9 +68,8 @@ def page(title: str, about: str, draw: Callable[[View], None], *, live_jobs: boo
     """
     navigation.enter()
     st.html(STYLE)
-    heading, explanation = st.columns([5, 2], vertical_alignment="center")
-    heading.title(title, anchor=False)
-    with explanation.container(horizontal=True, horizontal_alignment="right"):
+    with st.container(horizontal=True, vertical_alignment="center", wrap=False):
+        st.title(title, anchor=False)
         st.popover("What am I looking at?", width="content").markdown(about)
     with messages.shown():
         space = address.current()

@@ -19,9 +19,10 @@ TERMS: dict[str, str] = {
     "ideal": "The bound: what an ideal quantizer of that bit width reaches on the layer's float "
     "output. The part of the gap below it is avoidable.",
     "size": "Bytes of all parameters: float32 left; right, codes at their own bit width plus "
-    "scales, zero points, and whatever stays in float.",
+    "scales, zero points, and whatever stays in float; lower is better.",
     "integer": "Operators that compute on integers from input to output, of all operators that "
-    "compute. The others run in float: simulated (quantized values, float arithmetic) or kept.",
+    "compute, more are better. The others run in float: simulated (quantized values, float "
+    "arithmetic) or kept.",
     "scale": "Real units per code: neighbouring codes stand for numbers that lie one scale apart.",
     "zero point": "The code that stands for 0.0 exactly. 0 for symmetric signed codes.",
     "bits": "Width of one code. n bits give 2ⁿ codes; each bit less costs about 6 dB.",
@@ -48,12 +49,50 @@ TERMS: dict[str, str] = {
     "clipped share": "Share of the values that lie outside the range [%], lower is better.",
     "rmse over scale": "Root of the mean squared error, in units of the scale: "
     "`√(Σ(x − y)² / n) / s`. An ideal uniform quantizer gives `1/√12 ≈ 0.289`.",
-    "codes used": "Codes that at least one value takes, of all there are.",
+    "codes used": "Codes that at least one value takes, of all there are, over all channels; more "
+    "are better.",
     "output sqnr": "SQNR of this layer's output when the layer alone is quantized this way, "
     "measured on a small fixed sample of the calibration data [dB], higher is better.",
     "configured sqnr": "The same number as the configuration has it, before the knobs were moved.",
     "worst": "The five layers with the lowest local SQNR, each with the cause that the engine "
     "found and, where one helps, a remedy with the gain in output SQNR that it measured.",
+    "calibration images": "How many images the float model sees, once, to learn the range of every "
+    "tensor. More are merged with what was seen: ranges can only become wider.",
+    "observed tensors": "Layers whose output was described: count, extrema, moments, histogram.",
+    "not finite": "Values that are NaN or infinite. They have no place in a range and are left "
+    "out; NaN, and infinity that a layer made of finite numbers, end calibration with a message.",
+    "settled": "Whether more data would still change the ranges: half of the batches, over all "
+    "choices of that half, would have given the same error within 0.5 dB.",
+    "range growth": "How much wider the range is than the mean range of half of the batches, in "
+    "steps of 8 bits, lower is better.",
+    "range change": "By how many dB the tensor's SQNR would differ with the mean range of half of "
+    "the batches, lower is better; above 0.5 dB the range still moves.",
+    "order change": "How much the SQNR of a moving-average range depends on the order of the "
+    "batches [dB], lower is better: one standard deviation wider against one narrower.",
+    "trend": "Whether batches grow (rising) or shrink (falling) with their place in the data, by "
+    "the Mann-Kendall test; needs 8 batches.",
+    "more samples": "About how many more images would settle it; ∞ where no reasonable number "
+    "would, n/a where that cannot be told.",
+    "range curve": "Lines: smallest and largest value so far, in the order seen. Band: mean of "
+    "them over all choices of so many batches, one standard deviation to each side.",
+    "minimum": "Smallest value that was seen, in the tensor's own unit.",
+    "maximum": "Largest value that was seen, in the tensor's own unit.",
+    "mean": "Mean of all values: `Σx / n`.",
+    "std": "Standard deviation of all values: `√(Σ(x − mean)² / n)`.",
+    "zeros": "Share of the values that are exactly 0 [%]. After a ReLU often half; they cost "
+    "nothing, as 0 has a code of its own.",
+    "tail": "Largest magnitude over the one within which 99.8 % of the values lie. 1× is no "
+    "outlier; 4× costs a min-max range two bits.",
+    "causes": "What the engine found in this layer as it is configured, what helps most first. "
+    "Knobs that are not applied are not in it.",
+    "cause": "What is wrong, and with which of the layer's tensors: its weight, its output "
+    "(activation) or its input.",
+    "threshold": "The measured number, and from which value on the engine calls it a cause.",
+    "gain": "Change of this layer's output SQNR under the remedy [dB], higher is better: measured "
+    "with the layer alone on a small fixed sample of the calibration data.",
+    "channel sqnr": "SQNR of one channel of the layer's output [dB], higher is better: the layer "
+    "alone is quantized, as configured, and fed the float network's values: "
+    "`10·log10(Σx² / Σ(x − y)²)` over all evaluation samples.",
     "layers": "Operators of the traced network, after batch norms and activations were folded into "
     "the layers before them.",
     "parameters": "Numbers that training found: weights and biases.",

@@ -115,3 +115,11 @@ def codes_used(stats: TensorStats, levels: np.ndarray) -> int:
     ends = int(stats.min_val < levels[0]) * int(counts[0] == 0)
     ends += int(stats.max_val > levels[-1]) * int(counts[-1] == 0)
     return int((counts > 0).sum()) + ends
+
+
+def codes_taken(weight: Tensor, qparams: QParams) -> int:
+    """How many different codes the values of a weight take, over all of its scales together."""
+    from qlab.qparams import quantize
+
+    codes = quantize(weight, qparams).int().flatten() - qparams.quant_min
+    return int((codes.bincount() > 0).sum())

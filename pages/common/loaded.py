@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sample_models import SampleModel
 
 WORST = 5
+MOST_KEPT = 256
 #: Width that is all but exact, to tell which tensor of a layer its error comes from.
 MORE_BITS = 16
 #: A gain below this many dB is less than half a bit.
@@ -41,6 +42,7 @@ class Loaded:
     _policies: dict[tuple[str, TensorSpec, str], dict[str, QuantizationError]] = field(
         default_factory=dict, repr=False
     )
+    _sqnr: dict[tuple[str, Draft, QConfigMapping], float] = field(default_factory=dict, repr=False)
 
     def has_weight(self, name: str) -> bool:
         """Whether a layer has a weight that can be quantized."""
@@ -67,6 +69,15 @@ class Loaded:
         return self.lab.what_if(
             name, weight=draft.weight, activation=draft.activation, mapping=mapping
         )
+
+    def configured_sqnr(self, name: str, draft: Draft, mapping: QConfigMapping) -> float:
+        """Output SQNR [dB] of a layer as it is configured, which every knob asks for again."""
+        key = (name, draft, mapping)
+        if key not in self._sqnr:
+            if len(self._sqnr) >= MOST_KEPT:
+                self._sqnr.clear()
+            self._sqnr[key] = self.what_if(name, draft, mapping).output_sqnr
+        return self._sqnr[key]
 
     def images(self) -> Tensor:
         """One batch to try a model on: test images where there are any."""
@@ -206,13 +217,18 @@ def _finding(
     ]  # those cost no precision
     if harmful:
         return Finding(name, sqnr, harmful[0].sentence, causes)
+    below = f"{number(bound - sqnr, 'dB')} below the ideal"
+    return Finding(name, sqnr, without_cause(loaded, name, mapping, f"; {below}"), causes)
+
+
+def without_cause(loaded: Loaded, name: str, mapping: QConfigMapping, told: str = "") -> str:
+    """What there is to say of a quantized layer for whose error no single cause was found."""
     gains = _gains_of_more_bits(loaded, name, mapping)
-    told = ", ".join(f"in its {tensor} {number(gain, 'dB')}" for tensor, gain in gains)
-    reason = f"No single cause; {number(bound - sqnr, 'dB')} below the ideal."
-    reason += f" {MORE_BITS} bits would gain {told}"
+    words = ", ".join(f"in its {tensor} {number(gain, 'dB')}" for tensor, gain in gains)
+    reason = f"No single cause{told}. {MORE_BITS} bits would gain {words}"
     if all(gain < LITTLE for _, gain in gains):
         reason += ": the error comes in with its quantized input"
-    return Finding(name, sqnr, f"{reason}.", causes)
+    return f"{reason}."
 
 
 def _gains_of_more_bits(

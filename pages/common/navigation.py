@@ -10,6 +10,7 @@ ENTERED, THROUGH_APP = "entered", "through_app"
 PAGES = {
     "overview": ("Explore", "Overview"),
     "model": ("Explore", "Model"),
+    "calibrate": ("Explore", "Calibrate"),
     "configure": ("Explore", "Configure"),
     "layer": ("Explore", "Layer"),
     "convert": ("Explore", "Convert"),

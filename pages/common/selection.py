@@ -89,25 +89,23 @@ def pick(view: View, lab: Lab) -> str:
     if st.session_state.get(KEY) not in (None, *names):
         select(view, current(view, lab))
     position = names.index(current(view, lab))
-    before, picker, after = st.columns([1, 6, 1], vertical_alignment="bottom")
-    before.button(
+    row = st.container(horizontal=True, vertical_alignment="bottom", wrap=False)
+    row.button(
         "‹ previous",
         key="previous",
         disabled=position == 0,
         on_click=select,
         args=(view, names[position - 1]),
-        width="stretch",
     )
-    after.button(
+    name = row.selectbox(
+        "Layer", names, index=position, key=KEY, bind="query-params", persist_state="session"
+    )
+    row.button(
         "next ›",
         key="next",
         disabled=position == len(names) - 1,
         on_click=select,
         args=(view, names[(position + 1) % len(names)]),
-        width="stretch",
-    )
-    name = picker.selectbox(
-        "Layer", names, index=position, key=KEY, bind="query-params", persist_state="session"
     )
     if view.workspace.selected.get(view.choice.model) != name:
         view.workspace.select(view.choice.model, str(name))

@@ -11,6 +11,8 @@ DEFAULT_PRESET = "int8"
 SIZES = {True: (8, 16, 32, 64, 128, 256), False: (2, 4, 8, 16)}
 DEFAULT_SIZE = {True: 256, False: 4}
 
+NOISE = "Random noise, no real images: ranges and errors say nothing about real data."
+
 
 def draw(workspace: Workspace) -> Choice:
     """Draws the sidebar and returns what it says; the address carries the same."""
@@ -47,6 +49,8 @@ def draw(workspace: Workspace) -> Choice:
             bind="query-params",
             help="How many images the float model sees, once, to learn the range of every tensor.",
         )
+        if not trained:
+            st.caption(f":orange[**{NOISE}**]")
         choice = Choice(model, preset, samples)
         _changes(workspace, choice)
     return choice

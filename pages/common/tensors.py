@@ -14,7 +14,7 @@ import streamlit as st
 from pages.common import grid
 from pages.common.format import count, number, percent
 from pages.common.glossary import define
-from pages.common.theme import THEME
+from pages.common.theme import CLIPPED, QUANTIZED, THEME, in_use, resolve
 from pages.figures.channels import channel_ranges
 from pages.figures.histogram import Grid, histogram
 from pages.figures.layout import CONFIG
@@ -90,41 +90,70 @@ def _scale_in_use(shown: Shown, qparams: QParams) -> QParams:
     scales = qparams.scale.flatten()
     widest = int(scales.argmax())
     picked = st.number_input(
-        f"Grid of channel ({widest} is the widest)",
+        "Grid of channel",
         0,
         scales.numel() - 1,
         widest,
         key=f"{shown.kind}_channel_of_{scales.numel()}",
-        help="Every channel has a grid of its own; the histogram is of all of them.",
+        help="Every channel has a grid of its own; the histogram is of all of them. "
+        f"Channel {widest} has the widest.",
     )
     return grid.one_scale(qparams, picked)
 
 
 def _numbers(shown: Shown, error: QuantizationError, own: QParams) -> None:
-    total = error.total or 1.0
-    first = st.columns(3)
+    first, second = st.columns(3), st.columns(3)
     first[0].metric("Scale", number(own.scale_value), help=define("scale"))
     first[1].metric("Zero point", own.zero_point_value, help=define("zero point"))
-    first[2].metric("Tensor SQNR ↑", number(error.sqnr_db, "dB"), help=define("sqnr"))
-    second = st.columns(3)
-    second[0].metric("Rounding", percent(error.rounding / total), help=define("rounding share"))
-    second[1].metric("Clipping", percent(error.clipping / total), help=define("clipping share"))
-    second[2].metric("Clipped values", percent(error.clipped_share), help=define("clipped share"))
-    st.caption(_in_words(shown, error, own))
+    used = _codes(shown, own)
+    if used is not None:
+        first[2].metric("Codes used", used, help=define("codes used"))
+    second[0].metric("Tensor SQNR ↑", number(error.sqnr_db, "dB"), help=define("sqnr"))
+    second[1].metric("Clipped values ↓", percent(error.clipped_share), help=define("clipped share"))
+    second[2].metric(
+        "RMSE / scale ↓", number(error.rmse_over_scale), help=define("rmse over scale")
+    )
+    _parts(error)
+    st.caption(_in_words(shown, error))
 
 
-def _in_words(shown: Shown, error: QuantizationError, own: QParams) -> str:
+def _codes(shown: Shown, own: QParams) -> str | None:
+    """Codes that are used of all there are; None for float8, whose codes are not evenly spaced."""
+    if own.dtype.is_float or shown.qparams is None:
+        return None
+    if shown.weight is not None:
+        return f"{count(grid.codes_taken(shown.weight, shown.qparams))} of {count(_levels(own))}"
+    levels = grid.codes_and_levels(own)[1]
+    return f"{count(grid.codes_used(shown.stats, levels))} of {count(len(levels))}"
+
+
+def _levels(own: QParams) -> int:
+    return own.quant_max - own.quant_min + 1
+
+
+def _parts(error: QuantizationError) -> None:
+    """Rounding against clipping: their parts of the squared error as one bar."""
+    shares = [part / (error.total or 1.0) for part in (error.rounding, error.clipping)]
+    colours = [resolve(colour, in_use()) for colour in (QUANTIZED, CLIPPED)]
+    bars = "".join(
+        f'<div style="width:{100 * share:.2f}%;background:{colour}"></div>'
+        for share, colour in zip(shares, colours, strict=True)
+    )
+    st.html(f'<div style="display:flex;height:10px;border-radius:3px;overflow:hidden">{bars}</div>')
+    rounding, clipping = (percent(share) for share in shares)
+    st.caption(
+        f"Rounding {rounding} · clipping {clipping} of the squared error",
+        help=f"{define('rounding share')} {define('clipping share')}",
+    )
+
+
+def _in_words(shown: Shown, error: QuantizationError) -> str:
     sentences = [f"{count(error.count)} values from {_range(shown.stats)}."]
     if error.clipping > 0:
         sentences.append(
             f"{percent(error.clipped_share)} of the values lie outside the range and carry "
             f"{percent(error.clipping / error.total)} of the squared error."
         )
-    if not own.dtype.is_float and shown.weight is None:
-        levels = grid.codes_and_levels(own)[1]
-        used = grid.codes_used(shown.stats, levels)
-        sentences.append(f"Codes used: {count(used)} of {count(len(levels))}.")
-    sentences.append(f"RMSE/scale {number(error.rmse_over_scale)} (ideal 0.289).")
     return " ".join(sentences)
 
 

@@ -8,8 +8,11 @@ page's next run. A chart never tells by colour alone: shape, position or text sa
 """
 
 import tomllib
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
+
+import streamlit as st
 
 THEME: Literal["streamlit"] = "streamlit"
 THEME_FILE = Path(__file__).parents[2] / ".streamlit" / "config.toml"
@@ -26,7 +29,13 @@ SEQUENTIAL = tuple(f"#0000{position}" for position in range(11, 21))
 NEUTRAL = "#7f8a96"
 
 
+@lru_cache(maxsize=64)
 def resolve(colour: str, theme: Literal["light", "dark"]) -> str:
     """The colour that stands in a theme for one of the ten names above, as `#rrggbb`."""
     colours = tomllib.loads(THEME_FILE.read_text(encoding="utf-8"))["theme"][theme]
     return colours["chartCategoricalColors"][int(colour[1:]) - 1]
+
+
+def in_use() -> Literal["light", "dark"]:
+    """The theme that the browser shows, for colours outside charts."""
+    return "dark" if st.context.theme.type == "dark" else "light"

@@ -9,6 +9,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
+    from qlab.analysis.causes import Cause
     from qlab.qconfig import QConfigMapping
     from qlab.ranges import TensorSpec
 
@@ -42,6 +43,21 @@ class Draft:
     in_float: bool = False
 
 
+@dataclass(frozen=True)
+class Applied:
+    """A remedy that was made part of the configuration.
+
+    Attributes:
+        cause: What it was a remedy for, and what that was measured to gain.
+        before: The configuration without it.
+        after: The configuration with it.
+    """
+
+    cause: Cause
+    before: QConfigMapping
+    after: QConfigMapping
+
+
 def _changes(
     method: Callable[Concatenate[Workspace, P], R],
 ) -> Callable[Concatenate[Workspace, P], R]:
@@ -72,6 +88,7 @@ class Workspace:
         refused: Entries of *Configure* that make no sense yet, by (model, preset, layer): the
             table's row as it was typed.
         declined: Computations that were cancelled here; they start again when asked for.
+        applied: The last remedy that was applied, by (model, preset).
         recorded: Comparisons that are among the workspace's runs already.
         generation: Grows with every change of a configuration; knobs follow it.
         revision: Grows with every change of anything that is saved.
@@ -86,6 +103,7 @@ class Workspace:
     drafts: dict[tuple[str, str, str], Draft] = field(default_factory=dict)
     refused: dict[tuple[str, str, str], dict[str, Any]] = field(default_factory=dict)
     declined: set[tuple[Hashable, ...]] = field(default_factory=set)
+    applied: dict[tuple[str, str], Applied] = field(default_factory=dict)
     recorded: set[tuple[Hashable, ...]] = field(default_factory=set)
     generation: int = 0
     revision: int = 0
@@ -147,6 +165,21 @@ class Workspace:
         if mapping != mappings[-1]:
             mappings.append(mapping)
             self.generation += 1
+
+    def remedy(self, choice: Choice, cause: Cause) -> None:
+        """Makes a remedy part of the configuration, as one change, whatever layers it changes."""
+        with self.lock:
+            before = self.mapping(choice)
+            after = cause.apply(before)
+            was, now = before.module_name_qconfigs, after.module_name_qconfigs
+            changed = [layer for layer in now if layer not in was or now[layer] != was[layer]]
+            self.configure(choice, after, changed)
+            self.applied[choice.model, choice.preset] = Applied(cause, before, after)
+
+    def remedied(self, choice: Choice) -> Applied | None:
+        """The remedy that was the last change of the configuration in force, if it was one."""
+        found = self.applied.get((choice.model, choice.preset))
+        return found if found is not None and found.after == self.mapping(choice) else None
 
     @_changes
     def undo(self, choice: Choice) -> None:

@@ -1,11 +1,12 @@
 """Ranges channel by channel: the spread that one shared scale has to cover."""
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 
 from pages.common.format import number
-from pages.common.theme import FLOAT, QUANTIZED
-from pages.figures.layout import figure
+from pages.common.theme import FLOAT, LOCAL, NEUTRAL, QUANTIZED
+from pages.figures.layout import figure, upright
 
 #: More bars than this are thinned: the screen has no room for them.
 MOST_BARS = 400
@@ -25,11 +26,7 @@ def channel_ranges(
         clip: Smallest and largest number each channel's quantizer can express, each of shape
             (channels,) or (); drawn behind: a band where they are shared, steps where not.
     """
-    order = np.argsort(low - high, kind="stable")
-    shown = f"{len(order):,}"
-    if len(order) > MOST_BARS:
-        order = order[np.linspace(0, len(order) - 1, MOST_BARS).astype(int)]
-        shown = f"{MOST_BARS} of {len(low):,}"
+    order, shown = _thinned(np.argsort(low - high, kind="stable"))
     positions = np.arange(len(order))
     chart = figure(200, showlegend=False, barmode="overlay")
     if clip is not None:
@@ -57,11 +54,55 @@ def channel_ranges(
         hoverinfo="text",
     )
     chart.update_yaxes(title="range", fixedrange=True)
+    _label(chart, f"{shown} channels, widest first", len(order))
+    return chart
+
+
+def channel_errors(table: pd.DataFrame) -> go.Figure:
+    """One bar per channel, its SQNR, the worst first; a dashed line at the median.
+
+    Args:
+        table: Indexed by channel, with `sqnr` in dB; `+inf` is drawn at the top and `-inf` at the
+            bottom, the hover says so.
+    """
+    values = table["sqnr"].to_numpy(float)
+    finite = values[np.isfinite(values)]
+    top = float(finite.max()) * 1.1 if finite.size else 100.0
+    bottom = min(0.0, float(finite.min())) if finite.size else 0.0
+    order, shown = _thinned(np.argsort(values, kind="stable"))
+    chart = figure(220, showlegend=False)
+    chart.add_bar(
+        x=np.arange(len(order)),
+        y=np.nan_to_num(values, posinf=top, neginf=bottom)[order],
+        marker={"color": LOCAL, "line": {"width": 0}},
+        hovertext=[
+            f"channel {c}: {number(v, 'dB')}"
+            for c, v in zip(table.index[order], values[order], strict=True)
+        ],
+        hoverinfo="text",
+    )
+    if finite.size:
+        chart.add_hline(
+            y=float(np.median(finite)), line={"color": NEUTRAL, "width": 1.5, "dash": "dash"}
+        )
+    chart.update_yaxes(title=upright("SQNR [dB] ↑"), fixedrange=True)
+    _label(chart, f"{shown} channels, worst first", len(order))
+    return chart
+
+
+def _thinned(order: np.ndarray) -> tuple[np.ndarray, str]:
+    """At most `MOST_BARS` of some channels, and how many that are, in words."""
+    if len(order) <= MOST_BARS:
+        return order, f"{len(order):,}"
+    kept = order[np.linspace(0, len(order) - 1, MOST_BARS).astype(int)]
+    return kept, f"{MOST_BARS} of {len(order):,}"
+
+
+def _label(chart: go.Figure, title: str, bars: int) -> None:
     chart.update_xaxes(
-        title=f"{shown} channels, widest first",
-        range=[-0.7, len(order) - 0.3],
+        title=title,
+        range=[-0.7, bars - 0.3],
         showticklabels=False,
         ticks="",
         fixedrange=True,
     )
-    return chart

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 
 from pages.common.format import number, plain
 from pages.common.theme import ACCUMULATED, LOCAL, NEUTRAL, STALE
-from pages.figures.layout import MONOSPACE, figure
+from pages.figures.layout import MONOSPACE, figure, upright
 
 SERIES = (
     ("local", "local: fed float inputs", LOCAL, 0.5),
@@ -62,7 +62,7 @@ def by_layer(
             unselected={"marker": {"opacity": 1}},
         )
     _add_ideal(chart, layers["sqnr_ideal"].to_numpy(float))
-    chart.update_yaxes(title="SQNR [dB] ↑", fixedrange=True)
+    chart.update_yaxes(title=upright("SQNR [dB] ↑"), fixedrange=True)
     shown = names if len(names) <= MOST_NAMES else []
     chart.update_xaxes(
         tickvals=list(range(len(shown))),

@@ -150,26 +150,45 @@ def _add_levels(chart: go.Figure, levels: np.ndarray, span: tuple[float, float])
 
 
 def _add_bounds(chart: go.Figure, grid: Grid) -> None:
+    lines, notes = [], []
     # Each label stands inside its bound, clear of the axis.
-    for value, side in zip(grid.bounds, ("right", "left"), strict=True):
-        chart.add_vline(
-            x=value,
-            line={"color": CLIPPED, "width": 1.5, "dash": "dash"},
-            annotation={
+    for value, anchor in zip(grid.bounds, ("left", "right"), strict=True):
+        lines.append(
+            {
+                "type": "line",
+                "x0": value,
+                "x1": value,
+                "xref": "x",
+                "y0": 0,
+                "y1": 1,
+                "yref": "y domain",
+                "line": {"color": CLIPPED, "width": 1.5, "dash": "dash"},
+            }
+        )
+        notes.append(
+            {
                 "text": number(value),
-                "font": {"color": CLIPPED, "size": 12},
+                "x": value,
+                "xref": "x",
+                "xanchor": anchor,
+                "y": 1,
+                "yref": "y domain",
                 "yanchor": "bottom",
-            },
-            annotation_position=f"top {side}",
+                "showarrow": False,
+                "font": {"color": CLIPPED, "size": 12},
+            }
         )
     if grid.clipped_share > 0:
-        chart.add_annotation(
-            text=f"clipped {percent(grid.clipped_share)}",
-            x=0.5,
-            y=1,
-            xref="paper",
-            yref="paper",
-            yanchor="bottom",
-            showarrow=False,
-            font={"color": CLIPPED, "size": 13},
+        notes.append(
+            {
+                "text": f"clipped {percent(grid.clipped_share)}",
+                "x": 0.5,
+                "xref": "paper",
+                "y": 1,
+                "yref": "paper",
+                "yanchor": "bottom",
+                "showarrow": False,
+                "font": {"color": CLIPPED, "size": 13},
+            }
         )
+    chart.update_layout(shapes=lines, annotations=notes)

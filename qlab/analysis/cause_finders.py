@@ -114,12 +114,10 @@ def _unused_side(evidence: Evidence, tensor: Quantized) -> Iterator[Cause]:
 def _heavy_tail(evidence: Evidence, tensor: Quantized) -> Iterator[Cause]:
     if not isinstance(tensor.spec.policy, MinMax) or not tensor.one_scale:
         return
-    low, high = tensor.stats.quantile([0.001, 0.999])
-    bulk = max(-low, high)
-    reach = max(-float(tensor.stats.min_val), float(tensor.stats.max_val))
-    ratio = reach / bulk if bulk > 0 else 1.0
+    ratio = tensor.stats.tail_ratio
     if ratio < HEAVY_TAIL:
         return
+    reach = max(-float(tensor.stats.min_val), float(tensor.stats.max_val))
     yield Cause(
         "heavy tail",
         evidence.name,

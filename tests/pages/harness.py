@@ -37,12 +37,17 @@ def open_page(name: str, **state: Any) -> AppTest:
 def settle(page: AppTest) -> AppTest:
     """Runs a page until no work is in progress on it; it must not show an exception."""
     deadline = time.monotonic() + SECONDS
-    while any(button.key == "cancel" for button in page.button):
+    while any(_waits(str(button.key)) for button in page.button):
         assert time.monotonic() < deadline, "the page's work did not end"
         time.sleep(0.05)
         page.run()
     assert not page.exception
     return page
+
+
+def _waits(key: str) -> bool:
+    """Whether a button with this key cancels work that a part of the page waits for."""
+    return key.startswith("cancel") and not key.startswith("cancel_other")
 
 
 def workspace_of(page: AppTest) -> Workspace:

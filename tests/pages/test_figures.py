@@ -6,10 +6,12 @@ import plotly.graph_objects as go
 import pytest
 
 from pages.common.theme import ACCUMULATED, CLIPPED, LOCAL, STALE
-from pages.figures.channels import channel_ranges
+from pages.figures.channels import channel_errors, channel_ranges
 from pages.figures.errors import by_layer
 from pages.figures.histogram import MOST_TICKS, Grid, histogram
+from pages.figures.layout import upright
 from pages.figures.number_line import error_curve, number_line
+from pages.figures.settling import range_curve
 
 LAYERS = pd.DataFrame(
     {
@@ -40,7 +42,7 @@ class TestByLayer:
         assert list(accumulated.y) == [38.0, 20.0, 9.0]
         assert list(local.customdata) == list(LAYERS.index)
         assert (local.marker.color, accumulated.marker.color) == (LOCAL, ACCUMULATED)
-        assert chart.layout.yaxis.title.text == "SQNR [dB] ↑"
+        assert chart.layout.yaxis.title.text == "SQNR [dB] →"  # turned by a quarter
 
     def test_no_error_at_all_is_drawn_at_the_top_and_says_infinite(self):
         (local,) = named(by_layer(LAYERS), "local")
@@ -184,3 +186,36 @@ class TestNumberLine:
         assert list(rounding.y[1:3]) == [0.0, -0.2]
         assert [clipping.y[0], clipping.y[3]] == [1.0, -0.5]
         assert named(chart, "value")[0].y == (-0.2,)
+
+
+class TestChannelErrors:
+    def test_the_worst_comes_first_and_infinities_stay_on_the_chart(self):
+        table = pd.DataFrame({"sqnr": [20.0, np.inf, -np.inf, 10.0, -3.0]})
+        chart = channel_errors(table)
+        assert list(chart.data[0].y) == pytest.approx([-3.0, -3.0, 10.0, 20.0, 22.0])
+        assert chart.data[0].hovertext[0] == "channel 2: −∞ dB"
+        assert chart.data[0].hovertext[-1] == "channel 1: ∞ dB"
+        assert chart.layout.shapes[0].y0 == 10
+
+    def test_many_channels_are_thinned_and_say_so(self):
+        chart = channel_errors(pd.DataFrame({"sqnr": np.arange(1000.0)}))
+        assert len(chart.data[0].y) == 400
+        assert chart.layout.xaxis.title.text == "400 of 1,000 channels, worst first"
+
+
+def test_the_range_curve_has_a_band_around_its_mean():
+    columns = ("low", "high", "low_mean", "high_mean", "low_std", "high_std")
+    rows = [(-1.0, 1.0, -1.5, 1.5, 0.5, 0.25), (-2.0, 2.0, -2.0, 2.0, 0.0, 0.0)]
+    index = pd.Index([1, 2], name="batches")
+    chart = range_curve(pd.DataFrame(rows, columns=list(columns), index=index))
+    band, mean, seen = chart.data[:3]
+    assert list(band.x) == [1, 2, 2, 1]
+    assert list(band.y) == [1.75, 2.0, 2.0, 1.25]
+    assert list(mean.y) == [1.5, 2.0]
+    assert list(seen.y) == [1.0, 2.0]
+    assert list(chart.data[5].y) == [-1.0, -2.0]
+
+
+def test_arrows_of_turned_titles_point_where_they_should():
+    assert upright("SQNR [dB] ↑") == "SQNR [dB] →"
+    assert upright("error ↓") == "error ←"

@@ -1,5 +1,6 @@
 """Layer: every knob changes the numbers to what the engine says, and nothing entered is lost."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import sample_models
 from pages.common import format as fmt
 from qlab import Lab
 from qlab.granularity import PerTensor
+from qlab.qparams import quantize
 from qlab.ranges import MSE, Percentile, TensorSpec
 from tests.pages.harness import chart, has_button, metrics, open_page, settle, texts
 
@@ -102,7 +104,7 @@ def test_observer_and_percentile(page: AppTest, lab: Lab):
     assert sqnr(page) == expected(lab, activation=changed)
     error = lab.what_if(NAME, activation=changed, mapping="int8").activation_error
     assert error is not None
-    clipped = [m.value for m in page.metric if m.label == "Clipped values"]
+    clipped = [m.value for m in page.metric if m.label == "Clipped values ↓"]
     assert clipped[1] == fmt.percent(error.clipped_share)
     annotations = [a.text for a in chart(page, "activation_histogram").layout.annotations]
     assert f"clipped {fmt.percent(error.clipped_share)}" in annotations
@@ -119,10 +121,27 @@ def test_the_numbers_of_a_tensor_are_the_engines(page: AppTest, lab: Lab):
     assert values["Scale"] == fmt.number(qparams.scale_value)
     assert values["Zero point"] == str(qparams.zero_point_value)
     assert values["Tensor SQNR ↑"] == fmt.number(error.sqnr_db, "dB")
-    assert values["Rounding"] == fmt.percent(error.rounding / error.total)
+    assert values["RMSE / scale ↓"] == fmt.number(error.rmse_over_scale)
+    parts = [error.rounding / error.total, error.clipping / error.total]
+    rounding, clipping = map(fmt.percent, parts)
+    told = [c.value for c in page.caption if c.value.startswith("Rounding")]
+    assert told[1] == f"Rounding {rounding} · clipping {clipping} of the squared error"
+    bar = [h.proto.body for h in page.get("html") if "overflow:hidden" in h.proto.body][1]
+    widths = [float(w) for w in re.findall(r"width:([\d.]+)%", bar)]
+    assert widths == pytest.approx([100 * part for part in parts], abs=0.01)
     levels = {t.name: t for t in chart(page, "activation_histogram").data}["levels"]
     assert len(levels.x) == 256
     assert levels.x[1] - levels.x[0] == pytest.approx(qparams.scale_value, rel=1e-4)
+
+
+def test_the_codes_in_use_are_counted(page: AppTest, lab: Lab):
+    weight, spec = lab.weight(NAME), configured(lab, "weight").with_bits(3)
+    qparams = spec.qparams_of(weight)
+    taken = {int(q) for q in quantize(weight, qparams).flatten()}
+    page.select_slider(key="weight_bits").set_value("3").run()
+    used = [m.value for m in page.metric if m.label == "Codes used"]
+    assert used[0] == f"{len(taken)} of {qparams.quant_max - qparams.quant_min + 1}"
+    assert used[1].endswith(" of 256")
 
 
 def test_four_bits_draw_the_grid_as_lines(page: AppTest):

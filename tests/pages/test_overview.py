@@ -5,8 +5,10 @@ from streamlit.testing.v1 import AppTest
 
 import sample_models
 from pages.common import format as fmt
+from pages.common.workspace import Choice
 from qlab import Lab
-from tests.pages.harness import chart, has_button, metrics, open_page, settle, texts
+from qlab.qconfig import QConfigMapping
+from tests.pages.harness import chart, has_button, metrics, open_page, settle, texts, workspace_of
 
 TRAINED = sample_models.names(trained=True)
 
@@ -100,6 +102,16 @@ def test_a_click_on_a_bar_selects_the_layer_and_an_empty_one_keeps_it():
     page.session_state["by_layer"] = {"selection": {"points": []}}
     page.run()
     assert page.session_state["layer"] == name
+
+
+def test_a_network_that_is_all_float_says_what_to_do_next():
+    page = open_page("overview", model="mlp")
+    workspace_of(page).configure(Choice("mlp", "int8", 256), QConfigMapping())
+    page.run()
+    settle(page.button(key="refresh").click().run())
+    assert not page.error
+    assert page.info[0].value.startswith("Nothing is quantized")
+    assert metrics(page)["Output SQNR ↑"] == "∞ dB"
 
 
 def test_worst_first_sorts_the_bars():

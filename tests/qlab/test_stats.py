@@ -489,3 +489,25 @@ def test_ten_thousand_batches_leave_memory_flat():
     assert stats.count == 10_000 * 32
     assert state_bytes() - state == 9_500 * 16  # index and two extrema
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident < 16 * 1024  # KiB
+
+
+def test_zeros_are_counted_whatever_their_sign():
+    stats = TensorStats.of(torch.tensor([0.0, -0.0, 1e-30, -1e-30, 2.0, math.nan, math.inf]))
+    assert stats.zeros == 2
+    assert TensorStats().zeros == 0
+
+
+@given(st.lists(st.sampled_from([0.0, -0.0, 1.5, -2.0, 1e-20]), max_size=50), st.integers(0, 50))
+def test_zeros_add_up_when_parts_merge(values: list[float], cut: int):
+    parts = [TensorStats.of(torch.tensor(part)) for part in (values[:cut], values[cut:])]
+    assert parts[0].merge(parts[1]).zeros == values.count(0.0)
+
+
+def test_the_tail_ratio_tells_how_far_the_largest_value_lies_out():
+    bulk = torch.linspace(-1, 1, 10_001)
+    assert TensorStats.of(bulk).tail_ratio == pytest.approx(1, abs=0.01)
+    for outlier in (50.0, -50.0):
+        stats = TensorStats.of(torch.cat([bulk, torch.tensor([outlier])]))
+        assert stats.tail_ratio == pytest.approx(50, rel=0.01)
+    assert TensorStats.of(torch.zeros(3)).tail_ratio == 1
+    assert math.isnan(TensorStats().tail_ratio)

@@ -1,0 +1,199 @@
+"""Whether calibration saw enough: the engine's verdict, and tables for *Calibrate*."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from pages.common import grid, selection
+from pages.common.engine import wait_for
+from pages.common.format import count, escape, layer_name, number, percent
+from pages.common.frame import View
+from pages.common.glossary import define
+from pages.common.jobs import CancelledError, Progress
+from pages.common.loaded import Loaded
+from pages.common.theme import THEME
+from pages.figures.histogram import histogram
+from pages.figures.layout import CONFIG
+from pages.figures.settling import range_curve
+
+if TYPE_CHECKING:
+    from qlab.analysis.stability import Stability
+    from qlab.stats import TensorStats
+
+#: Batches that the verdict needs to hear of trends; fewer images are seen in smaller batches.
+BATCHES = 8
+KINDS = {"outputs": "activation", "weights": "weight"}
+#: Title, term of the glossary and width in pixels of each column.
+MOVING = (
+    ("Range", "minimum", 150),
+    ("Growth [steps] ↓", "range growth", 110),
+    ("Change [dB] ↓", "range change", 105),
+    ("By order [dB] ↓", "order change", 110),
+    ("Trend", "trend", 70),
+    ("Images to add", "more samples", 110),
+    ("Verdict", "settled", 90),
+)
+TENSORS = (
+    ("Min", "minimum", 80),
+    ("Max", "maximum", 80),
+    ("Mean", "mean", 85),
+    ("Std", "std", 80),
+    ("Zeros", "zeros", 75),
+    ("Outliers ↓", "tail", 85),
+    ("NaN, Inf ↓", "not finite", 85),
+)
+
+
+def stability(view: View, loaded: Loaded) -> Stability:
+    """How far ranges still move; ends this part of the page while that is computed.
+
+    Where the lab saw too few batches to tell, the same images are seen again in smaller ones.
+    """
+
+    def work(progress: Progress) -> Stability:
+        from qlab import Lab
+
+        seen = loaded.lab.calibrated
+        if seen is not None and seen.batches >= BATCHES:
+            return loaded.lab.stability()
+        sample, size = loaded.sample, max(1, loaded.samples // BATCHES)
+        lab = Lab(sample.model, sample.example_inputs, sample.calibration(loaded.samples, size))
+        lab.calibrate(progress.report, progress.should_stop)
+        if progress.should_stop():
+            raise CancelledError
+        return lab.stability()
+
+    key = ("stability", loaded.sample.name, loaded.samples)
+    return wait_for(key, "Judging the ranges", work, view.workspace, part="stability")
+
+
+def draw_verdict(view: View, loaded: Loaded) -> None:
+    """The verdict, every layer's range by how much it still moves, and the selected one's curve."""
+    st.subheader("Have the ranges settled?", anchor=False, help=define("settled"))
+    found = stability(view, loaded)
+    say = {True: st.success, False: st.warning, None: st.info}[found.settled]
+    say(escape(found.verdict))
+    table = found.table.sort_values(["moving", "change"], ascending=False, kind="stable")
+    names = list(map(str, table.index))
+    shown = _moving(table, settled=found.settled is not None)
+    key = f"moving_{loaded.sample.name}_{loaded.samples}"
+    _table(key, shown, MOVING)
+    name = _selected(view, loaded, key, names)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.html(layer_name(name), width="content")
+        st.markdown("range over the batches", help=define("range curve"), width="content")
+    st.caption(f"Judged in {found.batches} batches of {count(found.samples / found.batches)}.")
+    st.plotly_chart(range_curve(found.curve(name)), key="range_curve", theme=THEME, config=CONFIG)
+
+
+def _moving(table: pd.DataFrame, *, settled: bool) -> pd.DataFrame:
+    verdicts = np.where(table["moving"], "still moves", "settled" if settled else "cannot tell")
+    columns = (
+        [f"{number(a)} to {number(b)}" for a, b in zip(table["low"], table["high"], strict=True)],
+        *([number(_positive(v)) for v in table[c]] for c in ("growth", "change", "order_change")),
+        [str(trend) or "none" for trend in table["trend"]],
+        [number(v) if not np.isfinite(v) else count(v) for v in table["more_samples"]],
+        verdicts.tolist(),
+    )
+    titles = [title for title, _, _ in MOVING]
+    return pd.DataFrame(dict(zip(titles, columns, strict=True)), index=table.index)
+
+
+def _positive(value: float) -> float:
+    """A difference without the noise of its subtraction."""
+    return 0.0 if abs(value) < 1e-9 else value
+
+
+def draw_tensors(view: View, loaded: Loaded) -> None:
+    """Statistics of every tensor, and the histogram of the selected one."""
+    st.subheader("What each tensor looks like", anchor=False, help=define("observed tensors"))
+    kind = KINDS[
+        str(
+            st.segmented_control(
+                "Tensors",
+                list(KINDS),
+                default="outputs",
+                required=True,
+                key="tensor_kind",
+                label_visibility="collapsed",
+                persist_state="session",
+            )
+        )
+    ]
+    stats = described(loaded, kind)
+    titles = [title for title, _, _ in TENSORS]
+    rows = [dict(zip(titles, _numbers(s), strict=True)) for s in stats.values()]
+    names = list(stats)
+    key = f"{kind}s_of_{loaded.sample.name}"
+    _table(key, pd.DataFrame(rows, index=pd.Index(names, name="layer")), TENSORS)
+    name = _selected(view, loaded, key, names)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.html(f"{layer_name(name)} &nbsp; {count(stats[name].count)} values of its {kind}")
+        selection.link(view, loaded, name)
+    edges, counts = grid.histogram_of(stats[name])
+    chart = histogram(edges, counts, grid=None, title=f"{kind} value")
+    st.plotly_chart(chart, key="tensor_histogram", theme=THEME, config=CONFIG)
+
+
+def described(loaded: Loaded, kind: str) -> dict[str, TensorStats]:
+    """Statistics of one kind of tensor by layer, where there are any."""
+    from qlab.errors import QlabError
+
+    found = {}
+    for layer in loaded.lab.layers:
+        try:
+            found[layer.name] = loaded.lab.statistics(layer.name, kind)
+        except QlabError:  # no weight, or an output that holds no real numbers
+            continue
+    return found
+
+
+def _numbers(stats: TensorStats) -> list[str]:
+    values = (float(stats.min_val), float(stats.max_val), stats.mean, stats.variance**0.5)
+    return [
+        *(number(value) for value in values),
+        percent(stats.zeros / max(stats.count, 1)),
+        f"{number(stats.tail_ratio)}×",
+        count(stats.nan_count + stats.inf_count),
+    ]
+
+
+def _table(key: str, frame: pd.DataFrame, columns: tuple[tuple[str, str, int], ...]) -> None:
+    st.dataframe(
+        frame,
+        key=key,
+        on_select="rerun",
+        selection_mode="single-row",
+        height=min(36 * (len(frame) + 1), 360),
+        column_config={
+            "layer": st.column_config.TextColumn("Layer", pinned=True),
+            **{
+                title: st.column_config.TextColumn(
+                    title, help=define(term), width=width, alignment="right"
+                )
+                for title, term, width in columns
+            },
+        },
+    )
+
+
+def _selected(view: View, loaded: Loaded, key: str, names: list[str]) -> str:
+    """The row that was clicked last, which selects its layer everywhere, else the selected layer.
+
+    A click counts once: another table on the page may have been clicked since.
+    """
+    event, state = st.session_state.get(key), st.session_state
+    rows = list(event["selection"]["rows"]) if event else []
+    clicked = names[rows[0]] if rows else None
+    layers = [layer.name for layer in loaded.lab.layers]
+    if rows != state.get(f"{key}_before", []) and clicked in layers:
+        selection.select(view, clicked)
+    state[f"{key}_before"] = rows
+    if clicked is not None and clicked not in layers:
+        return clicked  # an input of the network: not a layer, but its range settles like one
+    name = selection.current(view, loaded.lab)
+    return name if name in names else names[0]
