@@ -351,6 +351,6 @@ def refuse_unknown(function: str, **given: object) -> None:
         if value:
             raise UnsupportedError(
                 f"{function} does not know {name}",
-                received=repr(value),
+                received=type(value).__name__,
                 fix="Leave it out.",
             )

@@ -20,6 +20,7 @@ from qlab.analysis.suite.types import NSResultsType, Values
 from qlab.analysis.suite.wiring import Wiring
 from qlab.errors import ArgumentError, DTypeError, QlabError, UncalibratedError
 from qlab.graph.annotate import annotate
+from qlab.graph.backend import as_backend
 from qlab.graph.fuse import chains, fuse
 from qlab.graph.prepare import device_of
 from qlab.graph.trace import Inputs, trace
@@ -27,6 +28,7 @@ from qlab.graph.workflow import convert_fx, prepare_fx, refuse_unknown
 from qlab.nn.quantized.observed import is_uncalibrated
 from qlab.qconfig import QConfig, QConfigMapping
 from qlab.qconfig.multi_mapping import QConfigMultiMapping
+from qlab.registry.backend import BackendConfig
 
 _WRAPPER = "shadow_wrapper_"
 _MODEL = "model"
@@ -45,7 +47,7 @@ def prepare_n_shadows_model(
     model: nn.Module,
     example_inputs: Inputs,
     qconfig_multi_mapping: QConfigMultiMapping,
-    backend_config: None = None,
+    backend_config: BackendConfig | Mapping[str, Any] | None = None,
     custom_prepare_fn: Callable[..., nn.Module] | None = None,
     custom_prepare_kwargs: Mapping[str, Any] | None = None,
     custom_tracer: None = None,
@@ -68,7 +70,8 @@ def prepare_n_shadows_model(
         example_inputs: One tensor, or the arguments of one call.
         qconfig_multi_mapping: The qconfigs to try. Layers for which they are all None, and those
             that do not take and give tensors, get no copies.
-        backend_config: Not needed, qlab's registry says what has an integer form; None.
+        backend_config: What may be quantized, as in `prepare_fx`; by default all that the
+            registry knows.
         custom_prepare_fn: Prepares a copy in place of `prepare_fx`.
         custom_prepare_kwargs: Its further arguments.
         custom_tracer: Not supported; None.
@@ -81,11 +84,12 @@ def prepare_n_shadows_model(
     Raises:
         DTypeError: Not a `QConfigMultiMapping`.
         ArgumentError: No layer has a qconfig; or the custom arguments name what is set here.
-        UnsupportedError: A backend config or a tracer of one's own.
+        UnsupportedError: A tracer of one's own, or a backend config as in `prepare_fx`.
         TraceError: The model has no single graph.
     """
     caller = "prepare_n_shadows_model"
-    refuse_unknown(caller, backend_config=backend_config, custom_tracer=custom_tracer)
+    refuse_unknown(caller, custom_tracer=custom_tracer)
+    backend = as_backend(caller, backend_config)
     if not isinstance(qconfig_multi_mapping, QConfigMultiMapping):
         raise DTypeError(
             "prepare_n_shadows_model: not a mapping to several qconfigs",
@@ -93,9 +97,12 @@ def prepare_n_shadows_model(
             received=type(qconfig_multi_mapping).__name__,
             fix="QConfigMultiMapping.from_list_qconfig_mapping([mapping]) makes one.",
         )
-    prepare = _prepare_with(custom_prepare_fn, dict(custom_prepare_kwargs or {}))
+    kwargs = dict(custom_prepare_kwargs or {})
+    if custom_prepare_fn is None:
+        kwargs.setdefault("backend_config", backend)
+    prepare = _prepare_with(custom_prepare_fn, kwargs)
     traced = trace(model, example_inputs)
-    layers = list(_layers(traced, qconfig_multi_mapping.qconfig_mappings_list))
+    layers = list(_layers(traced, qconfig_multi_mapping.qconfig_mappings_list, backend))
     if not layers:
         raise ArgumentError(
             "prepare_n_shadows_model: no layer has a qconfig",
@@ -123,10 +130,12 @@ def _prepare_with(
     )
 
 
-def _layers(traced: fx.GraphModule, mappings: Sequence[QConfigMapping]) -> Iterator[_Layer]:
+def _layers(
+    traced: fx.GraphModule, mappings: Sequence[QConfigMapping], backend: BackendConfig | None
+) -> Iterator[_Layer]:
     """The layers of which there shall be copies, in graph order."""
     fused = fuse(traced)
-    plans = [{step.node: step for step in annotate(fused, m).steps} for m in mappings]
+    plans = [{step.node: step for step in annotate(fused, m, backend).steps} for m in mappings]
     chain_of = {chain[0]: chain for chain in chains(traced).values()}
     relations = Relations.of(None, None)
     for node in traced.graph.nodes:

@@ -17,6 +17,7 @@ from qlab.graph import convert_fx, prepare_fx
 from qlab.observers import MinMaxObserver
 from qlab.qconfig import QConfig, QConfigMapping, default_dynamic_qconfig
 from qlab.qconfig.multi_mapping import QConfigMultiMapping
+from qlab.registry.backend import get_native_backend_config
 from tests.golden.ns_cases import Net
 from tests.workflows.architectures import NETS
 
@@ -118,7 +119,7 @@ def test_refusals():
         prepare_n_shadows_model(model, x, QConfigMapping())  # pyright: ignore
     with pytest.raises(ArgumentError, match="no layer has a qconfig"):
         prepare_n_shadows_model(model, x, QConfigMultiMapping())
-    for name in ("backend_config", "custom_tracer"):
+    for name in ("custom_tracer",):
         with pytest.raises(UnsupportedError, match=f"does not know {name}"):
             prepare_n_shadows_model(model, x, multi, **{name: object()})
     with pytest.raises(ArgumentError, match="convert_n_shadows_model: the model has no copies"):
@@ -137,3 +138,16 @@ def test_without_calibration_nothing_is_converted():
     assert dict(shadows.named_children()) == before
     with pytest.raises(UncalibratedError, match="extract_results_n_shadows_model: no logger"):
         extract_results_n_shadows_model(shadows)
+
+
+def test_the_copies_are_prepared_for_a_backend_config():
+    mapping, x = QConfigMultiMapping().set_global([qconfig(8)]), torch.randn(2, 3, 6, 6)
+    backend = get_native_backend_config()
+    with_it = prepare_n_shadows_model(Net(), x, mapping, backend)
+    without = prepare_n_shadows_model(Net(), x, mapping, None)
+    assert [name for name, _ in with_it.named_children()] == [
+        name for name, _ in without.named_children()
+    ]
+    for name, copied in with_it.named_children():
+        if name.startswith("shadow_wrapper_"):
+            assert copied.meta["backend"] is backend
