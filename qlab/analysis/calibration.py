@@ -16,7 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from qlab.analysis.batches import Batch, Batches
 from qlab.errors import ArgumentError, NonFiniteError
-from qlab.execution import GraphRunner
+from qlab.execution import GraphRunner, Program, channels_last
 from qlab.stats import TensorStats
 
 Progress = Callable[[int, int, str], None]
@@ -81,6 +81,9 @@ def collect_statistics(
 ) -> Calibration:
     """Runs the float graph over data once and describes every tensor named in ``names``.
 
+    On the CPU its convolutions run in channels-last order, which is faster; values are those of
+    the graph within the rounding of float32 (see `qlab.execution.channels_last`).
+
     Args:
         graph_module: The float graph, after fusion.
         sources: Calibration data, one after the other.
@@ -136,7 +139,7 @@ class _Watch:
         names: Mapping[str, str],
         statistics: dict[str, TensorStats],
     ) -> None:
-        self._runner = GraphRunner(graph_module, names)
+        self._runner = GraphRunner(channels_last(Program.of(graph_module)), names)
         self._nodes = {node.name: node for node in graph_module.graph.nodes}
         self._axes = channel_axes(graph_module)
         self._names, self._statistics = names, statistics

@@ -489,3 +489,9 @@ def test_ten_thousand_batches_leave_memory_flat():
     assert stats.count == 10_000 * 32
     assert state_bytes() - state == 9_500 * 16  # index and two extrema
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident < 16 * 1024  # KiB
+
+
+def test_order_in_memory_makes_no_difference():
+    x = torch.randn(3, 5, 7, 6)
+    other = x.to(memory_format=torch.channels_last)
+    assert TensorStats.of(other, channel_axis=1) == TensorStats.of(x, channel_axis=1)
