@@ -158,6 +158,11 @@ class TensorStats:
         if self.channel_axis is None:
             return x.aminmax()
         others = [d for d in range(x.dim()) if d != axis]
+        if x.dim() == 4 and axis == 1 and x.is_contiguous(memory_format=torch.channels_last):
+            # Channels last: over the batch first, in long rows, then over what is left.
+            rows, channels = x.permute(0, 2, 3, 1).flatten(1), x.shape[1]
+            low, high = rows.amin(0).view(-1, channels), rows.amax(0).view(-1, channels)
+            return low.amin(0), high.amax(0)
         if x.dim() == 4 and axis == 1 and x.stride(1) < _SHORT_ROWS:
             low, high = x.amin(0), x.amax(0)
             return low.amin((1, 2)), high.amax((1, 2))

@@ -2,7 +2,8 @@
 
 from qlab.execution.cached import CachedRun, RunStore
 from qlab.execution.devices import usable_device
+from qlab.execution.layout import channels_last
 from qlab.execution.program import Program
 from qlab.execution.runner import GraphRunner
 
-__all__ = ["CachedRun", "GraphRunner", "Program", "RunStore", "usable_device"]
+__all__ = ["CachedRun", "GraphRunner", "Program", "RunStore", "channels_last", "usable_device"]

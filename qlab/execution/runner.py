@@ -17,12 +17,12 @@ class GraphRunner:
     A value is dropped after its last use, so memory holds one batch's live values, not all.
 
     Args:
-        graph_module: The graph.
+        graph: The graph, or its program.
         watch: Names of the nodes whose values are reported.
     """
 
-    def __init__(self, graph_module: fx.GraphModule, watch: Collection[str]) -> None:
-        self._program = Program.of(graph_module)
+    def __init__(self, graph: fx.GraphModule | Program, watch: Collection[str]) -> None:
+        self._program = graph if isinstance(graph, Program) else Program.of(graph)
         self._watch = frozenset(watch)
 
     def watch(self, inputs: tuple[Any, ...], observe: Callable[[str, Any], None]) -> Any:

@@ -511,3 +511,9 @@ def test_the_tail_ratio_tells_how_far_the_largest_value_lies_out():
         assert stats.tail_ratio == pytest.approx(50, rel=0.01)
     assert TensorStats.of(torch.zeros(3)).tail_ratio == 1
     assert math.isnan(TensorStats().tail_ratio)
+
+
+def test_order_in_memory_makes_no_difference():
+    x = torch.randn(3, 5, 7, 6)
+    other = x.to(memory_format=torch.channels_last)
+    assert TensorStats.of(other, channel_axis=1) == TensorStats.of(x, channel_axis=1)
