@@ -27,7 +27,17 @@ PATIENCE = 0.4
 POLL = 0.4
 #: Seconds that jobs live on when nobody looks at their workspace any more.
 GRACE = float(os.environ.get("QLAB_GRACE_SECONDS", "60"))
-KEPT = {"loaded": 4, "outcome": 64, "conversion": 8, "fidelity": 8, "latency": 8}
+KEPT = {
+    "loaded": 4,
+    "outcome": 64,
+    "conversion": 8,
+    "fidelity": 8,
+    "latency": 8,
+    "estimate": 16,
+    "sensitivity": 16,
+    "search": 8,
+    "verified": 16,
+}
 _AWAITED = "awaited_job"
 
 
@@ -80,8 +90,15 @@ def wait_for(key: Key, title: str, work: Work, workspace: Workspace) -> Any:
         WaitingError: There is none; `messages.shown` catches it.
     """
     if key in workspace.declined:
-        st.info(f"{title} was cancelled. Nothing you entered is lost.")
-        st.button("Start again", key="resume", on_click=workspace.declined.discard, args=(key,))
+        left = left_behind(key) is not None
+        kept = "It goes on from where it was." if left else "Nothing you entered is lost."
+        st.info(f"{title} was cancelled. {kept}")
+        st.button(
+            "Go on" if left else "Start again",
+            key="resume",
+            on_click=workspace.declined.discard,
+            args=(key,),
+        )
         raise WaitingError
     job = board().submit(key, title, work, workspace.id)
     if not job.wait(PATIENCE):
@@ -95,6 +112,12 @@ def wait_for(key: Key, title: str, work: Work, workspace: Workspace) -> Any:
         messages.show(job.error, retry=lambda: board().forget(key), key="again-job")
         raise WaitingError
     return job.result
+
+
+def left_behind(key: Key) -> Any:
+    """What a cancelled job has left to go on from; None if nothing."""
+    job = board().stopped(key)
+    return job.partial if job is not None and job.wait(PATIENCE) else None
 
 
 def cancel(key: Key, workspace: Workspace) -> None:
