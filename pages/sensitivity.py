@@ -134,11 +134,9 @@ def _heat_map(
         on_select="rerun",
         selection_mode="points",
     )
-    layer, columns = st.columns([3, 2], vertical_alignment="bottom")
-    with layer:
-        selection.pick(view, loaded.lab)
-    columns.segmented_control(
-        "Configuration",
+    selection.pick(view, loaded.lab)
+    st.segmented_control(
+        "Configuration of the selected cell",
         list(values.columns),
         required=True,
         key=cell.CONFIG,

@@ -88,38 +88,33 @@ def shown(view: View, found: Sensitivity, *, measured: bool) -> tuple[str, str, 
         The kind, the measure and the order.
     """
     kinds, measures, orders = st.columns([3, 2, 3], vertical_alignment="bottom")
-    offered = KINDS if measured else (ESTIMATE,)
-    _fit(view, "sensitivity_kind", ALONE if measured else ESTIMATE, offered)
-    kind = kinds.segmented_control(
-        "Quantized",
-        offered,
-        required=True,
-        key="sensitivity_kind",
-        persist_state="session",
-        help=f"**On alone:** {define('on alone')} **Off alone:** {define('off alone')} "
-        f"**Estimate:** {define('sensitivity estimate')}",
-    )
-    labelled = found.metric == "accuracy" and kind != ESTIMATE
-    by = (ACCURACY, SQNR) if labelled else (SQNR,)
-    _fit(view, "sensitivity_measure", by[0], by)
-    measure = measures.segmented_control(
-        "By",
-        by,
-        required=True,
-        key="sensitivity_measure",
-        persist_state="session",
-        help=f"{define('sqnr')} Accuracy is measured where the data has labels.",
-    )
+    kind: str | None = ESTIMATE
+    if measured:
+        address.keep(view.workspace, "sensitivity_kind", ALONE, KINDS)
+        kind = kinds.segmented_control(
+            "Quantized",
+            KINDS,
+            required=True,
+            key="sensitivity_kind",
+            persist_state="session",
+            help=f"**On alone:** {define('on alone')} **Off alone:** {define('off alone')} "
+            f"**Estimate:** {define('sensitivity estimate')}",
+        )
+    else:
+        kinds.markdown("Estimate of *on alone*", help=define("sensitivity estimate"))
+    measure: str | None = SQNR
+    if found.metric == "accuracy" and kind != ESTIMATE:
+        address.keep(view.workspace, "sensitivity_measure", ACCURACY, (ACCURACY, SQNR))
+        measure = measures.segmented_control(
+            "By",
+            (ACCURACY, SQNR),
+            required=True,
+            key="sensitivity_measure",
+            persist_state="session",
+            help=f"{define('sqnr')} {define('accuracy')}",
+        )
     address.keep(view.workspace, "sensitivity_order", ORDERS[0], ORDERS)
     order = orders.segmented_control(
         "Layers in", ORDERS, required=True, key="sensitivity_order", persist_state="session"
     )
     return str(kind), str(measure), str(order)
-
-
-def _fit(view: View, key: str, default: str, offered: tuple[str, ...]) -> None:
-    """As `address.keep`, but what is not offered now is offered again later."""
-    if len(offered) > 1:
-        address.keep(view.workspace, key, default, offered)
-    else:
-        st.session_state[key] = default

@@ -95,9 +95,9 @@ TERMS: dict[str, str] = {
     "what it costs the network's output by itself.",
     "off alone": "Everything is quantized and this layer alone stays in float: what the network's "
     "output wins by it.",
-    "sensitivity estimate": "What the layer costs *on alone*, to first order: the layer's own error "
-    "times how strongly the output follows it, for all layers in two backward passes. Its output "
-    "SQNR [dB], higher is better.",
+    "sensitivity estimate": "What the layer costs *on alone*, to first order: its own error times "
+    "how strongly the output follows it, for all layers in two backward passes. As output SQNR "
+    "[dB], higher is better.",
     "rank correlation": "Spearman's coefficient between estimated and measured error over all "
     "cells, higher is better: at 1 both put the layers in the same order.",
     "budget": "The most that the network may take, as a share of what the configuration takes that "
