@@ -47,6 +47,7 @@ def draw(view: View) -> None:
         key="runs",
         on_select="rerun",
         selection_mode="multi-row",
+        hide_index=True,
         column_config=columns,
     )
     chosen = [known[row] for row in selection.rows("runs") if row < len(known)][:2]
@@ -139,7 +140,7 @@ def _layers(view: View, runs: Runs, a: Run, b: Run) -> None:
     with st.expander("As a table"):
         shown = [f"{column}_{part}" for part in ("a", "b", "change")]
         titles = dict(zip(shown, ("A [dB]", "B [dB]", "B − A [dB]"), strict=True))
-        st.dataframe(layers[shown].rename(columns=titles), key="by_layer")
+        st.dataframe(layers.rename(columns=titles)[list(titles.values())], key="by_layer")
 
 
 page("Runs", ABOUT, draw)

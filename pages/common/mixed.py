@@ -55,7 +55,7 @@ def _ask(view: View) -> None:
     slider, by, button = st.columns([4, 3, 2], vertical_alignment="bottom")
     address.keep(space, "budget", 60, BUDGETS)
     slider.select_slider(
-        "Budget [% of what the configuration in force takes]",
+        "Budget [%]",
         BUDGETS,
         key="budget",
         persist_state="session",

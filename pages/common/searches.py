@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +55,6 @@ class Searched:
     """A front and the configurations of its points."""
 
     search: Search
-    verified: dict[str, Verified] = field(default_factory=dict)
 
     @cached_property
     def mappings(self) -> tuple[QConfigMapping, ...]:

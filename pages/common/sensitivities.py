@@ -196,6 +196,5 @@ def cells(found: Sensitivity, kind: str, measure: str) -> Cells:
 def _wide(table: pd.DataFrame, column: str) -> pd.DataFrame:
     """A column as layers × candidates, each in its own order."""
     layers, configs = (table.index.unique(level) for level in ("layer", "config"))
-    if column not in table:
-        return table.iloc[:0].unstack().reindex(layers)
-    return table[column].unstack().reindex(index=layers, columns=configs)
+    wide: pd.DataFrame = table[[column]].unstack()[column]  # pyright: ignore[reportAssignmentType]
+    return wide.reindex(index=layers, columns=configs)

@@ -53,7 +53,7 @@ METRICS = (
     Metric("sqnr", "Output SQNR ↑", "sqnr", "dB"),
     Metric("top1_agreement", "Same class ↑", "top1 agreement", "%"),
     Metric("quantized_bytes", "Size ↓", "size"),
-    Metric("integer_share", "Integer operators ↑", "integer"),
+    Metric("integer_share", "Integer ↑", "integer"),
 )
 
 

@@ -37,7 +37,8 @@ def pareto(
         verified: Indexed by point: `cost` and `measured`.
         by: ``"size"`` [bytes] or ``"bit_ops"``.
         budget: The most that is allowed, in the same unit.
-        anchors: Such as the float network; infinity is drawn at the top.
+        anchors: What the search began with, then others, such as the float network. One that takes
+            more than the first is drawn at the right edge, infinity at the top.
         unit: Of the metric: `"dB"` of output SQNR, or `"%"` of accuracy.
         current: The point that is the configuration in force.
     """
@@ -51,12 +52,16 @@ def pareto(
     _add_links(chart, front, verified)
     _add_points(chart, front, "predicted", "circle-open", (words, unit, current))
     _add_points(chart, verified, "measured", "circle", (words, unit, current))
+    costs = [*front["cost"], *(anchor.cost for anchor in anchors[:1]), budget]
+    ends = min(costs) * 0.93, max(costs) * 1.1
     for anchor, symbol in zip(anchors, ("diamond", "star"), strict=False):
+        beyond = " →" if anchor.cost > ends[1] else ""
         chart.add_scatter(
-            x=[anchor.cost],
+            x=[min(anchor.cost, ends[1])],
             y=[min(anchor.metric, top)],
             mode="markers",
-            name=anchor.name,
+            name=f"{anchor.name}, {words(anchor.cost)}{beyond}",
+            cliponaxis=False,
             marker={"symbol": symbol, "size": 13, "color": FLOAT},
             hovertext=f"{anchor.name}<br>{words(anchor.cost)}, {number(anchor.metric, unit)}",
             hoverinfo="text",
@@ -75,8 +80,6 @@ def pareto(
         showarrow=False,
         font={"color": CLIPPED},
     )
-    costs = [*front["cost"], *(a.cost for a in anchors), budget]
-    ends = min(costs) * 0.93, max(costs) * 1.08
     values = log_ticks(*ends) or [min(costs), max(costs)]
     title = "size" if by == "size" else "bit operations"
     chart.update_xaxes(
@@ -88,7 +91,8 @@ def pareto(
         fixedrange=True,
     )
     metric = "output SQNR [dB] ↑" if unit == "dB" else "accuracy [%] ↑"
-    chart.update_yaxes(title=metric, range=[low - 0.08 * max(high - low, 1.0), top * 1.0 + 0.5])
+    room = 0.08 * max(high - low, 1.0)
+    chart.update_yaxes(title=metric, range=[low - room, top + room], fixedrange=True)
     return chart
 
 
@@ -118,7 +122,7 @@ def _add_points(
     chart: go.Figure, points: pd.DataFrame, column: str, symbol: str, told: tuple
 ) -> None:
     words, unit, current = told
-    known = points[np.isfinite(points[column].to_numpy(float))]
+    known = points.loc[np.isfinite(points[column].to_numpy(float))]
     numbers = [int(point) for point in known.index]
     chart.add_scatter(
         x=known["cost"].to_numpy(float),

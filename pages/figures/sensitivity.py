@@ -121,7 +121,7 @@ def agreement(points: pd.DataFrame, *, x: str, y: str, selected: str | None = No
         y: Title of the vertical one.
         selected: The name whose points get an outline.
     """
-    known = points[np.isfinite(points["x"]) & np.isfinite(points["y"])]
+    known = points.loc[np.isfinite(points[["x", "y"]].to_numpy(float)).all(axis=1)]
     chart = figure(340, clickmode="event+select", hovermode="closest")
     numbers = known[["x", "y"]].to_numpy(float)
     low, high = (numbers.min(), numbers.max()) if numbers.size else (0.0, 1.0)
@@ -136,7 +136,7 @@ def agreement(points: pd.DataFrame, *, x: str, y: str, selected: str | None = No
         hoverinfo="skip",
     )
     for group, symbol in zip(known["group"].unique(), cycle(SYMBOLS)):
-        rows = known[known["group"] == group]
+        rows = known.loc[known["group"] == group]
         names = [str(name) for name in rows["name"]]
         chart.add_scatter(
             x=rows["x"].to_numpy(float),

@@ -189,9 +189,7 @@ def test_a_cancelled_measurement_shows_what_it_has_and_goes_on(monkeypatch: pyte
 
     def slow(self, mappings, *, ways=("on", "off", "estimate"), since=None, **hooks):
         stop, report = hooks["should_stop"], hooks["on_progress"]
-        if (
-            getattr(stop, "__name__", "") == "should_stop" and "on" in ways
-        ):  # the job, not the trial
+        if getattr(stop, "__name__", "") == "should_stop" and "on" in ways:
             seen.append([])
 
             def stopped():

@@ -96,9 +96,12 @@ def test_predicted_points_are_hollow_measured_ones_filled_and_carry_their_number
 
 
 def test_float_stands_at_the_top_since_it_loses_nothing():
-    drawn = traces(pareto(FRONT, VERIFIED, by="size", budget=2100, anchors=ANCHORS))
-    assert drawn["float"].y[0] > 30 and "∞ dB" in drawn["float"].hovertext
-    assert drawn["before"].y[0] == 30.0
+    chart = pareto(FRONT, VERIFIED, by="size", budget=2100, anchors=ANCHORS)
+    drawn = traces(chart)
+    beyond = drawn["float, 8.00 kB →"]  # drawn at the right edge, so that the front has room
+    assert beyond.y[0] > 30 and "8.00 kB, ∞ dB" in beyond.hovertext
+    assert np.log10(beyond.x[0]) == pytest.approx(chart.layout.xaxis.range[1])
+    assert list(drawn["before, 2.50 kB"].y) == [30.0]
 
 
 @pytest.mark.parametrize("by", ["size", "bit_ops"])
