@@ -11,7 +11,7 @@ from pages.common.asking import ORDERS
 from pages.common.format import count, duration, escape
 from pages.common.frame import View, page
 from pages.common.loaded import Loaded
-from pages.common.sensitivities import Candidates, Quick
+from pages.common.sensitivities import Quick
 from pages.common.theme import THEME
 from pages.figures.layout import CONFIG
 from pages.figures.sensitivity import heat_map
@@ -58,9 +58,11 @@ def _layers(view: View, loaded: Loaded) -> None:
         return
     _clicks(view)
     quick = sensitivities.quick(loaded, asked, view.workspace)
-    with messages.shown("exact"):
-        _measure(view, loaded, asked, quick)
-    exact = sensitivities.so_far(loaded, asked)
+    exact = None
+    if _wanted(view, loaded, quick):
+        with messages.shown("exact"):
+            sensitivities.exact(loaded, asked, quick.begun, view.workspace)
+        exact = sensitivities.so_far(loaded, asked)
     found = quick.estimate if exact is None else exact
     if found.table.empty:
         st.info("These configurations quantize no layer. Choose others above.")
@@ -83,13 +85,12 @@ def _clicks(view: View) -> None:
         selection.select(view, clicked)
 
 
-def _measure(view: View, loaded: Loaded, asked: Candidates, quick: Quick) -> None:
-    """Starts the exact measurement: at once if it is quick, else when it is asked for."""
+def _wanted(view: View, loaded: Loaded, quick: Quick) -> bool:
+    """Whether to measure exactly: at once if that is quick, else when it is asked for."""
     space, key = view.workspace, sensitivities.asked_key(view.choice)
     small = sum(layer.parameters for layer in loaded.lab.layers) < sensitivities.SMALL
     if small or quick.seconds <= sensitivities.AT_ONCE or space.settings.get(key):
-        sensitivities.exact(loaded, asked, quick.begun, space)
-        return
+        return True
     words, button = st.columns([3, 1], vertical_alignment="center")
     words.info(
         "This is the estimate. Measuring exactly takes at most about "
@@ -98,6 +99,7 @@ def _measure(view: View, loaded: Loaded, asked: Candidates, quick: Quick) -> Non
     button.button(
         "Measure exactly", key="measure", on_click=space.set, args=(key, True), width="stretch"
     )
+    return False
 
 
 def _told(found: Sensitivity, exact: Sensitivity | None) -> None:
@@ -123,6 +125,7 @@ def _heat_map(
         title=cells.title,
         unit=cells.unit,
         low_is_sensitive=cells.low_is_sensitive,
+        least_span=cells.least_span,
         selected=(name, config),
         stale=is_stale,
     )

@@ -41,10 +41,11 @@ def draw(view: View, loaded: Loaded) -> None:
         return
     found = searches.search(loaded, asked, view.workspace)
     base = compare(loaded, asked.base, view.workspace).report
+    verified = None
     if view.workspace.settings.get(VERIFY) == _words(asked):
         with messages.shown("verify"):
             searches.verify(loaded, asked, found, view.workspace)
-    verified = searches.verified_so_far(asked)
+        verified = searches.verified_so_far(asked)
     _front(view, found, base, verified)
     _point(view, found, verified)
     _verified(view, asked, verified)

@@ -25,6 +25,8 @@ WIDTHS = ("2", "3", "4", "6", "8")
 ALONE, LEFT_OUT, ESTIMATE = "on alone", "off alone", "estimate"
 KINDS = (ALONE, LEFT_OUT, ESTIMATE)
 SQNR, ACCURACY = "output SQNR", "accuracy"
+#: A difference that hardly matters, by unit: half a bit, and a few images.
+LITTLE = {"dB": 3.0, "points": 2.0}
 #: The column of the engine's table behind each kind.
 WAYS = {ALONE: "on", LEFT_OUT: "off", ESTIMATE: "estimate"}
 #: Parameters up to which a network is measured without being asked for, however busy the machine.
@@ -65,6 +67,11 @@ class Cells:
     title: str
     unit: str
     low_is_sensitive: bool
+
+    @property
+    def least_span(self) -> float:
+        """Differences below this are not worth a strong colour."""
+        return LITTLE[self.unit]
 
 
 def with_weight_bits(loaded: Loaded, mapping: QConfigMapping, bits: int) -> QConfigMapping:

@@ -21,6 +21,7 @@ def heat_map(
     title: str,
     unit: str,
     low_is_sensitive: bool,
+    least_span: float = 0.0,
     selected: tuple[str, str] | None = None,
     stale: bool = False,
 ) -> go.Figure:
@@ -32,12 +33,13 @@ def heat_map(
         title: What a number is, written on the colour bar.
         unit: Of the numbers, told on hover.
         low_is_sensitive: Whether low numbers stand out, instead of high ones.
+        least_span: Difference that the colours span at least, so that a small one looks small.
         selected: Layer and configuration of the cell that gets an outline.
         stale: Grey out everything: the numbers belong to an older configuration.
     """
     layers, configs = [str(n) for n in values.index], [str(c) for c in values.columns]
     given = values.to_numpy(float)
-    low, high = _limits(given)
+    low, high = _limits(given, least_span, low_is_sensitive)
     scale = [[i / 9, colour] for i, colour in enumerate(SEQUENTIAL)]
     chart = figure(
         max(160, 90 + ROW * len(layers)),
@@ -164,7 +166,9 @@ def agreement(points: pd.DataFrame, *, x: str, y: str, selected: str | None = No
     return chart
 
 
-def _limits(values: np.ndarray) -> tuple[float, float]:
+def _limits(values: np.ndarray, least: float, low_stands_out: bool) -> tuple[float, float]:
+    """Where the colours begin and end; room is made at the end that stands out."""
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-    return low, max(high, low + 1e-9)
+    span = max(least, high - low, 1e-9)
+    return (high - span, high) if low_stands_out else (low, low + span)

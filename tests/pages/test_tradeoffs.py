@@ -35,6 +35,12 @@ def test_infinity_is_coloured_as_the_nearest_and_the_unknown_not_at_all():
     assert [list(row) for row in cells.text] == [["40.0", "20.0"], ["∞", ""]]
 
 
+@pytest.mark.parametrize(("low", "limits"), [(True, (-10.0, 40.0)), (False, (20.0, 70.0))])
+def test_a_small_difference_has_no_strong_colour(low, limits):
+    cells = heat_map(VALUES, low_is_sensitive=low, least_span=50.0, **SAID).data[0]
+    assert (cells.zmin, cells.zmax) == limits
+
+
 def test_what_is_sensitive_stands_out_whichever_way_the_numbers_run():
     assert heat_map(VALUES, low_is_sensitive=True, **SAID).data[0].reversescale
     assert not heat_map(VALUES, low_is_sensitive=False, **SAID).data[0].reversescale
