@@ -135,7 +135,16 @@ def quick(loaded: Loaded, asked: Candidates, workspace: Workspace) -> Quick:
         pace = (time.monotonic() - began) / max(last - first, 1)
         return Quick(estimate, begun, pace * (total - last))
 
-    return wait_for(_key("estimate", loaded, asked), "Estimating sensitivities", work, workspace)
+    key = _key("estimate", loaded, asked)
+    _supersede(key, workspace)
+    return wait_for(key, "Estimating sensitivities", work, workspace)
+
+
+def _supersede(key: Key, workspace: Workspace) -> None:
+    """Ends what the workspace asked before with other candidates; it keeps what it has."""
+    for other, _ in engine.board().running(workspace.id):
+        if other[0] in ("estimate", "sensitivity") and other[1:] != key[1:]:
+            engine.board().release(other, workspace.id)
 
 
 def exact_job(loaded: Loaded, asked: Candidates, begun: Sensitivity) -> tuple[Key, str, Work]:
