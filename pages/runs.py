@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from pages.common import address, selection, tried
+from pages.common import address, selection, sidebar, tried
 from pages.common.format import count, escape, number
 from pages.common.frame import View, page
 from pages.common.glossary import define
@@ -97,7 +97,7 @@ def _go_back(view: View, runs: Runs, run: Run, model: str) -> None:
     layers = () if run.layers is None else [str(name) for name in run.layers.index]
     view.workspace.configure(choice, run.mapping, layers)
     runs.go_to(run.id)
-    st.session_state["model"] = model
+    sidebar.choose_model(model)
 
 
 def _compare(view: View, runs: Runs, a: Run, b: Run) -> None:

