@@ -36,6 +36,10 @@ KEPT = {
     "conversion": 8,
     "fidelity": 8,
     "latency": 8,
+    "estimate": 16,
+    "sensitivity": 16,
+    "search": 8,
+    "verified": 16,
 }
 _AWAITED = "awaited_job"
 
@@ -91,9 +95,11 @@ def wait_for(key: Key, title: str, work: Work, workspace: Workspace, *, part: st
     """
     ending = f"_{part}" if part else ""
     if key in workspace.declined:
-        st.info(f"{title} was cancelled. Nothing you entered is lost.")
+        left = left_behind(key) is not None
+        kept = "It goes on from where it was." if left else "Nothing you entered is lost."
+        st.info(f"{title} was cancelled. {kept}")
         st.button(
-            "Start again",
+            "Go on" if left else "Start again",
             key=f"resume{ending}",
             on_click=workspace.declined.discard,
             args=(key,),
@@ -111,6 +117,12 @@ def wait_for(key: Key, title: str, work: Work, workspace: Workspace, *, part: st
         messages.show(job.error, retry=lambda: board().forget(key), key=f"again-job{ending}")
         raise WaitingError
     return job.result
+
+
+def left_behind(key: Key) -> Any:
+    """What a cancelled job has left to go on from; None if nothing."""
+    job = board().stopped(key)
+    return job.partial if job is not None and job.wait(PATIENCE) else None
 
 
 def cancel(key: Key, workspace: Workspace) -> None:

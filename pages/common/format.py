@@ -58,6 +58,15 @@ def count(value: float) -> str:
     return f"{int(value):,}".replace("-", "−")
 
 
+def duration(seconds: float) -> str:
+    """A time as people plan with it: `40 s`, `3 min`, `1.5 h`."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 90 * 60:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h"
+
+
 def shape(sizes: tuple[int, ...] | None) -> str:
     """A tensor's shape: `8 × 3 × 5 × 5`; `scalar` for none."""
     if sizes is None:

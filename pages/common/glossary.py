@@ -129,6 +129,25 @@ TERMS: dict[str, str] = {
     "turn, after a warm-up.",
     "latency ratio": "Median of float time over quantized time of neighbouring runs, no unit; "
     "above 1 the quantized network was the faster one here.",
+    "candidates": "Configurations that every layer is tried under, one layer at a time.",
+    "on alone": "Only this layer is quantized, as it would be deployed, and all others are float: "
+    "what it costs the network's output by itself.",
+    "off alone": "Everything is quantized and this layer alone stays in float: what the network's "
+    "output wins by it.",
+    "sensitivity estimate": "What the layer costs *on alone*, to first order: its own error times "
+    "how strongly the output follows it, for all layers in two backward passes. As output SQNR "
+    "[dB], higher is better.",
+    "rank correlation": "Spearman's coefficient between estimated and measured error over all "
+    "cells, higher is better: at 1 both put the layers in the same order.",
+    "budget": "The most that the network may take, as a share of what the configuration takes that "
+    "was in force when you searched [%], lower is smaller.",
+    "bit operations": "Multiplications of one image × bits of the weight × bits of the activation, "
+    "over all layers, lower is better. Size: bytes of the converted model, lower is better.",
+    "pareto": "Configurations of which none is both smaller and better than another. Hollow: "
+    "predicted. Filled: measured. Click a point to make it the configuration in force.",
+    "predicted": "The predicted error of a configuration is the sum of what each layer costs "
+    "alone, so errors that meet in one place are not seen. On the dashed line prediction and "
+    "measurement are equal; the rank correlation is 1 where they order the points alike.",
     "quantize": "`q = clamp(round(x / s) + z, q_min, q_max)`",
     "dequantize": "`x̂ = (q − z) · s`",
 }

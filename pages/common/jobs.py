@@ -57,18 +57,18 @@ class Job:
         done, total, label: How far it is; `total` is 0 until the work knows.
         result: What the work returned, once `state` is `"done"`.
         error: What it raised, once `state` is `"failed"`.
-        partial: What cancelled work left behind.
+        partial: What cancelled work left behind, once it has ended.
         owners: The workspaces that want it.
     """
 
-    def __init__(self, title: str, work: Work) -> None:
+    def __init__(self, title: str, work: Work, after: "Job | None" = None) -> None:
         self.title = title
         self.done, self.total, self.label = 0, 0, ""
         self.result: Any = None
         self.error: Exception | None = None
         self.partial: Any = None
         self.owners: set[str] = set()
-        self._work = work
+        self._work, self._after = work, after
         self._cancelled = threading.Event()
         self._finished = threading.Event()
         self._started = time.monotonic()
@@ -117,6 +117,10 @@ class Job:
         return self._cancelled.is_set()
 
     def _run(self) -> None:
+        if self._after is not None:  # it may still be about to leave something behind
+            self._after.wait()
+            self.partial, self._after = self._after.partial, None
+            self._started = time.monotonic()
         try:
             self.result = self._work(self)
         except CancelledError:
@@ -156,8 +160,7 @@ class Board:
             job = self._jobs.get(key)
             if job is None or (job.should_stop() and job.state != "done"):
                 stopped = self._stopped.pop(key, job)
-                job = self._jobs[key] = Job(title, work)
-                job.partial = stopped.partial if stopped else None
+                job = self._jobs[key] = Job(title, work, stopped)
                 job.start()
             self._jobs.move_to_end(key)
             job.owners.add(owner)
@@ -168,6 +171,11 @@ class Board:
         """The job named `key`, if there is one."""
         with self._lock:
             return self._jobs.get(key)
+
+    def stopped(self, key: Key) -> Job | None:
+        """The cancelled job named `key`, for what it left behind, if it was not resumed."""
+        with self._lock:
+            return self._stopped.get(key)
 
     def running(self, owner: str) -> list[tuple[Key, Job]]:
         """The running jobs that `owner` wants, in the order in which they were asked for."""

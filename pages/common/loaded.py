@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from pages.common import tried
 from pages.common.engine import wait_for
 from pages.common.format import number
 from pages.common.jobs import CancelledError, Key, Progress, Work
@@ -171,6 +172,7 @@ def _record(
     """Keeps a comparison among the workspace's runs, once."""
     from qlab.runs import record_report
 
+    tried.note_model(workspace, loaded.lab.subject, loaded.sample.name)
     key = outcome_key(loaded, mapping)
     if key not in workspace.recorded:
         workspace.recorded.add(key)

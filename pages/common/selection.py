@@ -72,10 +72,29 @@ def from_chart(view: View, key: str) -> None:
         select(view, name[0] if isinstance(name, list | tuple) else name)
 
 
+def clicked_anew(key: str) -> Any:
+    """What the point that was just clicked in a chart carries; None where there was no new click.
+
+    A chart goes on telling of its last click. Where a page has several charts, or a click changes
+    something, only a new one counts.
+    """
+    points, seen = _clicked(key, "points"), f"{key}_seen"
+    data = points[0]["customdata"] if points else None
+    if data == st.session_state.get(seen):
+        return None
+    st.session_state[seen] = data
+    return data
+
+
 def from_table(view: View, key: str, names: list[str]) -> None:
     """Selects the layer whose row was clicked; an empty selection keeps the last one."""
     for row in _clicked(key, "rows"):
         select(view, names[row])
+
+
+def rows(key: str) -> list[int]:
+    """The rows that are ticked in a table, in its order."""
+    return sorted(_clicked(key, "rows"))
 
 
 def _clicked(key: str, what: str) -> list[Any]:
@@ -98,7 +117,12 @@ def pick(view: View, lab: Lab) -> str:
         args=(view, names[position - 1]),
     )
     name = row.selectbox(
-        "Layer", names, index=position, key=KEY, bind="query-params", persist_state="session"
+        "Layer",
+        names,
+        index=0 if KEY in st.session_state else position,  # one of the two, not both
+        key=KEY,
+        bind="query-params",
+        persist_state="session",
     )
     row.button(
         "next ›",

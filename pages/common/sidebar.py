@@ -9,6 +9,7 @@ DEFAULT_MODEL = "depthwise"
 DEFAULT_PRESET = "int8"
 #: Calibration images to choose from; the large untrained networks take seconds per image.
 SIZES = {True: (8, 16, 32, 64, 128, 256), False: (2, 4, 8, 16)}
+_JUST_SET = "model_just_set"
 DEFAULT_SIZE = {True: 256, False: 4}
 
 NOISE = "Random noise, no real images: ranges and errors say nothing about real data."
@@ -64,6 +65,13 @@ def _restore(workspace: Workspace) -> None:
                 st.session_state[key] = value
 
 
+def choose_model(name: str) -> None:
+    """Chooses a model from elsewhere; to be called before the sidebar is drawn."""
+    if st.session_state.get("model") != name:
+        st.session_state["model"] = name
+        st.session_state[_JUST_SET] = True
+
+
 def label(name: str, trained: bool) -> str:
     """A model's name wherever it is shown: random weights are called what they are."""
     return name if trained else f"{name} (untrained)"
@@ -76,8 +84,9 @@ def _keep_valid(key: str, options: tuple, default: object) -> int:
         The widget's `index`: that of the default, or 0 where the state has just been set, since
         Streamlit takes exception to both at once.
     """
+    just_set = key == "model" and st.session_state.pop(_JUST_SET, False)
     if st.session_state.get(key, default) in options:
-        return options.index(default)
+        return 0 if just_set else options.index(default)
     st.session_state[key] = default
     return 0
 

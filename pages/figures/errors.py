@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 
 from pages.common.format import number, plain
 from pages.common.theme import ACCUMULATED, LOCAL, NEUTRAL, STALE
-from pages.figures.layout import MONOSPACE, figure, upright
+from pages.figures.layout import MONOSPACE, figure, tick, upright
 
 SERIES = (
     ("local", "local: fed float inputs", LOCAL, 0.5),
@@ -66,7 +66,7 @@ def by_layer(
     shown = names if len(names) <= MOST_NAMES else []
     chart.update_xaxes(
         tickvals=list(range(len(shown))),
-        ticktext=[_tick(name, name == selected) for name in shown],
+        ticktext=[tick(name, name == selected) for name in shown],
         tickangle=-45,
         tickfont={"family": MONOSPACE, "size": 11},
         range=[-0.6, len(names) - 0.4],
@@ -98,7 +98,3 @@ def _add_ideal(chart: go.Figure, ideal: np.ndarray) -> None:
         hoverinfo="skip",
         connectgaps=False,
     )
-
-
-def _tick(name: str, selected: bool) -> str:
-    return f"<b>▸ {plain(name)}</b>" if selected else plain(name)

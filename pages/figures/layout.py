@@ -2,7 +2,10 @@
 
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
+
+from pages.common.format import plain
 
 MONOSPACE = "Source Code Pro, SFMono-Regular, Menlo, monospace"
 #: Streamlit's argument `config`: no floating toolbar, no accidental zoom by the wheel.
@@ -38,3 +41,15 @@ def figure(height: int, **layout: Any) -> go.Figure:
 def upright(title: str) -> str:
     """A title for a vertical axis, which is turned by a quarter: its arrow has to point right."""
     return title.replace("↑", "→").replace("↓", "←")
+
+
+def tick(name: str, selected: bool) -> str:
+    """A name beside an axis; that of what is selected is bold behind an arrow."""
+    return f"<b>▸ {plain(name)}</b>" if selected else plain(name)
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 of every power of ten between two numbers."""
+    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    values = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
+    return [value for value in values if low <= value <= high]

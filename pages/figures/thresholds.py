@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from pages.common.format import number, plain
 from pages.common.theme import CLIPPED, FLOAT, NEUTRAL, QUANTIZED
-from pages.figures.layout import figure
+from pages.figures.layout import figure, log_ticks
 
 #: One shape per observer, so that they are told apart without colour.
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
@@ -61,7 +61,7 @@ def threshold_curve(
     for mark, symbol in zip(marks, SYMBOLS, strict=False):
         _add_mark(chart, mark, symbol, top)
     _add_own(chart, own, left=own.threshold > float(np.median(thresholds)))
-    values = _ticks(float(thresholds[0]), float(thresholds[-1]))
+    values = log_ticks(float(thresholds[0]), float(thresholds[-1]))
     chart.update_xaxes(
         title="clip threshold (logarithmic)",
         type="log",
@@ -71,13 +71,6 @@ def threshold_curve(
     )
     chart.update_yaxes(title="SQNR [dB], higher is better", range=[BOTTOM, top], fixedrange=True)
     return chart
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 of every power of ten between two numbers."""
-    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-    values = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
-    return [value for value in values if low <= value <= high]
 
 
 def _add_own(chart: go.Figure, own: Mark, *, left: bool) -> None:

@@ -212,9 +212,12 @@ class ModuleStudy(Study):
         data: Batches,
         ways: tuple[str, ...] = WAYS,
         executor: Executor | None = None,
+        since: Sensitivity | None = None,
         **hooks: Any,
     ) -> Sensitivity:
         """As `Lab.sensitivity`, by running the model once per layer and way, one after the other.
+
+        What a stopped answer had measured is measured again.
 
         Raises:
             UnsupportedError: Only the gradient estimate is asked for, which needs a graph.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -65,6 +65,7 @@ class Sensitivity:
     rank_correlation: float | None
     samples: int
     complete: bool
+    _known: Known | None = field(default=None, repr=False, compare=False)
 
     def to_frame(self) -> pd.DataFrame:
         """The table with ``layer`` and ``config`` as columns, the most sensitive layer first.
@@ -124,6 +125,7 @@ def measure_sensitivity(
     *,
     ways: tuple[str, ...] = WAYS,
     executor: Executor | None = None,
+    since: Sensitivity | None = None,
     on_progress: Progress | None = None,
     should_stop: Stop | None = None,
 ) -> Sensitivity:
@@ -136,6 +138,8 @@ def measure_sensitivity(
             them as far as they are cached.
         ways: Which questions to answer, of `WAYS`.
         executor: Runs the tasks; results do not depend on it.
+        since: An earlier answer, stopped early or to other ways: what it measured of the same
+            candidates from the same statistics is not measured again.
         on_progress: Called as ``(tasks done, tasks in all, label)``.
         should_stop: Asked after each task.
 
@@ -149,17 +153,21 @@ def measure_sensitivity(
     cases = _cases_of(study, candidates, ways)
     work = cases.work(floats)
     parts = cases.parts(ways, _CHUNK if executor is not None else 1)
-    results, threads = _Results(cases), torch.get_num_threads()
+    results, threads = _Results(cases, study), torch.get_num_threads()
+    if since is not None and since._known is not None:
+        results.take(since._known, parts)
 
     def tasks() -> Iterator[Task]:
         for index, batch in enumerate(batches):
             for way, part in parts:
+                if (index, way, part) in results.known.done:
+                    continue
                 yield Task(work, batch, index, count, way, part, threads)
 
     def done(task: Task, found: Measured) -> None:
         results.add(task, found)
         if on_progress is not None:
-            on_progress(results.tasks, len(parts) * count, "measuring sensitivity")
+            on_progress(len(results.known.done), len(parts) * count, "measuring sensitivity")
 
     complete = run_tasks(tasks(), measure, done, executor=executor, should_stop=should_stop)
     return results.summary(ways, len(parts), complete)
@@ -237,32 +245,66 @@ def kept_in_float(mapping: QConfigMapping, step: Step) -> QConfigMapping:
     return kept
 
 
-class _Results:
-    """What the tasks gave, by batch."""
+@dataclass
+class Known:
+    """What was measured, task by task: enough to go on from.
 
-    def __init__(self, cases: _Cases) -> None:
+    Attributes:
+        on: Keys of the layers that were measured alone.
+        off: Keys of the networks that were measured.
+        seen: The statistics that they rest on.
+        done: The tasks that are done: batch, way and cases.
+        outputs, estimates, reference: What they gave, by batch.
+    """
+
+    on: tuple[Any, ...]
+    off: tuple[Any, ...]
+    seen: object
+    done: set[tuple[int, str, tuple[int, ...]]] = field(default_factory=set)
+    outputs: dict[int, dict[tuple[str, int], OutputSums]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )
+    estimates: dict[int, dict[int, float]] = field(default_factory=lambda: defaultdict(dict))
+    reference: dict[int, tuple[OutputSums, int]] = field(default_factory=dict)
+
+
+class _Results:
+    """What the tasks gave, and the summary of it."""
+
+    def __init__(self, cases: _Cases, study: Study) -> None:
         self.cases = cases
-        self.tasks = 0
-        self._outputs: dict[int, dict[tuple[str, int], OutputSums]] = defaultdict(dict)
-        self._estimates: dict[int, dict[int, float]] = defaultdict(dict)
-        self._finished: dict[int, int] = defaultdict(int)
-        self._reference: dict[int, tuple[OutputSums, int]] = {}
+        self.known = Known(tuple(cases.on), tuple(cases.off), study.calibration)
+
+    def take(self, other: Known, parts: list[tuple[str, tuple[int, ...]]]) -> None:
+        """What was measured before, as far as it is a part of what is asked."""
+        mine = self.known
+        if mine.seen is not other.seen:
+            return
+        alike, same = mine.on == other.on, mine.off == other.off
+        fits = {"on": alike, "estimate": alike, "off": same}
+        mine.done |= {task for task in other.done if fits[task[1]] and task[1:] in parts}
+        mine.reference |= {i: other.reference[i] for i, _, _ in mine.done}
+        for index, outputs in other.outputs.items():
+            mine.outputs[index] |= {case: s for case, s in outputs.items() if fits[case[0]]}
+        for index, estimates in other.estimates.items():
+            mine.estimates[index] |= estimates if alike else {}
 
     def add(self, task: Task, found: Measured) -> None:
-        self.tasks += 1
-        self._finished[task.index] += 1
-        self._reference[task.index] = found.reference, task.batch.samples
-        self._estimates[task.index] |= found.estimates
-        self._outputs[task.index] |= {(task.way, c): sums for c, sums in found.outputs.items()}
+        known, index = self.known, task.index
+        known.done.add((index, task.way, task.cases))
+        known.reference[index] = found.reference, task.batch.samples
+        known.estimates[index] |= found.estimates
+        known.outputs[index] |= {(task.way, c): sums for c, sums in found.outputs.items()}
 
     def summary(self, ways: tuple[str, ...], each: int, complete: bool) -> Sensitivity:
         """The numbers over the finished batches, summed in the order of the batches."""
-        counted = sorted(i for i, tasks in self._finished.items() if tasks == each)
-        counted = counted or sorted(self._finished)[:1]
+        finished = Counter(index for index, _, _ in self.known.done)
+        counted = sorted(index for index, tasks in finished.items() if tasks == each)
+        counted = counted or sorted(finished)[:1]
         reference, samples = OutputSums.empty(), 0
         for index in counted:
-            reference.merge(self._reference[index][0])
-            samples += self._reference[index][1]
+            reference.merge(self.known.reference[index][0])
+            samples += self.known.reference[index][1]
         labelled = bool(reference.labels.labelled)
         rows = {
             key: self._row(row, ways, counted, reference.errors.signal)
@@ -284,10 +326,11 @@ class _Results:
             rank_correlation=rank_correlation(table),
             samples=samples,
             complete=complete,
+            _known=self.known,
         )
 
     def _merged(self, way: str, case: int, batches: list[int]) -> OutputSums | None:
-        found = [self._outputs[b].get((way, case)) for b in batches]
+        found = [self.known.outputs[b].get((way, case)) for b in batches]
         total = OutputSums.empty()
         for sums in filter(None, found):
             total.merge(sums)
@@ -301,7 +344,7 @@ class _Results:
             found = self._merged(way, row[way], batches) if way in ways else None
             if found is not None:
                 numbers |= {f"{name}_{way}": value for name, value in metrics_of(found).items()}
-        known = [self._estimates[b][row["on"]] for b in batches if self._estimates[b]]
+        known = [self.known.estimates[b][row["on"]] for b in batches if self.known.estimates[b]]
         if known:
             noise = math.fsum(known)
             numbers |= {"noise_estimate": noise, "sqnr_estimate": sqnr_db(signal, noise)}

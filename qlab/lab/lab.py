@@ -148,6 +148,7 @@ class Lab(LabBase):
         *,
         ways: Sequence[str] = WAYS,
         executor: Executor | None = None,
+        since: Sensitivity | None = None,
         on_progress: Progress | None = None,
         should_stop: Stop | None = None,
     ) -> Sensitivity:
@@ -159,6 +160,7 @@ class Lab(LabBase):
                 ``"estimate"`` (``"on"`` to first order, for all layers in one pass) to answer.
             executor: Any `concurrent.futures.Executor`, of threads, processes or a cluster; it
                 changes when the answer comes, not what it says.
+            since: An answer to the same question that was stopped early, to go on from.
             on_progress: Called as ``(done, total, label)`` after each task.
             should_stop: Asked after each task, which takes less than a batch; what was measured
                 until then is kept.
@@ -177,6 +179,7 @@ class Lab(LabBase):
             self._evaluation_data,
             tuple(ways),
             executor,
+            since=since,
             on_progress=on_progress,
             should_stop=should_stop,
         )
@@ -203,7 +206,7 @@ class Lab(LabBase):
             candidates: What layers may become; see `default_candidates`.
             mapping: What everything else gets.
             sensitivity: That of an earlier search with these candidates (``Search.sensitivity``);
-                measured if not given.
+                measured if not given, and to its end if that one was stopped early.
             executor: Runs that measurement.
             points: How many points the front has at most, the 20 nearest the budget without gaps;
                 None for all that there are.
@@ -219,9 +222,9 @@ class Lab(LabBase):
         self.calibrate(on_progress)
         space = Space(self._study, resolved, candidates, by)
         hooks: Any = {"on_progress": on_progress, "should_stop": should_stop}
-        if sensitivity is None:
-            uniform = space.configurations()
-            sensitivity = self.sensitivity(uniform, ways=("on",), executor=executor, **hooks)
+        if sensitivity is None or not sensitivity.complete:
+            asked: Any = {"ways": ("on",), "executor": executor, "since": sensitivity}
+            sensitivity = self.sensitivity(space.configurations(), **asked, **hooks)
         before = self.runs.latest(self.subject)
         compare = partial(self.compare, parent=None if before is None else before.id)
         return search_mappings(space, budget, sensitivity, compare, points=points, **hooks)

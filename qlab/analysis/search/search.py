@@ -114,6 +114,19 @@ class Search:
     def __len__(self) -> int:
         return len(self._solutions)
 
+    @property
+    def base_cost(self) -> int:
+        """What the mapping that the search began with takes, in the budget's unit."""
+        return self._space.base_cost
+
+    @property
+    def float_cost(self) -> int:
+        """What it takes if every layer that the search decides stays in float."""
+        costs = self._space.costs
+        return self._space.fixed_cost + sum(
+            costs(g)[i] for g in self.groups for i, c in enumerate(g.candidates) if c.is_float
+        )
+
     def choices(self, point: int = -1) -> dict[str, Candidate]:
         """What each layer gets at a point of the front; -1 is the one nearest the budget.
 
@@ -132,6 +145,7 @@ class Search:
         self,
         points: Sequence[int] | None = None,
         *,
+        known: Verified | None = None,
         on_progress: Progress | None = None,
         should_stop: Stop | None = None,
     ) -> Verified:
@@ -139,6 +153,7 @@ class Search:
 
         Args:
             points: Which; all if not given.
+            known: What this search's `verify` has measured before; it is kept and not repeated.
             on_progress: Called as ``(points done, points in all, label)``.
             should_stop: Asked before each point; what was measured is kept.
 
@@ -147,15 +162,18 @@ class Search:
         """
         chosen = list(self.front.index) if points is None else [p % len(self) for p in points]
         mappings = [self.mapping(p) for p in (points if points is not None else chosen)]
-        rows = {}
+        rows = {} if known is None else known.table.to_dict("index")
+        before, asked = len(rows.keys() - set(chosen)), len({*rows, *chosen})
         for point, mapping in zip(chosen, mappings, strict=True):
+            if point in rows:
+                continue
             if should_stop is not None and should_stop():
                 break
             rows[point] = self._row(point, self._compare(mapping))
             if on_progress is not None:
-                on_progress(len(rows), len(chosen), "verifying")
+                on_progress(len(rows) - before, len(chosen), "verifying")
         table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("point")
-        return Verified(table, _ranks(table), len(rows) == len(chosen))
+        return Verified(table, _ranks(table), len(rows) == asked)
 
     def best(
         self,

@@ -171,6 +171,48 @@ def test_a_stop_between_batches_gives_the_finished_ones():
     assert (found.table.noise_on < whole.table.noise_on).all()
 
 
+def test_what_was_stopped_goes_on_where_it_was_and_ends_the_same():
+    lab, seen, again = make_lab("residual"), [], []
+    lab.calibrate()
+    stopped = lab.sensitivity(
+        CONFIGS, on_progress=lambda *p: seen.append(p), should_stop=lambda: len(seen) == 7
+    )
+    assert not stopped.complete
+    found = lab.sensitivity(CONFIGS, since=stopped, on_progress=lambda *p: again.append(p))
+    assert again[0][0] == 8 and again[-1][0] == again[-1][1] == 7 + len(again)
+    whole = measured("residual")
+    assert found.complete and found.samples == whole.samples
+    pd.testing.assert_frame_equal(found.table, whole.table, check_exact=True)
+    pd.testing.assert_frame_equal(found.whole, whole.whole, check_exact=True)
+
+
+def test_the_measurement_goes_on_from_the_estimate_alone():
+    lab, seen = make_lab("mlp"), []
+    estimate = lab.sensitivity("int8", ways=("estimate",))
+    found = lab.sensitivity("int8", since=estimate, on_progress=lambda *p: seen.append(p))
+    assert seen[0][0] == 3  # two batches were estimated
+    pd.testing.assert_series_equal(
+        found.table.noise_estimate, estimate.table.noise_estimate, check_exact=True
+    )
+    assert found.table.notna().all(axis=None) and found.rank_correlation is not None
+    less = lab.sensitivity("int8", ways=("on",), since=found)
+    assert less.samples == found.samples
+    pd.testing.assert_series_equal(less.table.noise_on, found.table.noise_on, check_exact=True)
+
+
+@pytest.mark.parametrize("other", ["candidates", "ways", "statistics"])
+def test_an_answer_to_another_question_is_not_gone_on_from(other):
+    lab, seen = make_lab("mlp"), []
+    stopped = lab.sensitivity("int8", ways=("on",), should_stop=lambda: True)
+    asked = {"mappings": "int8", "ways": ("on",), "since": stopped}
+    if other == "statistics":
+        lab.add_data([torch.zeros(4, 1, 8, 8)])
+    else:
+        asked |= {"mappings": "int4-weights"} if other == "candidates" else {"ways": ("off",)}
+    lab.sensitivity(**asked, on_progress=lambda *p: seen.append(p))
+    assert seen[0][0] == 1
+
+
 def test_without_labels_the_metric_is_the_output_sqnr():
     x = torch.randn(32, 6)
     found = qlab.Lab(nn.Sequential(nn.Linear(6, 3)), x, [x]).sensitivity()

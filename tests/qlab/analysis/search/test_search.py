@@ -158,6 +158,40 @@ def test_verifying_stops_when_asked(residual):
     assert list(verified.table.index) == [0] and not verified.complete
 
 
+def test_what_was_verified_is_not_measured_again(residual):
+    lab, search = residual
+    known, seen = search.verify([0, 1]), []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(lab, "compare", None)
+        again = search.verify([1, 0], known=known)
+    pd.testing.assert_frame_equal(again.table, known.table)
+    both = search.verify([1, 2], known=known, on_progress=lambda *step: seen.append(step))
+    assert list(both.table.index) == [0, 1, 2] and both.complete
+    assert seen == [(2, 2, "verifying")]
+    stopped = search.verify([1, 3], known=known, should_stop=lambda: True)
+    assert list(stopped.table.index) == [0, 1] and not stopped.complete
+
+
+def test_a_stopped_search_goes_on_from_its_measurement(residual):
+    lab, whole = residual
+    seen, again = [], []
+    stopped = lab.search(
+        0.9, on_progress=lambda *p: seen.append(p), should_stop=lambda: len(seen) >= 3
+    )
+    assert not stopped.complete and not len(stopped) and not stopped.sensitivity.complete
+    found = lab.search(0.9, sensitivity=stopped.sensitivity, on_progress=lambda *p: again.append(p))
+    assert again[0][0] == 4
+    pd.testing.assert_frame_equal(found.front, whole.front)
+
+
+def test_it_says_what_the_base_and_float_take(residual):
+    lab, search = residual
+    sizes = lab.compare("int8").size
+    assert search.base_cost == sizes.quantized_bytes
+    borders = search.float_cost - sizes.float_bytes
+    assert 0 <= borders < 1000  # each layer's own borders between codes and real numbers
+
+
 def test_the_best_is_chosen_by_measurement(residual):
     _, search = residual
     point, verified = search.best(4)
