@@ -35,6 +35,8 @@ from qlab.analysis.sensitivity import WAYS, Sensitivity, measure_sensitivity, na
 from qlab.analysis.stability import Stability
 from qlab.analysis.study import Study
 from qlab.analysis.what_if import WhatIf, compare_policies, what_if
+from qlab.analysis.worked_norms import WorkedNorm, norm_in_layer
+from qlab.analysis.worked_sums import WorkedSum, sum_in_layer
 from qlab.errors import ArgumentError, DTypeError, UnknownNameError
 from qlab.execution import Program, RunStore, usable_device
 from qlab.graph import Plan, fuse, trace
@@ -474,6 +476,48 @@ class Lab:
             UnsupportedError: The layer has no quantized form.
         """
         return what_if(self._study, self.plan(mapping), name, weight, activation)
+
+    def worked_sum(
+        self, name: str, channel: int = 0, position: int = 0, mapping: Mapping = None
+    ) -> WorkedSum:
+        """One output of a linear layer or convolution step by step, from codes to code.
+
+        Args:
+            name: The layer.
+            channel: Of its output.
+            position: Among that channel's outputs over the sample and space, flattened.
+            mapping: The configuration that deploys it.
+
+        Raises:
+            UnknownNameError: No such layer.
+            UnsupportedError: It sums no integers.
+            ArgumentError: No such channel or position.
+        """
+        return sum_in_layer(self._study, self.plan(mapping), name, channel, position)
+
+    def worked_norm(self, name: str, group: int = 0, mapping: Mapping = None) -> WorkedNorm:
+        """One mean's worth of a quantized normalization step by step.
+
+        Args:
+            name: A layer, group, instance or batch norm.
+            group: Which of the sets of numbers that share a mean.
+            mapping: The configuration that deploys it.
+
+        Raises:
+            UnknownNameError: No such layer.
+            UnsupportedError: It is no norm, or does not turn codes into codes.
+            ArgumentError: No such group.
+        """
+        return norm_in_layer(self._study, self.plan(mapping), name, group)
+
+    def layer_inputs(self, name: str) -> tuple[Tensor, ...]:
+        """A layer's float inputs on the small fixed sample that `what_if` runs on.
+
+        Raises:
+            UnknownNameError: No such layer.
+        """
+        probe = self._study.probe(name)
+        return tuple(probe.arguments(self._study.layer_sample(probe)[0]))
 
     def causes(self, name: str, mapping: Mapping = None) -> tuple[Cause, ...]:
         """Why a layer loses precision: what gains most first, what gains nothing last.
