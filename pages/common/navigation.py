@@ -15,6 +15,8 @@ PAGES = {
     "convert": ("Explore", "Convert"),
     "learn": ("Learn", "Quantization math"),
     "observers": ("Learn", "Observers"),
+    "formats": ("Learn", "Bits and formats"),
+    "norms": ("Learn", "Norms and fusions"),
     "coverage": ("Learn", "Coverage"),
 }
 

@@ -16,6 +16,7 @@ def channel_ranges(
     high: np.ndarray,
     *,
     clip: tuple[np.ndarray, np.ndarray] | None = None,
+    noun: str = "channels",
 ) -> go.Figure:
     """One thin vertical bar per channel from its smallest to its largest value, widest first.
 
@@ -24,6 +25,7 @@ def channel_ranges(
         high: Largest value per channel, same shape.
         clip: Smallest and largest number each channel's quantizer can express, each of shape
             (channels,) or (); drawn behind: a band where they are shared, steps where not.
+        noun: What the bars are called.
     """
     order = np.argsort(low - high, kind="stable")
     shown = f"{len(order):,}"
@@ -58,7 +60,7 @@ def channel_ranges(
     )
     chart.update_yaxes(title="range", fixedrange=True)
     chart.update_xaxes(
-        title=f"{shown} channels, widest first",
+        title=f"{shown} {noun}, widest first",
         range=[-0.7, len(order) - 0.3],
         showticklabels=False,
         ticks="",
