@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from pages.common import contest, grid, messages
+from pages.common import contest, grid, messages, source
 from pages.common.contest import DISTRIBUTIONS, Contest, Outliers
 from pages.common.frame import View, page
 from pages.common.glossary import define
@@ -15,6 +15,7 @@ from pages.common.theme import THEME
 from pages.figures.histogram import Grid, histogram
 from pages.figures.layout import CONFIG
 from pages.figures.thresholds import Mark, threshold_curve
+from pages.lessons import knobs
 
 if TYPE_CHECKING:
     from qlab.ranges import RangeChoice
@@ -28,43 +29,36 @@ tails. The curve shows both for every threshold; each observer has put its mark 
 Move the threshold to the peak. Then add a few outliers, and see which observers follow them.
 """
 KEEP: Literal["session"] = "session"
-LAYER, TENSORS = "a layer of the model", {"output": "activation", "weight": "weight"}
 
 
 def draw(view: View) -> None:
+    with knobs.narrow():
+        _draw(view)
+
+
+def _draw(view: View) -> None:
     left, right = st.columns([1, 3], gap="large")
     with left:
-        source = st.selectbox(
-            "Tensor", [*DISTRIBUTIONS, LAYER], key="contest_source", persist_state="session"
-        )
-        base = _layer(view) if source == LAYER else None
-    _bench(source, base, (left, right))
-
-
-def _layer(view: View) -> TensorStats:
-    """Statistics of a tensor of the loaded model, as calibration collected them."""
-    loaded = view.loaded()
-    names = [layer.name for layer in loaded.lab.layers if layer.quantizable]
-    name = st.selectbox("Layer", names, key="contest_layer", persist_state="session")
-    kinds = list(TENSORS) if loaded.has_weight(name) else ["output"]
-    kind = st.segmented_control("Of it", kinds, default=kinds[0], key="contest_kind", required=True)
-    return loaded.lab.statistics(name, TENSORS[kind or kinds[0]])
+        chosen = source.pick(view, "contest", list(DISTRIBUTIONS))
+        base = source.layer_statistics(view, "contest") if chosen == source.LAYER else None
+    if base is not None or chosen != source.LAYER:
+        _bench(chosen, base, (left, right))
 
 
 @st.fragment
 def _bench(
-    source: str, base: TensorStats | None, places: tuple[DeltaGenerator, DeltaGenerator]
+    chosen: str, base: TensorStats | None, places: tuple[DeltaGenerator, DeltaGenerator]
 ) -> None:
     """Knobs and charts together: a knob redraws these and nothing else."""
     with messages.shown("contest"):
         left, right = places
         with left:
-            held = _held(source, base)
+            held = _held(chosen, base)
         with right:
             _charts(held)
 
 
-def _held(source: str, base: TensorStats | None) -> Contest:
+def _held(chosen: str, base: TensorStats | None) -> Contest:
     from qlab.dtypes import integer
     from qlab.ranges import TensorSpec
 
@@ -88,7 +82,7 @@ def _held(source: str, base: TensorStats | None) -> Contest:
     )  # fmt: skip
     outliers = Outliers(wanted, float(strength))
     stats = (
-        contest.made_up(source, outliers) if base is None else contest.with_outliers(base, outliers)
+        contest.made_up(chosen, outliers) if base is None else contest.with_outliers(base, outliers)
     )
     symmetric = scheme == "symmetric"
     spec = TensorSpec(integer(bits, signed=symmetric), symmetric=symmetric)

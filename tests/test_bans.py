@@ -101,7 +101,8 @@ import importlib, pkgutil, sys
 import streamlit, torch, torch.export, torch.fx
 
 def import_all():
-    for package in map(importlib.import_module, ("qlab", "pages.common", "pages.figures")):
+    packages = ("qlab", "pages.common", "pages.figures", "pages.lessons")
+    for package in map(importlib.import_module, packages):
         for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
             importlib.import_module(module.name)
 

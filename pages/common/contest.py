@@ -67,18 +67,22 @@ class Contest:
     sqnr: dict[str, np.ndarray]
 
 
+def values(distribution: str, times: float = 1.0) -> Tensor:
+    """A made-up tensor, float32 of `SIZE` values."""
+    import torch
+
+    drawn = DISTRIBUTIONS[distribution](np.random.default_rng(SEED), SIZE)
+    return torch.from_numpy(drawn * times).float()
+
+
 @lru_cache(maxsize=64)
 def made_up(distribution: str, outliers: Outliers) -> TensorStats:
     """Statistics of a tensor drawn from a distribution, its outliers in the last batch."""
-    import torch
-
     from qlab.stats import TensorStats
 
-    rng = np.random.default_rng(SEED)
-    batches = DISTRIBUTIONS[distribution](rng, SIZE).reshape(BATCHES, -1)
     stats = TensorStats()
-    for batch in batches:
-        stats.update(torch.from_numpy(batch).float())
+    for batch in values(distribution).reshape(BATCHES, -1):
+        stats.update(batch)
     if outliers.count:
         stats.update(_outliers(stats, outliers), batch=BATCHES - 1)
     return stats

@@ -150,6 +150,49 @@ TERMS: dict[str, str] = {
     "measurement are equal; the rank correlation is 1 where they order the points alike.",
     "quantize": "`q = clamp(round(x / s) + z, q_min, q_max)`",
     "dequantize": "`x̂ = (q − z) · s`",
+    "requantize": "The real result as a code of the output's scale: "
+    "`clamp(rint(y · (1/s_y) + z_y))`, each operation rounded to float32.",
+    "accumulator": "Sum of the products `(q_x − z_x)·(q_w − z_w)` in a 32-bit integer: exact, "
+    "nothing is rounded in it.",
+    "terms": "How many products have been added. The rest of the sum is dotted.",
+    "float layer": "What the float layer puts out for the same inputs.",
+    "int16": "A 16-bit integer holds −32,768 to 32,767; a sum beyond is set to the nearer end.",
+    "saturation": "Sums of two products that 16 bits cannot hold and therefore clamp, of all such "
+    "pairs; lower is better.",
+    "reduce_range": "Uses half the codes of the input, such as 0 to 127 instead of 0 to 255, over "
+    "the same range: the scale doubles, the error with it.",
+    "group": "Neighbouring weights of one channel that share a scale.",
+    "scale bytes": "Bytes of the scales: 4 each (float32), and 4 for each zero point that is "
+    "not 0; lower is better.",
+    "stored bytes": "Bytes of packed codes, scales and zero points together; lower is better.",
+    "bits per value": "Bits of codes, scales and zero points over the number of values; lower is "
+    "better.",
+    "format": "Data type of the codes: integers of 2 to 8 bits, or float8 with 4 or 5 bits of "
+    "exponent. The range is the one of least squared error.",
+    "code": "The integer that is stored; of float8 the byte read as a number from 0 to 255.",
+    "bit pattern": "The code in binary. Signed integers are in two's complement: the first bit is "
+    "the sign. float8: sign, exponent, mantissa.",
+    "relative step": "Distance to the next level: in real units, or as a share of the value "
+    "(relative). Half of it is the largest rounding error.",
+    "levels from to": "The smallest positive and the largest number that the format expresses when "
+    "its range covers the tensor.",
+    "fold factor": "γ / √(σ² + ε): what the batch norm multiplies the channel by.",
+    "fold difference": "Largest absolute difference between convolution and batch norm in turn and "
+    "the folded convolution, in the output's unit; lower is better.",
+    "fold output": "Largest absolute output, to compare the difference with.",
+    "clamp": "ReLU sets negative numbers to 0; ReLU6 also sets numbers above 6 to 6.",
+    "activation sqnr": "SQNR of what the activation leaves [dB], higher is better; its float "
+    "result is the signal.",
+    "norm group": "Which of the sets of numbers that share a mean and a variance is shown.",
+    "norm offset": "Added to every input number. The norm takes it away again, but the input's "
+    "scale had to cover 0 and the offset.",
+    "norm number": "The number whose way through the norm is written out.",
+    "norm mean": "Mean of the numbers that the codes stand for; of a batch norm the running mean.",
+    "norm variance": "Mean squared distance from the mean; of a batch norm the running variance.",
+    "norm sqnr": "SQNR of these outputs, the float layer's being the signal [dB], higher is "
+    "better.",
+    "folds": "Whether the norm's numbers became part of the weights before it.",
+    "stays a step": "Norms that read codes and write codes, with a scale of their own.",
 }
 
 

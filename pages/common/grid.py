@@ -47,16 +47,9 @@ def one_scale(qparams: QParams, index: int) -> QParams:
         qparams: Of any granularity.
         index: Position among its scales, flattened.
     """
-    from dataclasses import replace
+    from qlab.analysis.worked_sums import one_scale
 
-    from qlab.granularity import PerTensor
-
-    return replace(
-        qparams,
-        scale=qparams.scale.flatten()[index],
-        zero_point=qparams.zero_point.flatten()[index],
-        granularity=PerTensor(),
-    )
+    return one_scale(qparams, index)
 
 
 def bounds(qparams: QParams) -> tuple[np.ndarray, np.ndarray]:
@@ -80,17 +73,18 @@ def bounds(qparams: QParams) -> tuple[np.ndarray, np.ndarray]:
     return (low.reshape(-1), high.reshape(-1)) if shape else (low[0], high[0])
 
 
-def extrema(tensor: Tensor, qparams: QParams) -> tuple[np.ndarray, np.ndarray]:
+def extrema(tensor: Tensor, qparams: QParams | None = None) -> tuple[np.ndarray, np.ndarray]:
     """The smallest and the largest value of each channel of a weight, or of each of its groups.
 
     Args:
         tensor: The weight, output channels first.
-        qparams: Where they have one scale for all, channels are told apart all the same.
+        qparams: Where they have one scale for all, or are left out, channels are told apart all
+            the same.
     """
     from qlab.granularity import PerAxis
 
-    shared = qparams.per_tensor_granularity
-    rows = (PerAxis(0) if shared else qparams.granularity).rows(tensor)
+    own = None if qparams is None or qparams.per_tensor_granularity else qparams.granularity
+    rows = (own or PerAxis(0)).rows(tensor.detach())
     return rows.amin(1).numpy().astype(float), rows.amax(1).numpy().astype(float)
 
 

@@ -18,6 +18,8 @@ PAGES = {
     "runs": ("Explore", "Runs"),
     "learn": ("Learn", "Quantization math"),
     "observers": ("Learn", "Observers"),
+    "formats": ("Learn", "Bits and formats"),
+    "norms": ("Learn", "Norms and fusions"),
     "coverage": ("Learn", "Coverage"),
 }
 

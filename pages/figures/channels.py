@@ -17,6 +17,7 @@ def channel_ranges(
     high: np.ndarray,
     *,
     clip: tuple[np.ndarray, np.ndarray] | None = None,
+    noun: str = "channels",
 ) -> go.Figure:
     """One thin vertical bar per channel from its smallest to its largest value, widest first.
 
@@ -25,6 +26,7 @@ def channel_ranges(
         high: Largest value per channel, same shape.
         clip: Smallest and largest number each channel's quantizer can express, each of shape
             (channels,) or (); drawn behind: a band where they are shared, steps where not.
+        noun: What the bars are called.
     """
     order, shown = _thinned(np.argsort(low - high, kind="stable"))
     positions = np.arange(len(order))
@@ -54,7 +56,7 @@ def channel_ranges(
         hoverinfo="text",
     )
     chart.update_yaxes(title="range", fixedrange=True)
-    _label(chart, f"{shown} channels, widest first", len(order))
+    _label(chart, f"{shown} {noun}, widest first", len(order))
     return chart
 
 

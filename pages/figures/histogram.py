@@ -1,5 +1,6 @@
 """A tensor's distribution with the quantization grid and the clip bounds drawn on it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,14 +78,16 @@ def histogram(
     chart.update_layout(
         yaxis2={"domain": [0.0, 0.08], "visible": False, "fixedrange": True, "range": [-1, 1]}
     )
-    chart.update_xaxes(title=title, range=_span(edges, grid), anchor="y2")
+    chart.update_xaxes(
+        title=title, range=span_of(edges, [] if grid is None else [grid]), anchor="y2"
+    )
     return chart
 
 
-def _span(edges: np.ndarray, grid: Grid | None) -> list[float]:
-    low, high = float(edges[0]), float(edges[-1])
-    if grid is not None:
-        low, high = min(low, grid.bounds[0]), max(high, grid.bounds[1])
+def span_of(edges: np.ndarray, grids: Sequence[Grid]) -> list[float]:
+    """Both ends of an axis that shows all values and all levels."""
+    low = min([float(edges[0]), *(grid.bounds[0] for grid in grids)])
+    high = max([float(edges[-1]), *(grid.bounds[1] for grid in grids)])
     margin = 0.06 * (high - low) or 1.0
     return [low - margin, high + margin]
 

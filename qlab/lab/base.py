@@ -229,6 +229,15 @@ class LabBase:
         """
         return self._study.probe(name).weight()
 
+    def layer_inputs(self, name: str) -> tuple[Tensor, ...]:
+        """A layer's float inputs on the small fixed sample that `what_if` runs on.
+
+        Raises:
+            UnknownNameError: No such layer.
+        """
+        probe = self._study.probe(name)
+        return tuple(probe.arguments(self._study.layer_sample(probe)[0]))
+
     def qparams(self, name: str, spec: TensorSpec, kind: str = "activation") -> QParams:
         """Scale and zero point that a spec gives a tensor of a layer, from cached statistics.
 

@@ -24,6 +24,8 @@ from qlab.analysis.report import Report
 from qlab.analysis.search import Candidate, Measure, Search, Space, search_mappings
 from qlab.analysis.sensitivity import WAYS, Sensitivity, names_of
 from qlab.analysis.what_if import WhatIf, compare_policies, what_if
+from qlab.analysis.worked_norms import WorkedNorm, norm_in_layer
+from qlab.analysis.worked_sums import WorkedSum, sum_in_layer
 from qlab.errors import ArgumentError
 from qlab.graph.inputs import Inputs
 from qlab.io.checkpoint import save_quantized
@@ -254,6 +256,39 @@ class Lab(LabBase):
             UnsupportedError: The layer has no quantized form.
         """
         return what_if(self._study, self.plan(mapping), name, weight, activation)
+
+    def worked_sum(
+        self, name: str, channel: int = 0, position: int = 0, mapping: Mapping = None
+    ) -> WorkedSum:
+        """One output of a linear layer or convolution step by step, from codes to code.
+
+        Args:
+            name: The layer.
+            channel: Of its output.
+            position: Among that channel's outputs over the sample and space, flattened.
+            mapping: The configuration that deploys it.
+
+        Raises:
+            UnknownNameError: No such layer.
+            UnsupportedError: It sums no integers.
+            ArgumentError: No such channel or position.
+        """
+        return sum_in_layer(self._study, self.plan(mapping), name, channel, position)
+
+    def worked_norm(self, name: str, group: int = 0, mapping: Mapping = None) -> WorkedNorm:
+        """One mean's worth of a quantized normalization step by step.
+
+        Args:
+            name: A layer, group, instance or batch norm.
+            group: Which of the sets of numbers that share a mean.
+            mapping: The configuration that deploys it.
+
+        Raises:
+            UnknownNameError: No such layer.
+            UnsupportedError: It is no norm, or does not turn codes into codes.
+            ArgumentError: No such group.
+        """
+        return norm_in_layer(self._study, self.plan(mapping), name, group)
 
     def causes(self, name: str, mapping: Mapping = None) -> tuple[Cause, ...]:
         """Why a layer loses precision: what gains most first, what gains nothing last.

@@ -28,7 +28,7 @@ def test_every_page_is_reached_from_the_app(name: str):
     page = app()
     settle(page.switch_page(f"pages/{name}.py").run())
     assert not page.error
-    assert page.title[0].value in (PAGES[name][1], "The affine map")
+    assert page.title[0].value == PAGES[name][1]
 
 
 def test_the_table_of_pages_is_the_folder_of_pages():
