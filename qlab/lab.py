@@ -35,13 +35,13 @@ from qlab.analysis.sensitivity import WAYS, Sensitivity, measure_sensitivity, na
 from qlab.analysis.stability import Stability
 from qlab.analysis.study import Study
 from qlab.analysis.what_if import WhatIf, compare_policies, what_if
-from qlab.errors import ArgumentError, DTypeError, UnknownNameError
+from qlab.errors import DTypeError, UnknownNameError
 from qlab.execution import Program, RunStore, usable_device
 from qlab.graph import Plan, fuse, trace
-from qlab.io.checkpoint import save_quantized
-from qlab.io.files import write_atomically
+from qlab.io.exports import export
 from qlab.io.float_graph import is_float_graph
 from qlab.io.lab_file import LabFile, save_lab
+from qlab.io.replay import Origin
 from qlab.object_types import ObjectType
 from qlab.qconfig import QConfigMapping
 from qlab.qparams import QParams
@@ -579,26 +579,37 @@ class Lab:
         """
         return compare_policies(self._study, self.plan(mapping), name, spec, kind)
 
-    def export(self, path: str | os.PathLike[str], mapping: Mapping = None) -> Path:
-        """Writes the quantized model or its recipe, by suffix; whole or not at all.
+    @property
+    def data(self) -> str:
+        """A fingerprint of the calibration data that the Lab was made with; reads it once."""
+        if self._data is None:
+            self._data = data_fingerprint(self._calibration_data)
+        return self._data
+
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        mapping: Mapping = None,
+        *,
+        origin: Origin | None = None,
+    ) -> Path:
+        """Writes the quantized model, its recipe or what is known of it; whole or not at all.
 
         ``.safetensors``: codes, scales and graph, read back by `qlab.load_quantized`.
         ``.json``: the `QConfigMapping`, read back by ``QConfigMapping.from_json``.
+        ``.py``: a script that repeats the conversion and checks that it ends in the same integers.
+        ``.html``: a report that opens offline: configuration, errors, causes, versions.
+
+        Args:
+            path: Where to; its suffix decides what.
+            mapping: A `QConfigMapping`, a preset's name, or None for the default preset.
+            origin: How the script finds the model; without, its command line says it.
 
         Raises:
-            ArgumentError: Another suffix.
+            ArgumentError: Another suffix, or no file can be written there.
+            UnknownNameError: The mapping holds something unregistered, which no file can name.
         """
-        target, resolved = Path(path), resolve_mapping(mapping)
-        if target.suffix == ".safetensors":
-            return save_quantized(self._study.converted(resolved), target)
-        if target.suffix == ".json":
-            write_atomically(target, resolved.to_json().encode())
-            return target
-        raise ArgumentError(
-            "Lab.export writes by suffix",
-            expected="a path that ends in .safetensors or .json",
-            received=str(path),
-        )
+        return export(self, path, resolve_mapping(mapping), origin)
 
     def save(self, path: str | os.PathLike[str], mapping: Mapping = None) -> Path:
         """Writes the Lab to one file, whole or not at all; `qlab.load_lab` reads it. No pickle.
@@ -616,13 +627,11 @@ class Lab:
         """
         self.calibrate()
         self._study.sample()
-        if self._data is None:
-            self._data = data_fingerprint(self._calibration_data)
         return save_lab(
             LabFile(
                 graph=self.graph,
                 fingerprint=graph_fingerprint(self.graph),
-                data=self._data,
+                data=self.data,
                 subject=self.subject,
                 example_inputs=self._study.example_inputs,
                 sample_inputs=self._study.sample_inputs or (),

@@ -1,16 +1,16 @@
-"""What a quantizer can express and what a tensor holds, as arrays for charts. All by the engine."""
+"""What a quantizer can express and what a tensor holds, as arrays for charts."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import numpy as np
+import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from qlab.qparams import QParams
-    from qlab.stats import TensorStats
+from qlab.granularity import PerAxis, PerTensor
+from qlab.qparams import QParams, dequantize
+from qlab.stats import TensorStats
 
 #: Bins of a histogram: as many as the number of values fills, at most 256.
 BINS = ((4096, 256), (512, 64), (0, 32))
@@ -25,10 +25,6 @@ def codes_and_levels(qparams: QParams) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         Codes (int64; for float8 the format's own values, float64) and levels (float64).
     """
-    import torch
-
-    from qlab.qparams import dequantize
-
     dtype = qparams.dtype
     if not dtype.is_float:
         codes = torch.arange(qparams.quant_min, qparams.quant_max + 1)
@@ -47,10 +43,6 @@ def one_scale(qparams: QParams, index: int) -> QParams:
         qparams: Of any granularity.
         index: Position among its scales, flattened.
     """
-    from dataclasses import replace
-
-    from qlab.granularity import PerTensor
-
     return replace(
         qparams,
         scale=qparams.scale.flatten()[index],
@@ -61,13 +53,6 @@ def one_scale(qparams: QParams, index: int) -> QParams:
 
 def bounds(qparams: QParams) -> tuple[np.ndarray, np.ndarray]:
     """The smallest and the largest number that each scale can express, shape (scales,) or ()."""
-    from dataclasses import replace
-
-    import torch
-
-    from qlab.granularity import PerAxis
-    from qlab.qparams import dequantize
-
     shape = qparams.scale.shape
     flat = replace(
         qparams,
@@ -87,8 +72,6 @@ def extrema(tensor: Tensor, qparams: QParams) -> tuple[np.ndarray, np.ndarray]:
         tensor: The weight, output channels first.
         qparams: Where they have one scale for all, channels are told apart all the same.
     """
-    from qlab.granularity import PerAxis
-
     shared = qparams.per_tensor_granularity
     rows = (PerAxis(0) if shared else qparams.granularity).rows(tensor)
     return rows.amin(1).numpy().astype(float), rows.amax(1).numpy().astype(float)
