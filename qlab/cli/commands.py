@@ -158,7 +158,13 @@ def explore(model: str | None, data: str | None, port: int, address: str) -> Non
     for variable in (MODEL, DATA):
         environment.pop(variable, None)
     if model is not None:
-        load_subject(model, data, 1)  # a mistake is told here, not in the browser
+        if ":" not in model:
+            raise click.UsageError("Sample models are chosen in the app; name MODULE:FACTORY.")
+        subject = load_subject(model, data, 1)  # a mistake is told here, not in the browser
+        if len(subject.example_inputs) != 1 or isinstance(next(iter(subject.calibration)), dict):
+            raise click.UsageError(
+                "The app shows models of one positional input so far; `qlab analyze` takes others."
+            )
         environment |= {MODEL: model} | ({DATA: data} if data else {})
     serve(server_command(port, address), environment)
 

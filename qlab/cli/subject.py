@@ -168,12 +168,12 @@ def _data(loader: str, samples: int | None) -> tuple[Any, Any | None]:
             received=type(made).__name__,
         )
     if samples is not None:
-        made = list(_limited(made, samples))
+        made = list(limited(made, samples))
     return (list(made) if isinstance(made, Iterator) else made), evaluation
 
 
-def _limited(batches: Iterable[Any], samples: int) -> Iterator[Any]:
-    """The first samples, batched as they come."""
+def limited(batches: Iterable[Any], samples: int) -> Iterator[Any]:
+    """The first samples of batches in any form that `load_subject` takes, batched as they come."""
     left = samples
     for batch in batches:
         size = min(_length(batch), left)
