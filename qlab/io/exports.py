@@ -5,40 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from torch import fx
-
-from qlab.analysis.calibration import Calibration
 from qlab.errors import ArgumentError
 from qlab.io.checkpoint import checkpoint_bytes
 from qlab.io.files import write_atomically
-from qlab.io.replay import Origin, replay_script
+from qlab.io.replay import Origin, Replayed, replay_script
 from qlab.qconfig import QConfigMapping
-
-
-class Exporting(Protocol):
-    """What the writers ask of a `qlab.Lab`."""
-
-    @property
-    def graph(self) -> fx.GraphModule: ...
-
-    @property
-    def data(self) -> str: ...
-
-    def calibrate(self) -> Calibration: ...
-
-    def convert(self, mapping: QConfigMapping, /) -> fx.GraphModule: ...
-
 
 Writer = Callable[[Any, QConfigMapping, Origin | None], bytes]
 
 
-def _checkpoint(lab: Exporting, mapping: QConfigMapping, origin: Origin | None) -> bytes:
+def _checkpoint(lab: Replayed, mapping: QConfigMapping, origin: Origin | None) -> bytes:
     return checkpoint_bytes(lab.convert(mapping))
 
 
-def _recipe(lab: Exporting, mapping: QConfigMapping, origin: Origin | None) -> bytes:
+def _recipe(lab: Replayed, mapping: QConfigMapping, origin: Origin | None) -> bytes:
     return mapping.to_json(indent=2).encode()
 
 
@@ -58,7 +40,7 @@ WRITERS: dict[str, Writer] = {
 
 
 def export(
-    lab: Exporting, path: str | os.PathLike[str], mapping: QConfigMapping, origin: Origin | None
+    lab: Replayed, path: str | os.PathLike[str], mapping: QConfigMapping, origin: Origin | None
 ) -> Path:
     """Writes the file that the path's suffix asks for.
 
