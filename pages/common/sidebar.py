@@ -6,7 +6,6 @@ from pages.common import models
 from pages.common.format import escape
 from pages.common.workspace import Choice, Workspace
 
-DEFAULT_MODEL = models.greeting()
 DEFAULT_PRESET = "int8"
 #: Calibration images to choose from; the large untrained networks take seconds per image.
 SIZES = {True: (8, 16, 32, 64, 128, 256), False: (2, 4, 8, 16)}
@@ -23,7 +22,7 @@ def draw(workspace: Workspace) -> Choice:
         model = st.selectbox(
             "Model",
             list(offered),
-            index=_keep_valid("model", tuple(offered), DEFAULT_MODEL),
+            index=_keep_valid("model", tuple(offered), models.greeting()),
             format_func=lambda name: label(name, offered[name].trained),
             key="model",
             bind="query-params",
