@@ -68,11 +68,15 @@ class OwnModel:
         """Inputs of one call."""
         return self.subject.example_inputs
 
-    def calibration(self, samples: int) -> list[Tensor]:
-        """Batches of the model's input, `samples` in all or as many as there are."""
+    def calibration(self, samples: int, batch_size: int | None = None) -> list[Tensor]:
+        """Batches of the model's input, `samples` in all or as many as there are.
+
+        They come as the loader made them, or cut into smaller ones.
+        """
         from qlab.cli.subject import limited
 
-        return [_parts(batch)[0] for batch in limited(self.subject.calibration, samples)]
+        given = [_parts(batch)[0] for batch in limited(self.subject.calibration, samples)]
+        return [part for x in given for part in x.split(batch_size or max(1, len(x)))]
 
     def evaluation(self) -> list[tuple[Tensor, Any]]:
         """Batches with labels; of the calibration data where there are no others."""
