@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from pages.common import messages, settling, sidebar
+from pages.common import messages, models, settling, sidebar
 from pages.common.format import count, escape
 from pages.common.frame import View, page
 from pages.common.glossary import define
@@ -33,11 +33,9 @@ def draw(view: View) -> None:
 
 def _data(view: View) -> None:
     """Which images and how many; drawn before calibration, so that it can be changed meanwhile."""
-    from sample_models.catalog import MODELS
-
-    entry = MODELS[view.choice.model]
-    trained = entry.recipe is not None
-    st.markdown(f"Data: **{escape(entry.images.description)}**")
+    entry = models.offered()[view.choice.model]
+    trained = entry.trained
+    st.markdown(f"Data: **{escape(entry.data)}**")
     if not trained:
         st.warning(sidebar.NOISE)
     sizes = sidebar.SIZES[trained]

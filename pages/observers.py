@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from pages.common import contest, grid, messages, source
+from pages.common import contest, messages, source
 from pages.common.contest import DISTRIBUTIONS, Contest, Outliers
 from pages.common.frame import View, page
 from pages.common.glossary import define
@@ -16,6 +16,7 @@ from pages.figures.histogram import Grid, histogram
 from pages.figures.layout import CONFIG
 from pages.figures.thresholds import Mark, threshold_curve
 from pages.lessons import knobs
+from qlab.analysis import grid
 
 if TYPE_CHECKING:
     from qlab.ranges import RangeChoice

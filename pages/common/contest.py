@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from pages.common import grid
 from pages.common.format import number, percent
+from qlab.analysis import grid
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -42,7 +42,8 @@ class Conversion:
 
 def file_name(choice: Choice, changes: int) -> str:
     """Name of the files, without suffix: model, preset, and whether it was changed by hand."""
-    return f"{choice.model}-{choice.preset}{'-changed' if changes else ''}"
+    model = choice.model.replace(":", ".")
+    return f"{model}-{choice.preset}{'-changed' if changes else ''}"
 
 
 def convert(loaded: Loaded, mapping: QConfigMapping, workspace: Workspace) -> Conversion:

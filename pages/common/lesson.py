@@ -10,7 +10,7 @@ import numpy as np
 
 from pages.common.format import count, number, plain, short
 from pages.common.glossary import TERMS
-from pages.common.grid import codes_and_levels
+from qlab.analysis.grid import codes_and_levels
 
 if TYPE_CHECKING:
     from qlab.qparams import QParams

@@ -16,6 +16,7 @@ from pages.common.workspace import Choice, Draft, Workspace
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pages.common.models import OwnModel
     from qlab import Lab
     from qlab.analysis.causes import Cause
     from qlab.analysis.report import Report
@@ -35,9 +36,9 @@ LITTLE = 3
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A sample model with its calibrated lab; read-only, shared by all sessions."""
+    """A model with its calibrated lab; read-only, shared by all sessions."""
 
-    sample: SampleModel
+    sample: SampleModel | OwnModel
     samples: int
     lab: Lab
     _policies: dict[tuple[str, TensorSpec, str], dict[str, QuantizationError]] = field(
@@ -135,11 +136,11 @@ def loading(choice: Choice) -> tuple[Key, str, Work]:
     """The job that makes the calibrated lab of a choice."""
 
     def work(progress: Progress) -> Loaded:
-        import sample_models
+        from pages.common import models
         from qlab import Lab
 
         progress.report(0, 0, "reading the model")
-        sample = sample_models.load(choice.model)
+        sample = models.load(choice.model)
         lab = Lab(
             sample.model,
             sample.example_inputs,

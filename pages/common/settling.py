@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from pages.common import grid, selection
+from pages.common import selection
 from pages.common.engine import wait_for
 from pages.common.format import count, escape, layer_name, number, percent
 from pages.common.frame import View
@@ -19,6 +19,7 @@ from pages.common.theme import THEME
 from pages.figures.histogram import histogram
 from pages.figures.layout import CONFIG
 from pages.figures.settling import range_curve
+from qlab.analysis import grid
 
 if TYPE_CHECKING:
     from qlab.analysis.stability import Stability

@@ -2,10 +2,10 @@
 
 import streamlit as st
 
+from pages.common import models
 from pages.common.format import escape
 from pages.common.workspace import Choice, Workspace
 
-DEFAULT_MODEL = "depthwise"
 DEFAULT_PRESET = "int8"
 #: Calibration images to choose from; the large untrained networks take seconds per image.
 SIZES = {True: (8, 16, 32, 64, 128, 256), False: (2, 4, 8, 16)}
@@ -18,21 +18,21 @@ NOISE = "Random noise, no real images: ranges and errors say nothing about real 
 def draw(workspace: Workspace) -> Choice:
     """Draws the sidebar and returns what it says; the address carries the same."""
     from qlab.presets import PRESETS
-    from sample_models.catalog import MODELS
 
+    offered = models.offered()
     _restore(workspace)
     with st.sidebar:
         model = st.selectbox(
             "Model",
-            list(MODELS),
-            index=_keep_valid("model", tuple(MODELS), DEFAULT_MODEL),
-            format_func=lambda name: label(name, MODELS[name].recipe is not None),
+            list(offered),
+            index=_keep_valid("model", tuple(offered), models.greeting()),
+            format_func=lambda name: label(name, offered[name].trained),
             key="model",
             bind="query-params",
             help="Sample models with their data. The trained ones read 8×8 digits.",
         )
-        trained = MODELS[model].recipe is not None
-        st.caption(f"{escape(MODELS[model].title)}. {escape(MODELS[model].teaches)}")
+        trained = offered[model].trained
+        st.caption(f"{escape(offered[model].title)}. {escape(offered[model].teaches)}")
         preset = st.selectbox(
             "Preset",
             list(PRESETS),

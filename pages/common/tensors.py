@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from pages.common import grid
 from pages.common.format import count, number, percent
 from pages.common.glossary import define
 from pages.common.theme import CLIPPED, QUANTIZED, THEME, in_use, resolve
 from pages.figures.channels import channel_ranges
 from pages.figures.histogram import Grid, histogram
 from pages.figures.layout import CONFIG
+from qlab.analysis import grid
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,11 +6,11 @@ from pages.common import lesson, messages
 from pages.common.format import count, number
 from pages.common.frame import View
 from pages.common.glossary import define
-from pages.common.grid import one_scale
 from pages.common.lesson import Worked
 from pages.common.theme import THEME
 from pages.figures.layout import CONFIG
 from pages.figures.number_line import error_curve, number_line
+from qlab.analysis.grid import one_scale
 
 SENTENCE = (
     "Quantization stores a real number as an integer code: divide by the scale, round, add the "

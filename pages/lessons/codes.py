@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from pages.common import grid, messages, source
+from pages.common import messages, source
 from pages.common.format import count, number, short
 from pages.common.frame import View
 from pages.common.glossary import TERMS, define
@@ -18,6 +18,7 @@ from pages.figures.formats import code_line, resolution
 from pages.figures.layout import CONFIG
 from pages.lessons import knobs
 from pages.lessons.worked import hover, lines
+from qlab.analysis import grid
 
 if TYPE_CHECKING:
     from qlab.dtypes import QDType

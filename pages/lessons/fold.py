@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from pages.common import grid, messages, source
+from pages.common import messages, source
 from pages.common.format import number, short
 from pages.common.frame import View
 from pages.common.glossary import TERMS, define
@@ -18,6 +18,7 @@ from pages.figures.channels import channel_ranges
 from pages.figures.layout import CONFIG
 from pages.lessons import knobs
 from pages.lessons.worked import hover, in_brackets, lines, signed
+from qlab.analysis import grid
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from pages.common import grid, messages, source
+from pages.common import messages, source
 from pages.common.format import count, number, size
 from pages.common.frame import View
 from pages.common.glossary import define
@@ -17,6 +17,7 @@ from pages.common.theme import THEME
 from pages.figures.channels import channel_ranges
 from pages.figures.layout import CONFIG
 from pages.lessons import knobs
+from qlab.analysis import grid
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from pages.common import grid, messages, source
+from pages.common import messages, source
 from pages.common.format import count, number
 from pages.common.frame import View
 from pages.common.glossary import define
@@ -15,6 +15,7 @@ from pages.common.theme import THEME
 from pages.figures.histogram import Grid, histogram, span_of
 from pages.figures.layout import CONFIG
 from pages.lessons import knobs, worked
+from qlab.analysis import grid
 
 if TYPE_CHECKING:
     from qlab.analysis.formats import FormatCost

@@ -5,17 +5,17 @@ What the steps end in is what `qlab.ops` gives; they are kept apart for teaching
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from qlab import ops
+from qlab.analysis.grid import one_scale
 from qlab.analysis.study import Study
 from qlab.analysis.what_if import deployed
 from qlab.errors import ArgumentError, UnsupportedError
-from qlab.granularity import PerTensor
 from qlab.graph.plan import Plan
 from qlab.nn.intrinsic.fold import core
 from qlab.ops.calls import geometry
@@ -255,19 +255,6 @@ def with_reduced_range(qparams: ThreeQParams) -> ThreeQParams:
     ends = torch.tensor([x.quant_min, x.quant_max]).to(x.dtype.storage)
     spec = TensorSpec(x.dtype, quant_min=low, quant_max=high)
     return spec.choose(*dequantize(ends, x)), weight, y
-
-
-def one_scale(qparams: QParams, index: int) -> QParams:
-    """The parameters that one channel or group uses, as those of a whole tensor.
-
-    Args:
-        qparams: Of any granularity; one scale for all is every channel's.
-        index: Position among its scales, flattened.
-    """
-    if qparams.per_tensor_granularity:
-        return qparams
-    scale, zero_point = (t.flatten()[index] for t in (qparams.scale, qparams.zero_point))
-    return replace(qparams, scale=scale, zero_point=zero_point, granularity=PerTensor())
 
 
 def sum_in_layer(study: Study, plan: Plan, name: str, channel: int, position: int) -> WorkedSum:

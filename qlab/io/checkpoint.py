@@ -53,7 +53,21 @@ def checkpoint_bytes(graph_module: fx.GraphModule) -> bytes:
             packed[key] = {"dtype": dtype.name, "shape": list(tensor.shape)}
             tensors[key] = pack(tensor, dtype)
     header = {"version": VERSION, "packed": packed, **described}
-    return save(tensors, {"format": FORMAT, "qlab": json.dumps(header, separators=(",", ":"))})
+    text = json.dumps(header, separators=(",", ":"))
+    return _ordered(save(tensors, {"format": FORMAT, "qlab": text}))
+
+
+def _ordered(content: bytes) -> bytes:
+    """The same file with its metadata in alphabetical order, which safetensors leaves to chance.
+
+    So equal models give equal bytes.
+    """
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors are aligned to 8 bytes
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
 def _packed_types(graph_module: fx.GraphModule) -> dict[str, QDType]:

@@ -289,7 +289,7 @@ class LabBase:
                 graph=self._study.graph if error is None else None,
                 without_graph="" if error is None else str(error),
                 fingerprint=graph_fingerprint(self._study.graph),
-                data=self._data_fingerprint(),
+                data=self.data,
                 subject=self.subject,
                 example_inputs=self._call.example_inputs,
                 sample_inputs=self._study.sample_inputs or (),
@@ -300,7 +300,8 @@ class LabBase:
             path,
         )
 
-    def _data_fingerprint(self) -> str:
+    @property
+    def data(self) -> str:
         """Of all calibration data, added data included."""
         for batches in self._study.sources[len(self._data) :]:
             self._data.append(data_fingerprint(batches))

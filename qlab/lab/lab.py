@@ -26,10 +26,9 @@ from qlab.analysis.sensitivity import WAYS, Sensitivity, names_of
 from qlab.analysis.what_if import WhatIf, compare_policies, what_if
 from qlab.analysis.worked_norms import WorkedNorm, norm_in_layer
 from qlab.analysis.worked_sums import WorkedSum, sum_in_layer
-from qlab.errors import ArgumentError
 from qlab.graph.inputs import Inputs
-from qlab.io.checkpoint import save_quantized
-from qlab.io.files import write_atomically
+from qlab.io.exports import export
+from qlab.io.replay import Origin
 from qlab.lab.base import DEFAULT_PRESET, LabBase, Mapping, resolve_mapping
 from qlab.qconfig import QConfigMapping
 from qlab.ranges import QuantizationError, TensorSpec
@@ -394,25 +393,30 @@ class Lab(LabBase):
         """
         return compare_policies(self._study, self.plan(mapping), name, spec, kind)
 
-    def export(self, path: str | os.PathLike[str], mapping: Mapping = None) -> Path:
-        """Writes the quantized model or its recipe, by suffix; whole or not at all.
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        mapping: Mapping = None,
+        *,
+        origin: Origin | None = None,
+    ) -> Path:
+        """Writes the quantized model, its recipe or what is known of it; whole or not at all.
 
         ``.safetensors``: codes, scales and graph, read back by `qlab.load_quantized`.
         ``.json``: the `QConfigMapping`, read back by ``QConfigMapping.from_json``.
+        ``.py``: a script that repeats the conversion and checks that it ends in the same integers.
+        ``.html``: a report that opens offline: configuration, errors, causes, versions.
+
+        Args:
+            path: Where to; its suffix decides what.
+            mapping: A `QConfigMapping`, a preset's name, or None for the default preset.
+            origin: How the script finds the model; without, its command line says it.
 
         Raises:
-            ArgumentError: Another suffix.
-            UnsupportedError: A checkpoint of a model that has no graph.
+            ArgumentError: Another suffix, or no file can be written there.
+            UnknownNameError: The mapping holds something unregistered, which no file can name.
+            UnsupportedError: A checkpoint or a script of a model that has no graph.
         """
-        target, resolved = Path(path), resolve_mapping(mapping)
-        if target.suffix == ".safetensors":
+        if Path(path).suffix in (".safetensors", ".py"):
             self._study.whole_graph("A checkpoint")
-            return save_quantized(self._study.converted(resolved), target)
-        if target.suffix == ".json":
-            write_atomically(target, resolved.to_json().encode())
-            return target
-        raise ArgumentError(
-            "Lab.export writes by suffix",
-            expected="a path that ends in .safetensors or .json",
-            received=str(path),
-        )
+        return export(self, path, resolve_mapping(mapping), origin)

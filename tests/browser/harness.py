@@ -87,7 +87,7 @@ def serve(
         )
         try:
             server = Server(f"http://127.0.0.1:{port}", log)
-            _wait_until_healthy(server, process)
+            wait_until_healthy(server.url, process, log)
             yield server
         finally:
             process.terminate()
@@ -98,18 +98,23 @@ def serve(
                 process.wait()
 
 
-def _wait_until_healthy(server: Server, process: subprocess.Popen[bytes]) -> None:
+def wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Waits until a Streamlit server answers.
+
+    Raises:
+        RuntimeError: It ended, or did not answer in time; with what it printed.
+    """
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise RuntimeError(f"Streamlit ended with {process.returncode}:\n{read(server.log)}")
+            raise RuntimeError(f"Streamlit ended with {process.returncode}:\n{read(log)}")
         try:
-            with urllib.request.urlopen(f"{server.url}/_stcore/health", timeout=5) as response:
+            with urllib.request.urlopen(f"{url}/_stcore/health", timeout=5) as response:
                 if response.status == 200:
                     return
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             time.sleep(0.1)
-    raise RuntimeError(f"Streamlit did not answer in {START_SECONDS} s:\n{read(server.log)}")
+    raise RuntimeError(f"Streamlit did not answer in {START_SECONDS} s:\n{read(log)}")
 
 
 def read(log: Path) -> str:

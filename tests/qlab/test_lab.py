@@ -282,7 +282,7 @@ def test_bad_input_says_what_was_expected():
         lab.compare("int7-magic")
     with pytest.raises(DTypeError, match=r"Not a configuration.*dict"):
         lab.compare({})
-    with pytest.raises(ArgumentError, match=r"\.safetensors or \.json.*model\.pickle"):
+    with pytest.raises(ArgumentError, match=r"\.safetensors, .*\.html.*model\.pickle"):
         lab.export("model.pickle")
 
 

@@ -48,6 +48,11 @@ def test_four_bit_weights_take_half_a_byte(tmp_path):
     assert sizes[0] - sizes[1] == pytest.approx(weights / 2, rel=0.1)
 
 
+def test_equal_models_give_equal_bytes():
+    model = _converted("mlp", "int4-weights")[0]
+    assert len({checkpoint_bytes(model) for _ in range(12)}) == 1
+
+
 def test_the_file_reloads_in_a_fresh_process(tmp_path):
     model, images = _converted("residual")
     path = save_quantized(model, tmp_path / "model.safetensors")

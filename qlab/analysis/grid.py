@@ -1,16 +1,16 @@
-"""What a quantizer can express and what a tensor holds, as arrays for charts. All by the engine."""
+"""What a quantizer can express and what a tensor holds, as arrays for charts."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import numpy as np
+import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from qlab.qparams import QParams
-    from qlab.stats import TensorStats
+from qlab.granularity import PerAxis, PerTensor
+from qlab.qparams import QParams, dequantize, quantize
+from qlab.stats import TensorStats
 
 #: Bins of a histogram: as many as the number of values fills, at most 256.
 BINS = ((4096, 256), (512, 64), (0, 32))
@@ -25,10 +25,6 @@ def codes_and_levels(qparams: QParams) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         Codes (int64; for float8 the format's own values, float64) and levels (float64).
     """
-    import torch
-
-    from qlab.qparams import dequantize
-
     dtype = qparams.dtype
     if not dtype.is_float:
         codes = torch.arange(qparams.quant_min, qparams.quant_max + 1)
@@ -41,26 +37,20 @@ def codes_and_levels(qparams: QParams) -> tuple[np.ndarray, np.ndarray]:
 
 
 def one_scale(qparams: QParams, index: int) -> QParams:
-    """The parameters that a single channel or group uses.
+    """The parameters that one channel or group uses, as those of a whole tensor.
 
     Args:
-        qparams: Of any granularity.
+        qparams: Of any granularity; one scale for all is every channel's.
         index: Position among its scales, flattened.
     """
-    from qlab.analysis.worked_sums import one_scale
-
-    return one_scale(qparams, index)
+    if qparams.per_tensor_granularity:
+        return qparams
+    scale, zero_point = (t.flatten()[index] for t in (qparams.scale, qparams.zero_point))
+    return replace(qparams, scale=scale, zero_point=zero_point, granularity=PerTensor())
 
 
 def bounds(qparams: QParams) -> tuple[np.ndarray, np.ndarray]:
     """The smallest and the largest number that each scale can express, shape (scales,) or ()."""
-    from dataclasses import replace
-
-    import torch
-
-    from qlab.granularity import PerAxis
-    from qlab.qparams import dequantize
-
     shape = qparams.scale.shape
     flat = replace(
         qparams,
@@ -81,8 +71,6 @@ def extrema(tensor: Tensor, qparams: QParams | None = None) -> tuple[np.ndarray,
         qparams: Where they have one scale for all, or are left out, channels are told apart all
             the same.
     """
-    from qlab.granularity import PerAxis
-
     own = None if qparams is None or qparams.per_tensor_granularity else qparams.granularity
     rows = (own or PerAxis(0)).rows(tensor.detach())
     return rows.amin(1).numpy().astype(float), rows.amax(1).numpy().astype(float)
@@ -113,7 +101,5 @@ def codes_used(stats: TensorStats, levels: np.ndarray) -> int:
 
 def codes_taken(weight: Tensor, qparams: QParams) -> int:
     """How many different codes the values of a weight take, over all of its scales together."""
-    from qlab.qparams import quantize
-
     codes = quantize(weight, qparams).int().flatten() - qparams.quant_min
     return int((codes.bincount() > 0).sum())

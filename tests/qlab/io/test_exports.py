@@ -1,0 +1,64 @@
+"""Files are written whole or not at all, whatever fails."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import qlab
+from qlab import QConfig, QConfigMapping
+from qlab.errors import ArgumentError, UnknownNameError
+from qlab.io.exports import WRITERS
+from qlab.observers import MinMaxObserver, default_weight_observer
+
+
+@pytest.fixture(scope="module")
+def lab() -> qlab.Lab:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    return qlab.Lab(model, torch.randn(1, 6), [torch.randn(16, 6)])
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+class TestWholeOrNotAtAll:
+    def test_every_suffix_is_written_over_what_was_there(self, lab, suffix, tmp_path):
+        path = tmp_path / f"model{suffix}"
+        path.write_text("old")
+        assert lab.export(path, "int8") == path
+        assert path.stat().st_size > 100
+        assert [*tmp_path.iterdir()] == [path]
+
+    def test_a_full_disk_leaves_the_old_file(self, lab, suffix, tmp_path, monkeypatch):
+        path = tmp_path / f"model{suffix}"
+        path.write_text("old")
+
+        def full(*_):
+            raise OSError("No space left on device")
+
+        monkeypatch.setattr(Path, "replace", full)
+        with pytest.raises(OSError, match="No space left"):
+            lab.export(path, "int8")
+        assert path.read_text() == "old"
+        assert [*tmp_path.iterdir()] == [path]
+
+    def test_a_folder_that_is_missing_is_named(self, lab, suffix, tmp_path):
+        with pytest.raises(ArgumentError, match="a folder that exists"):
+            lab.export(tmp_path / "none" / f"model{suffix}")
+
+
+@pytest.mark.parametrize("suffix", [".json", ".py", ".html"])
+def test_what_no_file_can_name_leaves_nothing(lab, suffix, tmp_path):
+    class Mine(MinMaxObserver):
+        pass
+
+    mapping = QConfigMapping().set_global(QConfig(Mine, default_weight_observer))
+    with pytest.raises(UnknownNameError, match="Mine"):
+        lab.export(tmp_path / f"model{suffix}", mapping)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_another_suffix_is_refused_with_those_that_are_known(lab, tmp_path):
+    with pytest.raises(ArgumentError, match=r"\.safetensors, \.json, \.py or \.html"):
+        lab.export(tmp_path / "model.pickle")
+    assert [*tmp_path.iterdir()] == []
