@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sample_models import SampleModel
 
 GREETING = "depthwise"
+OWN_DATA = "Your own data, from the command line."
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,13 @@ class Offer:
         title: Its name for people.
         teaches: One or two sentences.
         trained: False for random weights, whose answers mean nothing.
+        data: What its data are.
     """
 
     title: str
     teaches: str
     trained: bool
+    data: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +59,7 @@ class OwnModel:
     @property
     def data(self) -> str:
         """Where the data come from, in words."""
-        return "Your own model and data, from the command line."
+        return OWN_DATA
 
     @property
     def model(self) -> nn.Module:
@@ -109,8 +112,11 @@ def offered() -> dict[str, Offer]:
     from sample_models.catalog import MODELS
 
     first = own()
-    mine = {} if first is None else {first: Offer(first, "From the command line.", True)}
-    samples = {n: Offer(e.title, e.teaches, e.recipe is not None) for n, e in MODELS.items()}
+    mine = {} if first is None else {first: Offer(first, "From the command line.", True, OWN_DATA)}
+    samples = {
+        name: Offer(e.title, e.teaches, e.recipe is not None, e.images.description)
+        for name, e in MODELS.items()
+    }
     return mine | samples
 
 
