@@ -41,7 +41,7 @@ class Archive:
         limits.check("members", len(entries), "The archive has too many members")
         self._entries: dict[str, zipfile.ZipInfo] = {}
         for entry in entries:
-            if entry.is_dir():
+            if entry.filename.endswith("/"):  # is_dir() fails on an empty name
                 continue
             self._check(entry)
             self._entries[entry.filename] = entry

@@ -65,9 +65,9 @@ def _instance_norm(
     tracked = mean is not None
     if tracked and use_input_stats:
         raise writes_to_itself()
-    features = (weight if weight is not None else mean).numel()
+    known: Any = mean if weight is None else weight
     affine = weight is not None
-    module = _INSTANCE_NORMS[rank](features, eps, momentum, affine, tracked)
+    module = _INSTANCE_NORMS[rank](known.numel(), eps, momentum, affine, tracked)
     return _filled(module, weight, bias, mean, var), (x,)
 
 
@@ -76,7 +76,8 @@ def _embedding(_: int, weight: Any, ids: Any, *rest: Any) -> Made | None:
         return None
     if rest and rest[0] not in (-1, None):  # the padding index matters in training only
         return None
-    module = nn.Embedding(*weight.shape, _weight=weight)
+    words, width = weight.shape
+    module = nn.Embedding(words, width, _weight=weight)
     module.weight = nn.Parameter(weight, requires_grad=False)
     return module.eval(), (ids,)
 
@@ -94,7 +95,8 @@ def _filled(module: nn.Module, weight: Any, bias: Any, mean: Any, var: Any) -> n
     for name, tensor in named.items():
         if name in module._parameters and tensor is not None:
             parameter = tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor)
-            module.register_parameter(name, parameter.requires_grad_(False))
+            parameter.requires_grad = False
+            module.register_parameter(name, parameter)
         elif name in module._buffers and tensor is not None:
             module.register_buffer(name, tensor)
     return module.eval()

@@ -133,6 +133,6 @@ def not_in_place(overload: Any) -> Callable[..., Any]:
     return found
 
 
-def is_in_place(function: Callable[..., Any]) -> bool:
+def is_in_place(function: object) -> bool:
     """Whether an operator writes to its first argument."""
     return isinstance(function, torch._ops.OpOverload) and function._schema.name.endswith("_")

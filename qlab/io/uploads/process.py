@@ -21,7 +21,6 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-import qlab
 from qlab import errors
 from qlab.errors import FormatError, QlabError
 from qlab.io.uploads import strict_json
@@ -94,7 +93,7 @@ def read_apart(kind: str, content: bytes, name: str, limits: Limits) -> Parts:
 
 def _environment() -> dict[str, str]:
     """What a Python needs to find qlab and its dependencies, and no more."""
-    home = str(Path(qlab.__file__).parent.parent)
+    home = str(Path(errors.__file__).parent.parent)
     kept = {k: os.environ[k] for k in ("PATH", "LD_LIBRARY_PATH", "HOME") if k in os.environ}
     paths = [home, *(p for p in sys.path if p)]
     return {**kept, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import reprlib
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 from qlab.errors import FormatError
 from qlab.io.uploads.limits import Limits
@@ -78,7 +78,7 @@ def of(value: Any, kind: type[T], what: str) -> T:
         )
     if isinstance(value, int) and not -_INT64 <= value < _INT64:
         raise FormatError(f"{what} does not fit in 64 bits", received=shown(value))
-    return value
+    return cast("T", value)
 
 
 def field(data: Any, name: str, kind: type[T], what: str) -> T:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from qlab.errors import FormatError
 from qlab.io.uploads import strict_json
@@ -93,7 +93,7 @@ class _Parser:
             position = match.end()
         self.next = 0
 
-    def refuse(self) -> Any:
+    def refuse(self) -> NoReturn:
         raise FormatError(
             "A size is given by an expression that qlab does not read",
             expected="integers and symbols in " + ", ".join(_FUNCTIONS),

@@ -76,6 +76,7 @@ _HEADER = b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little")
         (_HEADER + b"{'descr': '<f4', 'shape': (-1,), 'fortran_order': False}".ljust(118),
          FormatError, "no valid shape"),
         (_HEADER + b"__import__('os').abort()".ljust(118), FormatError, "no readable header"),
+        (_HEADER + b"{'descr': ('".ljust(118), FormatError, "no readable header"),
         (b"\x93NUMPY\x09\x00", FormatError, "no readable header"),
         (pack({"a.txt": b"x"}, ""), FormatError, "neither only arrays nor only images"),
         (pack({"a.png": b"x"}, ""), FormatError, "cannot be read"),
