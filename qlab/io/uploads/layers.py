@@ -82,6 +82,16 @@ def _embedding(_: int, weight: Any, ids: Any, *rest: Any) -> Made | None:
     return module.eval(), (ids,)
 
 
+def _layer_norm(
+    _: int, x: Any, shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5, *__: Any
+) -> Made | None:
+    if weight is None and bias is not None:
+        return None
+    affine = weight is not None
+    module = nn.LayerNorm(list(shape), eps, elementwise_affine=affine, bias=bias is not None)
+    return _filled(module, weight, bias, None, None), (x,)
+
+
 def _hardtanh(_: int, x: Any, low: float = -1, high: float = 1) -> Made:
     return nn.ReLU6() if (low, high) == (0, 6) else nn.Hardtanh(low, high), (x,)
 
@@ -107,5 +117,6 @@ _MAKERS: dict[str, Callable[..., Made | None]] = {
     "instance_norm": _instance_norm,
     "embedding": _embedding,
     "hardtanh": _hardtanh,
+    "layer_norm": _layer_norm,
     "flatten": _flatten,
 }

@@ -150,7 +150,9 @@ class _Reading:
                 argument = strict_json.field(value, "arg", dict, "an input")
                 tensors[self.scope.define(argument.get("name"))] = target
             elif kind == "user_input":
-                tag, argument = strict_json.union(value.get("arg"), "an input")
+                tag, argument = strict_json.union(
+                    strict_json.field(value, "arg", dict, "an input"), "an input"
+                )
                 tensor = tag == "as_tensor"
                 given.append(
                     self.scope.define(strict_json.field(argument, "name", str, "an input"))
