@@ -17,6 +17,7 @@ from qlab.granularity import (
 )
 from qlab.io.checkpoint import load_quantized
 from qlab.io.migrate import migrate
+from qlab.io.uploads import load_model
 from qlab.lab import Lab
 from qlab.nn.quantized.functional import quantized_batch_norm
 from qlab.qconfig import QConfig, QConfigMapping, qconfig_of
@@ -55,6 +56,7 @@ __all__ = [
     "float8_e4m3fn",
     "float8_e5m2",
     "load_lab",
+    "load_model",
     "load_quantized",
     "migrate",
     "ops",

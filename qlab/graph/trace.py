@@ -87,7 +87,7 @@ def trace(
     _plain_functionals(root)
     inputs = bind(root, example_inputs)
     refusals = []
-    for door in FRONT_DOORS:
+    for door in (as_it_is,) if is_graph_from_file(root) else FRONT_DOORS:
         try:
             traced = door(root, inputs, leaves)
         except TraceError as refusal:
@@ -173,6 +173,19 @@ def whole(root: nn.Module, inputs: inspect.BoundArguments, leaves: Leaves) -> fx
     return symbolic(root, inputs, {*leaves, *_OPENED})
 
 
+def is_graph_from_file(model: nn.Module) -> bool:
+    """Whether a model is a graph already, whose nodes know the modules they were called in."""
+    return isinstance(model, fx.GraphModule) and model.meta.get("qlab") == FROM_FILE
+
+
+def as_it_is(root: nn.Module, inputs: inspect.BoundArguments, leaves: Leaves) -> fx.GraphModule:
+    """A graph that was read from a file: it has been traced where it was made."""
+    assert isinstance(root, fx.GraphModule)
+    return root
+
+
+#: ``meta["qlab"]`` of a graph that `is_graph_from_file`.
+FROM_FILE = "graph from a file"
 #: Ways to a graph, tried in this order until one does not raise `TraceError`.
 FRONT_DOORS: tuple[FrontDoor, ...] = (symbolic, exported, whole)
 

@@ -1,0 +1,74 @@
+"""Weights in safetensors go into the architecture that they belong to."""
+
+from __future__ import annotations
+
+import sys
+import types
+
+import pytest
+import torch
+from torch import nn
+
+import qlab
+import sample_models
+from qlab.errors import ArgumentError, FormatError, UnknownNameError
+from tests.upload_files import Small, weights
+
+
+@pytest.mark.parametrize("name", sample_models.names(trained=True))
+def test_sample_models_by_name(name: str) -> None:
+    sample = sample_models.load(name)
+    content = weights(sample.model)
+    model = qlab.load_model(content, name)
+    x = torch.cat(sample.calibration(2, 2))
+    assert torch.equal(model(x), sample.model(x))
+
+
+def test_a_module_or_a_function_as_architecture() -> None:
+    source = Small()
+    nn.init.constant_(source.fc.bias, 7)
+    for architecture in (Small(), Small, lambda: Small()):
+        model = qlab.load_model(weights(source), architecture)
+        assert isinstance(model, Small) and not model.training
+        assert model.fc.bias.tolist() == [7, 7, 7] and not model.fc.bias.requires_grad
+    with pytest.raises(ArgumentError, match="The architecture is no model"):
+        qlab.load_model(weights(source), lambda: 3)  # type: ignore[arg-type,return-value]
+
+
+def test_libraries_are_asked_without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def get_model(name: str, weights: object) -> nn.Module:
+        asked.append((name, weights))
+        return Small()
+
+    def create_model(name: str, pretrained: bool) -> nn.Module:
+        asked.append((name, pretrained))
+        return Small()
+
+    models = types.SimpleNamespace(list_models=lambda: ["net_a"], get_model=get_model)
+    vision = types.ModuleType("torchvision")
+    vision.models = models  # type: ignore[attr-defined]
+    timm = types.ModuleType("timm")
+    timm.list_models = lambda: ["net_b"]  # type: ignore[attr-defined]
+    timm.create_model = create_model  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torchvision", vision)
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    qlab.load_model(weights(Small()), "net_a")
+    qlab.load_model(weights(Small()), "net_b")
+    assert asked == [("net_a", None), ("net_b", False)]
+    with pytest.raises(UnknownNameError, match=r"net_a, net_b\. Did you mean 'net_b'"):
+        qlab.load_model(weights(Small()), "netb")
+
+
+def test_other_weights_are_told_apart() -> None:
+    tensors = {"fc.weight": torch.zeros(3, 3), "head.bias": torch.zeros(1)}
+    import safetensors.torch
+
+    with pytest.raises(FormatError, match=r"not those of Small.*missing.*head\.bias.*\(3, 3\) ins"):
+        qlab.load_model(safetensors.torch.save(tensors), Small)
+
+
+def test_weights_need_an_architecture() -> None:
+    with pytest.raises(ArgumentError, match="Weights alone are no model"):
+        qlab.load_model(weights(Small()))
