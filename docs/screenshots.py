@@ -23,7 +23,15 @@ PAGES = (
     ("calibrate", "/calibrate?model=residual&samples=64", ".st-key-tensor_histogram"),
     ("layer", f"/layer?preset=int8-per-tensor&layer={WORST}", ".st-key-apply_cause_0"),
     ("convert", "/convert", ".st-key-plan"),
+    ("model", "/model?model=residual", ".st-key-network .point"),
+    ("configure", "/configure", ".st-key-plan"),
+    ("sensitivity", "/sensitivity", "[data-testid=stMetric], .stPlotlyChart"),
+    ("runs", "/runs", "h1"),
     ("learn", "/learn", ".st-key-error_curve"),
+    ("observers", "/observers", ".stPlotlyChart"),
+    ("formats", "/formats", ".stPlotlyChart"),
+    ("norms", "/norms", ".stPlotlyChart"),
+    ("coverage", "/coverage", "[data-testid=stDataFrame]"),
 )
 
 
