@@ -25,6 +25,8 @@ from pages.common.workspace import Workspace
 #: Seconds that a page waits before it shows progress: a small model's answer comes without.
 PATIENCE = 0.4
 POLL = 0.4
+#: Seconds that a page waits for cancelled work to finish the step it is in.
+STOPPING = 5.0
 #: Seconds that jobs live on when nobody looks at their workspace any more.
 GRACE = float(os.environ.get("QLAB_GRACE_SECONDS", "60"))
 KEPT = {
@@ -122,7 +124,7 @@ def wait_for(key: Key, title: str, work: Work, workspace: Workspace, *, part: st
 def left_behind(key: Key) -> Any:
     """What a cancelled job has left to go on from; None if nothing."""
     job = board().stopped(key)
-    return job.partial if job is not None and job.wait(PATIENCE) else None
+    return job.partial if job is not None and job.wait(STOPPING) else None
 
 
 def cancel(key: Key, workspace: Workspace) -> None:

@@ -81,3 +81,11 @@ def test_names_are_shown_as_they_are():
     shown = fmt.layer_name("features.3.<script>")
     assert "features.3.</span><b>&lt;script&gt;</b>" in shown
     assert "nowrap" in shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.2, "1 s"), (40, "40 s"), (89, "89 s"), (90, "2 min"), (3000, "50 min"), (5400, "1.5 h")],
+)
+def test_a_duration_is_told_as_people_plan_with_it(seconds: float, words: str):
+    assert fmt.duration(seconds) == words

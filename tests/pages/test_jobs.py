@@ -123,6 +123,25 @@ def test_what_a_cancelled_job_left_behind_is_where_the_next_one_goes_on():
     assert finished(jobs.submit(("square", 4), "", work, owner="a")).result == 2
 
 
+def test_work_that_is_resumed_before_it_has_stopped_waits_for_what_it_leaves():
+    jobs, release = board(), threading.Event()
+
+    def work(progress: Progress) -> int:
+        if progress.partial is None:
+            assert release.wait(5)
+            progress.partial = 1  # after it was cancelled
+            raise CancelledError
+        return progress.partial + 1
+
+    jobs.submit(("square", 4), "", work, owner="a")
+    jobs.release(("square", 4), "a")
+    assert jobs.stopped(("square", 4)) is not None and jobs.find(("square", 4)) is None
+    resumed = jobs.submit(("square", 4), "", work, owner="a")
+    assert jobs.stopped(("square", 4)) is None and resumed.state == "running"
+    release.set()
+    assert finished(resumed).result == 2
+
+
 def test_who_is_gone_leaves_no_job_and_no_result_that_another_does_not_want():
     jobs = board()
     own = jobs.submit(("square", 1), "", until_stopped, owner="a")
