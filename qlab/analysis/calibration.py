@@ -76,6 +76,7 @@ def collect_statistics(
     names: Mapping[str, str],
     *,
     start: Calibration | None = None,
+    called: str = "calibration",
     on_progress: Progress | None = None,
     should_stop: Stop | None = None,
 ) -> Calibration:
@@ -90,6 +91,7 @@ def collect_statistics(
         names: The nodes to observe, each with the layer's name for messages.
         start: What was seen before, of the first of these sources; it goes on from there, which
             needs sources that give their batches in the same order again.
+        called: What the data is called in errors.
         on_progress: Called as ``(batches done, batches in all, label)``.
         should_stop: Asked after each batch; what was seen until then is kept.
 
@@ -97,7 +99,7 @@ def collect_statistics(
         NonFiniteError: NaN in a tensor, or infinity that a layer made of finite numbers; names
             the first layer that did so, or the input that came so.
     """
-    watch = _Watch(graph_module, names)
+    watch = _Watch(graph_module, names, called)
     order = [node.name for node in graph_module.graph.nodes]
     return collect(
         sources, watch.run, order, start=start, on_progress=on_progress, should_stop=should_stop
@@ -165,7 +167,8 @@ class _Watch:
     is computed from that (a mask before softmax), it is counted and left out.
     """
 
-    def __init__(self, graph_module: fx.GraphModule, names: Mapping[str, str]) -> None:
+    def __init__(self, graph_module: fx.GraphModule, names: Mapping[str, str], called: str) -> None:
+        self._called = called
         self._runner = GraphRunner(channels_last(Program.of(graph_module)), names)
         self._nodes = {node.name: node for node in graph_module.graph.nodes}
         self._axes = channel_axes(graph_module)
@@ -203,7 +206,7 @@ class _Watch:
         )
 
     def _refusal(self, what: str, count: int, node: str) -> NonFiniteError:
-        name, batch = self._names[node], f"batch {self._batch} of the calibration data"
+        name, batch = self._names[node], f"batch {self._batch} of the {self._called} data"
         if self._nodes[node].op == "placeholder":
             return NonFiniteError(
                 f"{what} in the data: {batch}, the model's input {name!r}",

@@ -114,7 +114,7 @@ def _input_share(study: Study, plan: Plan, step: Step) -> float:
     probe = study.probe(step.name)
     values, _ = study.sample()
     given = [
-        x if qparams is None else ops.dequantize(ops.quantize(x, qparams), qparams)
+        x if qparams is None else ops.dequantize(ops.quantize(x, qparams), qparams).to(x.dtype)
         for x, qparams in zip(
             probe.arguments(values), study.input_qparams(plan, probe), strict=True
         )

@@ -166,7 +166,10 @@ class _Layer:
         bound = self.integer.input_qparams if isinstance(self.integer, QuantizedModule) else None
         read = bound or [None for _ in given]
         codes = [x if q is None else ops.quantize(x, q) for x, q in zip(given, read, strict=True)]
-        real = [c if q is None else ops.dequantize(c, q) for c, q in zip(codes, read, strict=True)]
+        real = [
+            x if q is None else ops.dequantize(c, q).to(x.dtype)
+            for x, c, q in zip(given, codes, read, strict=True)
+        ]
         simulated, integer = self.simulated(*real), self.integer(*codes)
         if self.output is not None and integer.is_floating_point() and bound is None:
             integer = ops.quantize(integer, self.output)  # a float layer whose output is quantized

@@ -99,6 +99,7 @@ def _squares(error: Tensor, slopes: Sequence[Tensor | None], samples: int) -> fl
     total = 0.0
     for slope in slopes:
         if slope is not None:
+            slope = slope.to(error.dtype)  # a model in half or double precision has its own
             products = torch.linalg.vecdot(error.reshape(rows, -1), slope.reshape(rows, -1))
             total += float(products.double().square().sum())
     return total / len(slopes)

@@ -7,13 +7,14 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from pandas import DataFrame
 from torch import Tensor, fx, nn
 
 from qlab.analysis.batches import Batch, Batches
-from qlab.analysis.calibration import Calibration, Progress, Stop, channel_axes, collect
+from qlab.analysis.calibration import Calibration, channel_axes, collect
 from qlab.analysis.channels import ChannelSums, not_quantized
 from qlab.analysis.hooked_compare import compare_modules
 from qlab.analysis.hooked_run import DynamicLayer, HookedRun, QuantizedOnItsOwn, run_layer
@@ -99,20 +100,21 @@ class ModuleStudy(Study):
         return (*called, *uncalled, *python)
 
     def _collect(
-        self, sources: Sequence[Batches], on_progress: Progress | None, should_stop: Stop | None
+        self,
+        sources: Sequence[Batches],
+        start: Calibration | None,
+        called: str = "calibration",
+        **hooks: Any,
     ) -> Calibration:
         """Statistics of what every layer takes and gives, over all its calls."""
         order = [node.name for node in self.graph.graph.nodes]
-        return collect(
-            sources,
-            self._describe,
-            order,
-            start=self.calibration,
-            on_progress=on_progress,
-            should_stop=should_stop,
-        )
+        describe = partial(self._describe, called)
+        return collect(sources, describe, order, start=start, **hooks)
 
-    def _describe(self, batch: Batch, index: int, statistics: dict[str, TensorStats]) -> None:
+    def _describe(
+        self, called: str, batch: Batch, index: int, statistics: dict[str, TensorStats]
+    ) -> None:
+        where = f"batch {index} of the {called} data"
         axes = channel_axes(self.graph)
 
         def note(node: str, name: str, value: Any) -> bool:
@@ -125,7 +127,7 @@ class ModuleStudy(Study):
             stats.update(value, index)
             if stats.nan_count:
                 verb = "produces" if node == self.nodes[name] else "is given"
-                raise _not_finite("NaN", verb, name, index)
+                raise _not_finite("NaN", verb, name, where)
             return stats.inf_count > infinite
 
         def observe(name: str, given: Any, output: Any) -> None:
@@ -133,7 +135,7 @@ class ModuleStudy(Study):
             pairs = zip(self.inputs[name], tensors, strict=False)
             before = [note(node, name, value) for node, value in pairs]
             if note(self.nodes[name], name, output) and not any(before):
-                raise _not_finite("Infinity", "produces", name, index)
+                raise _not_finite("Infinity", "produces", name, where)
 
         self.runs.run(batch.inputs, observe)
 
@@ -268,10 +270,10 @@ def study_of(model: nn.Module, call: Call, data: Batches, memory_budget: int = 0
     return Study(graph, call.values, data, memory_budget)
 
 
-def _not_finite(what: str, verb: str, name: str, index: int) -> NonFiniteError:
+def _not_finite(what: str, verb: str, name: str, where: str) -> NonFiniteError:
     return NonFiniteError(
         f"{what} in the float model: the first layer that {verb} it is {name!r}",
-        received=f"{what} in batch {index} of the calibration data",
+        received=f"{what} in {where}",
         fix="Check that layer's weights and the data of this batch.",
     )
 

@@ -27,7 +27,7 @@ class Rounding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Real numbers → the nearest that the codes stand for; any shape."""
-        return fake_quantize(x, self.qparams)
+        return fake_quantize(x, self.qparams).to(x.dtype)
 
 
 def simulated_layer(layer: nn.Module, weight: QParams | None) -> nn.Module:

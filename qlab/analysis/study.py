@@ -89,7 +89,9 @@ class Study:
         """One float pass over the data not seen so far; returns at once where there is none."""
         with self._lock:
             if self.calibration is None or not self.calibration.complete:
-                self.calibration = self._collect(self.sources, on_progress, should_stop)
+                self.calibration = self._collect(
+                    self.sources, self.calibration, on_progress=on_progress, should_stop=should_stop
+                )
                 self._forget()
             return self.calibration
 
@@ -99,7 +101,9 @@ class Study:
         """Takes in more calibration data, after all that is there; nothing is seen twice."""
         with self._lock:
             sources = [*self.sources, data]
-            self.calibration = self._collect(sources, on_progress, should_stop)
+            self.calibration = self._collect(
+                sources, self.calibration, on_progress=on_progress, should_stop=should_stop
+            )
             self.sources = sources
             self._forget()
             return self.calibration
@@ -116,19 +120,25 @@ class Study:
         for batch in itertools.chain.from_iterable(self.sources):
             yield runner.collect(batch.inputs)[1]
 
+    def check_finite(self, data: Batches, called: str) -> None:
+        """Runs the float model over data that is measured on, and keeps nothing.
+
+        Raises:
+            NonFiniteError: As `calibrate`; names the first layer, and the data as ``called``.
+        """
+        with self._lock:
+            self._collect([data], None, called)
+
     def _collect(
-        self, sources: Sequence[Batches], on_progress: Progress | None, should_stop: Stop | None
+        self,
+        sources: Sequence[Batches],
+        start: Calibration | None,
+        called: str = "calibration",
+        **hooks: Any,
     ) -> Calibration:
         nodes = [node for node in self.graph.graph.nodes if node.op != "output"]
         names = {node.name: str(node.meta.get("name", node.name)) for node in nodes}
-        return collect_statistics(
-            self.graph,
-            sources,
-            names,
-            start=self.calibration,
-            on_progress=on_progress,
-            should_stop=should_stop,
-        )
+        return collect_statistics(self.graph, sources, names, start=start, called=called, **hooks)
 
     def merge(self, other: Calibration) -> Calibration:
         """Takes in what another Lab of the same model saw, after all that was seen here."""

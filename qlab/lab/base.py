@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Iterator
 from collections.abc import Mapping as Named
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from qlab.analysis.hooked import study_of
 from qlab.analysis.layers import Layer, types_of
 from qlab.analysis.stability import Stability
 from qlab.analysis.study import Study
-from qlab.errors import DTypeError, TraceError, UnknownNameError
+from qlab.errors import DTypeError, NonFiniteError, TraceError, UnknownNameError
 from qlab.execution import usable_device
 from qlab.graph import Plan
 from qlab.graph.inputs import Call, Inputs
@@ -80,6 +82,15 @@ class LabBase:
         self.runs = runs if isinstance(runs, Runs) else Runs(runs)
         self.mapping = resolve_mapping(None)
         self._data: list[str] = []
+
+    @contextmanager
+    def _finding_the_first(self) -> Iterator[None]:
+        """Where measuring met NaN or infinity: names the layer of the float model to blame."""
+        try:
+            yield
+        except NonFiniteError:
+            self._study.check_finite(self._evaluation_data, "evaluation")
+            raise  # finite in float: only the quantized network is not
 
     def _batches(self, source: Any, name: str) -> Batches:
         names = self._call.names

@@ -101,14 +101,15 @@ class Lab(LabBase):
             should_stop: Asked after each batch; the report then covers what was seen.
 
         Raises:
-            NonFiniteError: NaN or infinity in a layer; names it.
+            NonFiniteError: NaN or infinity; names the first layer that produced it, or the input.
         """
         resolved = resolve_mapping(mapping)
         hooks: Any = {"on_progress": on_progress, "should_stop": should_stop}
         if self.calibrated is None:
             self.calibrate(on_progress)
         began = time.monotonic()
-        measured = self._study.compare(resolved, self._evaluation_data, **hooks)
+        with self._finding_the_first():
+            measured = self._study.compare(resolved, self._evaluation_data, **hooks)
         seconds = time.monotonic() - began
         told: Any = {"subject": self.subject, "name": name, "parent": parent}
         record_report(self.runs, resolved, measured, seconds=seconds, **told)
@@ -141,7 +142,8 @@ class Lab(LabBase):
             UnknownNameError: No such layer.
             UnsupportedError: The configuration leaves the layer in float.
         """
-        return self._study.channels(name, resolve_mapping(mapping), self._evaluation_data)
+        with self._finding_the_first():
+            return self._study.channels(name, resolve_mapping(mapping), self._evaluation_data)
 
     def sensitivity(
         self,
@@ -175,15 +177,16 @@ class Lab(LabBase):
         candidates = {name: resolve_mapping(mapping) for name, mapping in named}
         if self.calibrated is None:
             self.calibrate(on_progress, should_stop)
-        return self._study.sensitivity(
-            candidates,
-            self._evaluation_data,
-            tuple(ways),
-            executor,
-            since=since,
-            on_progress=on_progress,
-            should_stop=should_stop,
-        )
+        with self._finding_the_first():
+            return self._study.sensitivity(
+                candidates,
+                self._evaluation_data,
+                tuple(ways),
+                executor,
+                since=since,
+                on_progress=on_progress,
+                should_stop=should_stop,
+            )
 
     def search(
         self,
@@ -341,13 +344,14 @@ class Lab(LabBase):
         resolved = resolve_mapping(mapping)
         if self.calibrated is None:
             self.calibrate(on_progress, should_stop)
-        return measure_fidelity(
-            (graph, self._study.converted(resolved)),
-            self._study.plan(resolved),
-            self._evaluation_data,
-            on_progress=on_progress,
-            should_stop=should_stop,
-        )
+        with self._finding_the_first():
+            return measure_fidelity(
+                (graph, self._study.converted(resolved)),
+                self._study.plan(resolved),
+                self._evaluation_data,
+                on_progress=on_progress,
+                should_stop=should_stop,
+            )
 
     def latency(
         self,

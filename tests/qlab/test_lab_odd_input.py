@@ -1,0 +1,78 @@
+"""Models and data that a Lab meets and its own samples do not have."""
+
+import pytest
+import torch
+from torch import nn
+
+import qlab
+from qlab.errors import NonFiniteError
+
+
+def small_net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_model_in_another_precision_has_every_answer(dtype: torch.dtype):
+    x = torch.randn(64, 6, generator=torch.Generator().manual_seed(1))
+    lab = qlab.Lab(small_net().to(dtype), (x.to(dtype),), [x.to(dtype)])
+    same = qlab.Lab(small_net(), (x,), [x])
+    found, expected = lab.sensitivity().table, same.sensitivity().table
+    assert list(found.index) == list(expected.index)
+    for column in ("sqnr_on", "sqnr_off", "sqnr_estimate"):
+        assert found[column].tolist() == pytest.approx(expected[column].tolist(), abs=3)
+    fidelity, float32 = lab.fidelity(), same.fidelity()
+    assert fidelity.table.exact_local.min() > 0.9  # bfloat16 simulates with 8 bits of mantissa
+    assert fidelity.output["sqnr_float_fake"] == pytest.approx(
+        float32.output["sqnr_float_fake"], abs=3
+    )
+    for layer in ("0", "2"):
+        assert [c.kind for c in lab.causes(layer)] == [c.kind for c in same.causes(layer)]
+
+
+class _Overflows(nn.Module):
+    """Its second layer gives infinity for large inputs; with a branch it has no graph."""
+
+    def __init__(self, branch: bool) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+        self.first.weight.data.abs_()
+        self.second.weight.data.fill_(1e20)
+        self.branch = branch
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.second(self.first(x))
+        if self.branch and x.sum().item() < 0:
+            x = x * 2
+        return self.last(x * 1e-20)
+
+
+QUESTIONS = {
+    "compare": lambda lab: lab.compare(),
+    "sensitivity": lambda lab: lab.sensitivity(ways=("on",)),
+    "channels": lambda lab: lab.channels("last"),
+    "fidelity": lambda lab: lab.fidelity(),
+}
+
+
+@pytest.mark.parametrize(
+    ("question", "branch"),
+    [(q, b) for q in QUESTIONS for b in (False, True) if not (b and q == "fidelity")],
+)
+def test_infinity_on_the_evaluation_data_names_the_first_layer_and_the_batch(question, branch):
+    torch.manual_seed(0)
+    fine = torch.rand(8, 6)
+    lab = qlab.Lab(_Overflows(branch).eval(), (fine,), [fine], [fine, fine * 1e20])
+    assert lab.traced is not branch
+    named = r"Infinity.*layer that produces it is 'second'.*batch 1 of the evaluation data"
+    with pytest.raises(NonFiniteError, match=named):
+        QUESTIONS[question](lab)
+    assert lab.calibrate().batches == 1
+
+
+def test_infinity_in_the_evaluation_data_itself_is_told_as_such():
+    fine = torch.rand(8, 6)
+    lab = qlab.Lab(small_net(), (fine,), [fine], [fine / 0])
+    with pytest.raises(NonFiniteError, match=r"Infinity in the data: batch 0 of the evaluation"):
+        lab.compare()
