@@ -46,7 +46,7 @@ def _facts(view: View, loaded: Loaded) -> None:
     layers = loaded.lab.layers
     name = sidebar.label(view.choice.model, loaded.sample.trained)
     st.markdown(f"**{escape(name)}** · {escape(loaded.sample.title)}. {escape(loaded.sample.data)}")
-    parameters = sum(layer.parameters for layer in layers)
+    parameters = loaded.parameters()
     facts = st.columns(4)
     facts[0].metric("Layers", count(len(layers)), help=define("layers"))
     facts[1].metric("Parameters", count(parameters), help=define("parameters"))

@@ -45,6 +45,12 @@ class Loaded:
     )
     _sqnr: dict[tuple[str, Draft, QConfigMapping], float] = field(default_factory=dict, repr=False)
 
+    def parameters(self) -> int:
+        """How many parameters the fused network has, those that no layer owns included."""
+        if not self.lab.traced:
+            return sum(layer.parameters for layer in self.lab.layers)
+        return sum(parameter.numel() for parameter in self.lab.graph.parameters())
+
     def has_weight(self, name: str) -> bool:
         """Whether a layer has a weight that can be quantized."""
         from qlab.errors import UnknownNameError
