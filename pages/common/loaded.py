@@ -51,6 +51,12 @@ class Loaded:
             return sum(layer.parameters for layer in self.lab.layers)
         return sum(parameter.numel() for parameter in self.lab.graph.parameters())
 
+    def float_bytes(self) -> int:
+        """Bytes of the fused float network, as a comparison counts them."""
+        if not self.lab.traced:
+            return 4 * self.parameters()
+        return sum(x.numel() * x.element_size() for x in self.lab.graph.state_dict().values())
+
     def has_weight(self, name: str) -> bool:
         """Whether a layer has a weight that can be quantized."""
         from qlab.errors import UnknownNameError

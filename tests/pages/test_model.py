@@ -38,7 +38,8 @@ def test_every_sample_is_drawn_whole(name):
     assert metrics(page)["Layers"] == str(len(layers))
     assert list(page.dataframe[0].value.index) == [layer.name for layer in layers]
     assert metrics(page)["As float32"] == size(report.size.float_bytes)  # what Overview tells
-    assert metrics(page)["Parameters"] == count(report.size.float_bytes / 4)
+    parameters = sum(parameter.numel() for parameter in lab.graph.parameters())
+    assert metrics(page)["Parameters"] == count(parameters)
 
 
 def test_numbers_are_those_of_the_comparison(lab):
