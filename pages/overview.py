@@ -101,10 +101,10 @@ def _worst(view: View, loaded: Loaded, outcome: Outcome) -> None:
                 st.markdown(f"**{sqnr}**", help=define("local"), width="content")
                 st.space("stretch")
                 selection.link(view, loaded, finding.name)
-            reason, remedy = st.columns([5, 3], vertical_alignment="center")
+            reason, *remedy = st.columns([5, 3] if cause else 1, vertical_alignment="center")
             reason.markdown(escape(finding.reason))
             if cause:
-                with remedy:
+                with remedy[0]:
                     remedy_button(view, cause, key=f"remedy_{position}")
 
 
