@@ -46,11 +46,10 @@ def _facts(view: View, loaded: Loaded) -> None:
     layers = loaded.lab.layers
     name = sidebar.label(view.choice.model, loaded.sample.trained)
     st.markdown(f"**{escape(name)}** · {escape(loaded.sample.title)}. {escape(loaded.sample.data)}")
-    parameters = sum(layer.parameters for layer in layers)
     facts = st.columns(4)
     facts[0].metric("Layers", count(len(layers)), help=define("layers"))
-    facts[1].metric("Parameters", count(parameters), help=define("parameters"))
-    facts[2].metric("As float32", size(4 * parameters), help=define("float32 size"))
+    facts[1].metric("Parameters", count(loaded.parameters()), help=define("parameters"))
+    facts[2].metric("As float32", size(loaded.float_bytes()), help=define("float32 size"))
     quantizable = sum(layer.quantizable for layer in layers)
     facts[3].metric("Can be quantized", f"{quantizable} of {len(layers)}", help=define("can be"))
 

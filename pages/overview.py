@@ -93,17 +93,19 @@ def _worst(view: View, loaded: Loaded, outcome: Outcome) -> None:
     st.subheader("Worst layers", anchor=False, help=define("worst"))
     for position, finding in enumerate(outcome.worst):
         cause = next((c for c in finding.causes if c.remedy and (c.gain or 0) > 0), None)
-        widths = [2, 1.1, 3.3, 2.9, 1] if cause else [2, 1.1, 6.2, 1]
         with st.container(border=True, key=f"worst_{position}"):
-            name, sqnr, reason, *remedy, link = st.columns(widths, vertical_alignment="center")
-            name.html(layer_name(finding.name))
-            sqnr.markdown(f"**{number(finding.sqnr, 'dB')}**", help=define("local"))
+            # The name has a line to itself: no column is wide enough for every model's names.
+            with st.container(horizontal=True, vertical_alignment="center"):
+                st.html(layer_name(finding.name), width="content")
+                sqnr = number(finding.sqnr, "dB")
+                st.markdown(f"**{sqnr}**", help=define("local"), width="content")
+                st.space("stretch")
+                selection.link(view, loaded, finding.name)
+            reason, *remedy = st.columns([5, 3] if cause else 1, vertical_alignment="center")
             reason.markdown(escape(finding.reason))
             if cause:
                 with remedy[0]:
                     remedy_button(view, cause, key=f"remedy_{position}")
-            with link:
-                selection.link(view, loaded, finding.name)
 
 
 page("Overview", ABOUT, draw)

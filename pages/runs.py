@@ -37,7 +37,7 @@ def draw(view: View) -> None:
             "makes is the first run. Change something, refresh, and the next one is beside it."
         )
         return
-    st.caption(f"{count(len(known))} runs, newest first. Tick one or two.")
+    st.caption(f"{count(len(known))} {'run' if len(known) == 1 else 'runs'}, newest first.")
     text = st.column_config.TextColumn
     columns = {metric.title: text(help=define(metric.term)) for metric in tried.METRICS}
     columns["Measured"] = st.column_config.DatetimeColumn(format="D MMM, HH:mm")

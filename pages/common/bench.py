@@ -42,7 +42,7 @@ def draw(view: View, loaded: Loaded, name: str) -> None:
         _verdict(view, loaded, (draft, what), verdict)
         with left:
             if draft.weight is None:
-                st.caption("This layer has no weight.")
+                st.caption("This layer has no weight to quantize.")
             else:
                 tensors.draw(_weight(loaded, draft, what))
         with right:

@@ -16,7 +16,7 @@ import streamlit as st
 
 from pages.common import messages
 from pages.common.attendance import Attendance
-from pages.common.format import escape
+from pages.common.format import duration, escape
 from pages.common.jobs import Board, Job, Key, Work
 from pages.common.messages import WaitingError
 from pages.common.store import store
@@ -174,6 +174,6 @@ def _progress(key: Key, job: Job, workspace: Workspace, ending: str) -> None:
 def progress_text(job: Job) -> str:
     """What a job does, how far it is and how long it will take, as Markdown."""
     left = job.seconds_left
-    rest = f" · {left:.0f} s left" if left is not None else ""
+    rest = f" · {duration(left)} left" if left is not None else ""
     counted = f" · {job.done} of {job.total}" if job.total else ""
     return f"{escape(job.title)}: {escape(job.label or 'starting')}{counted}{rest}"

@@ -96,7 +96,7 @@ TERMS: dict[str, str] = {
     "layers": "Operators of the traced network, after batch norms and activations were folded into "
     "the layers before them.",
     "parameters": "Numbers that training found: weights and biases.",
-    "float32 size": "Bytes of all parameters at four bytes each.",
+    "float32 size": "Bytes of all parameters, and of the statistics that norms keep.",
     "can be": "Layers that have an integer or simulated form. The others pass codes on, or stay in "
     "float.",
     "stays float": "Layers that the configuration leaves as they were, each with the reason.",

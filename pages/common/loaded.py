@@ -46,6 +46,18 @@ class Loaded:
     )
     _sqnr: dict[tuple[str, Draft, QConfigMapping], float] = field(default_factory=dict, repr=False)
 
+    def parameters(self) -> int:
+        """How many parameters the fused network has, those that no layer owns included."""
+        if not self.lab.traced:
+            return sum(layer.parameters for layer in self.lab.layers)
+        return sum(parameter.numel() for parameter in self.lab.graph.parameters())
+
+    def float_bytes(self) -> int:
+        """Bytes of the fused float network, as a comparison counts them."""
+        if not self.lab.traced:
+            return 4 * self.parameters()
+        return sum(x.numel() * x.element_size() for x in self.lab.graph.state_dict().values())
+
     def has_weight(self, name: str) -> bool:
         """Whether a layer has a weight that can be quantized."""
         from qlab.errors import UnknownNameError

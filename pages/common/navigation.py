@@ -30,11 +30,11 @@ def page(name: str) -> st.Page:
 
 
 def navigation() -> st.Page:
-    """Declares every page to Streamlit and returns the one that is asked for."""
+    """Declares every page to Streamlit, all in sight, and returns the one that is asked for."""
     sections: dict[str, list[st.Page]] = {}
     for name, (section, _) in PAGES.items():
         sections.setdefault(section, []).append(page(name))
-    return st.navigation(sections)
+    return st.navigation(sections, expanded=True)
 
 
 def enter() -> None:

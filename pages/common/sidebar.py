@@ -21,6 +21,7 @@ def draw(workspace: Workspace) -> Choice:
 
     offered = models.offered()
     _restore(workspace)
+    _accept_plain_name()
     with st.sidebar:
         model = st.selectbox(
             "Model",
@@ -63,6 +64,16 @@ def _restore(workspace: Workspace) -> None:
         for key, value in workspace.choice._asdict().items():
             if key not in st.session_state and key not in st.query_params:
                 st.session_state[key] = value
+
+
+def _accept_plain_name() -> None:
+    """Lets an address name an untrained model without its label, which Streamlit would drop."""
+    from sample_models.catalog import MODELS
+
+    asked = st.query_params.get("model")
+    if asked in MODELS and MODELS[asked].recipe is None:
+        del st.query_params["model"]
+        choose_model(asked)
 
 
 def choose_model(name: str) -> None:

@@ -108,7 +108,7 @@ class Stability:
         )
 
 
-def measure_stability(calibration: Calibration, names: Mapping[str, str]) -> Stability:
+def measure_stability(calibration: Calibration, nodes: Mapping[str, str]) -> Stability:
     """Reads the extrema of every batch; no data is run.
 
     Batches count as exchangeable: all means and deviations are over all choices or orders of
@@ -117,11 +117,11 @@ def measure_stability(calibration: Calibration, names: Mapping[str, str]) -> Sta
 
     Args:
         calibration: What calibration saw.
-        names: The nodes to judge, with the layers' names.
+        nodes: By the name of each layer to judge, the node whose statistics give its range.
     """
     statistics = {
         name: calibration.statistics[node]
-        for node, name in names.items()
+        for name, node in nodes.items()
         if node in calibration.statistics and calibration.statistics[node].count
     }
     samples = calibration.samples

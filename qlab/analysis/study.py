@@ -258,14 +258,20 @@ class Study:
             )
         return seen.statistics[node]
 
-    def stability(self) -> Stability:
-        """How far the range of every layer's output, and of every input, still moves."""
-        names = {
-            node.name: str(node.meta.get("name", node.name))
+    def stability(self, plan: Plan) -> Stability:
+        """How far the range of every layer's output, and of every input, still moves.
+
+        Args:
+            plan: Tells which outputs are only ever read clamped: of those it is the clamped range.
+        """
+        clamped = {step.name for step in plan.steps if step.bounds is not None}
+        nodes = {
+            str(node.meta.get("name", node.name)): node.name
             for node in self.graph.graph.nodes
             if node.op not in ("get_attr", "output")
         }
-        return measure_stability(self.calibration or self.calibrate(), names)
+        nodes |= {name: plan.range_node(node) for name, node in nodes.items() if name in clamped}
+        return measure_stability(self.calibration or self.calibrate(), nodes)
 
     def activation_qparams(self, node: str, spec: TensorSpec) -> QParams:
         """Scale and zero point that a spec gives the tensor of a node, as converted."""

@@ -197,12 +197,16 @@ class LabBase:
         """
         return self._study.merge(other)
 
-    def stability(self) -> Stability:
+    def stability(self, mapping: Mapping = None) -> Stability:
         """How far each layer's range still moves with more data, and whether there was enough.
 
-        Computed from what calibration kept of every batch, without another pass.
+        Computed from what calibration kept of every batch, without another pass; of the same
+        tensors as `statistics`.
+
+        Args:
+            mapping: The configuration that decides what is clamped.
         """
-        return self._study.stability()
+        return self._study.stability(self.plan(mapping))
 
     def statistics(
         self, name: str, kind: str = "activation", mapping: Mapping = None

@@ -71,3 +71,12 @@ def test_a_page_is_short_and_holds_no_math(path: Path):
         )
     }
     assert not imported & {"math", "numpy", "torch", "pandas"}
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet18 (untrained)"])
+def test_an_address_may_name_an_untrained_model_with_or_without_its_label(name):
+    page = AppTest.from_file(ROOT / "pages" / "coverage.py", default_timeout=SECONDS)
+    page.query_params["model"] = name
+    assert page.run().selectbox(key="model").value == "resnet18"
+    page.selectbox(key="model").set_value("mlp").run()
+    assert page.selectbox(key="model").value == "mlp"

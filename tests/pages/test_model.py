@@ -5,6 +5,7 @@ from streamlit.testing.v1 import AppTest
 
 import qlab
 import sample_models
+from pages.common.format import count, size
 from sample_models.catalog import MODELS
 from tests.pages.harness import chart, metrics, open_page, texts
 
@@ -31,10 +32,14 @@ def drawn(page: AppTest) -> dict[str, str]:
 def test_every_sample_is_drawn_whole(name):
     page = open_page("model", model=name, samples=16)
     sample = sample_models.load(name)
-    layers = qlab.Lab(sample.model, sample.example_inputs, sample.calibration(2)).layers
+    lab = qlab.Lab(sample.model, sample.example_inputs, sample.calibration(2))
+    layers, report = lab.layers, lab.compare()
     assert set(drawn(page)) == {layer.name for layer in layers}
     assert metrics(page)["Layers"] == str(len(layers))
     assert list(page.dataframe[0].value.index) == [layer.name for layer in layers]
+    assert metrics(page)["As float32"] == size(report.size.float_bytes)  # what Overview tells
+    parameters = sum(parameter.numel() for parameter in lab.graph.parameters())
+    assert metrics(page)["Parameters"] == count(parameters)
 
 
 def test_numbers_are_those_of_the_comparison(lab):

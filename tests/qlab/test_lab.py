@@ -238,6 +238,8 @@ def test_in_front_of_a_clamp_statistics_and_policies_speak_of_the_clamped_tensor
     assert float(lab.statistics(step.name, mapping="int8").min_val) == 0.0
     whole = lab.statistics(step.name, mapping=QConfigMapping())
     assert float(whole.min_val) < 0.0
+    assert lab.stability("int8").table.loc[step.name, "low"] == 0.0
+    assert lab.stability(QConfigMapping()).table.loc[step.name, "low"] == float(whole.min_val)
     error = lab.policies(step.name, step.output, mapping="int8")[step.output.policy.label]
     assert error == lab.what_if(step.name, mapping="int8").activation_error
     alone = lab.policies(step.name, step.output, mapping=QConfigMapping())
