@@ -15,6 +15,7 @@ from qlab.analysis.causes import Cause, Evidence, Operand, Quantized, Source
 from qlab.analysis.metrics import ErrorSums
 from qlab.analysis.study import Study
 from qlab.analysis.what_if import deployed, what_if
+from qlab.errors import DTypeError
 from qlab.graph import Plan
 from qlab.graph.plan import Step
 from qlab.qconfig import QConfig, QConfigMapping
@@ -40,6 +41,10 @@ def remedied(study: Study, mapping: QConfigMapping, cause: Cause) -> QConfigMapp
     Raises:
         UnsupportedError: No configuration avoids this cause; says what would.
     """
+    if not isinstance(cause, Cause):
+        raise DTypeError(
+            "Only a cause has a remedy", expected="one of Lab.causes", received=type(cause).__name__
+        )
     changed = cause.apply(mapping)
     for step in study.plan(mapping).steps:
         for twin in _unmeasured(study, mapping, step.name):

@@ -29,7 +29,7 @@ from qlab.analysis.worked_sums import WorkedSum, sum_in_layer
 from qlab.errors import ArgumentError
 from qlab.graph.inputs import Inputs
 from qlab.io.checkpoint import save_quantized
-from qlab.io.files import write_atomically
+from qlab.io.files import path_of, write_atomically
 from qlab.lab.base import DEFAULT_PRESET, LabBase, Mapping, resolve_mapping
 from qlab.qconfig import QConfigMapping
 from qlab.ranges import QuantizationError, TensorSpec
@@ -408,7 +408,7 @@ class Lab(LabBase):
             ArgumentError: Another suffix.
             UnsupportedError: A checkpoint of a model that has no graph.
         """
-        target, resolved = Path(path), resolve_mapping(mapping)
+        target, resolved = path_of(path, "Lab.export"), resolve_mapping(mapping)
         if target.suffix == ".safetensors":
             self._study.whole_graph("A checkpoint")
             return save_quantized(self._study.converted(resolved), target)

@@ -1,11 +1,12 @@
 """Models and data that a Lab meets and its own samples do not have."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import qlab
-from qlab.errors import NonFiniteError
+from qlab.errors import ArgumentError, DTypeError, NonFiniteError
 
 
 def small_net() -> nn.Sequential:
@@ -76,3 +77,39 @@ def test_infinity_in_the_evaluation_data_itself_is_told_as_such():
     lab = qlab.Lab(small_net(), (fine,), [fine], [fine / 0])
     with pytest.raises(NonFiniteError, match=r"Infinity in the data: batch 0 of the evaluation"):
         lab.compare()
+
+
+LABELS = torch.tensor([2, 0, 1, 1])
+
+
+@pytest.mark.parametrize("labels", [LABELS.numpy(), LABELS.tolist(), LABELS.to(torch.uint8)])
+def test_labels_of_any_form_are_read(labels):
+    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
+    lab, same = (qlab.Lab(small_net(), (x,), [x], [(x, y)]) for y in (labels, LABELS))
+    found = lab.compare().output
+    assert found["float_accuracy"] == same.compare().output["float_accuracy"]
+    assert lab.sensitivity(ways=("on",)).metric == "accuracy"
+
+
+@pytest.mark.parametrize("label", [1, np.int64(1)])
+def test_a_batch_of_one_may_have_a_number_as_its_label(label):
+    x = torch.randn(1, 6)
+    assert "accuracy" in qlab.Lab(small_net(), (x,), [x], [(x, label)]).compare().output
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda lab: lab.save(None), DTypeError, r"Lab\.save writes a file.*NoneType"),
+        (lambda lab: lab.export(None), DTypeError, r"Lab\.export writes a file.*NoneType"),
+        (lambda lab: lab.save("."), ArgumentError, r"No file can be written there.*a folder"),
+        (lambda lab: lab.merge(3), DTypeError, r"Only a calibration can be merged.*int"),
+        (lambda lab: lab.remedy(3), DTypeError, r"Only a cause has a remedy.*int"),
+        (lambda lab: lab.policies("0", 3), DTypeError, r"Policies are compared.*int"),
+        (lambda lab: lab.qparams("0", 3), DTypeError, r"A scale follows from a spec.*int"),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_answered_in_words(call, error, message):
+    x = torch.randn(4, 6)
+    with pytest.raises(error, match=message):
+        call(qlab.Lab(small_net(), (x,), [x]))
