@@ -113,3 +113,16 @@ def test_arguments_of_the_wrong_kind_are_answered_in_words(call, error, message)
     x = torch.randn(4, 6)
     with pytest.raises(error, match=message):
         call(qlab.Lab(small_net(), (x,), [x]))
+
+
+@pytest.mark.parametrize("question", ["compare", "search"])
+def test_a_stop_is_heard_while_it_calibrates_first(question):
+    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
+    net = nn.Sequential(nn.Linear(6, 64), nn.ReLU(), nn.Linear(64, 3)).eval()
+    lab = qlab.Lab(net, (x,), [x] * 5, [x])
+    asked = {"compare": lab.compare, "search": lambda **hooks: lab.search(0.9, **hooks)}[question]
+    labels = []
+    found = asked(should_stop=lambda: True, on_progress=lambda *p: labels.append(p[2]))
+    assert labels.count("calibrating") == lab.calibrated.batches == 1
+    assert not found.complete and len(lab.runs) == 0
+    assert lab.compare().complete is True
