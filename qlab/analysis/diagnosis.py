@@ -31,6 +31,7 @@ def causes_of(study: Study, mapping: QConfigMapping, name: str) -> tuple[Cause, 
     Causes without a remedy in the configuration stand between the two. A gain is measured on the
     layer alone, as it is deployed, fed the float network's values on a small fixed sample.
     """
+    study.probe(name)  # says why where nothing is known of it
     found = [_with_gain(study, mapping, cause) for cause in _unmeasured(study, mapping, name)]
     return tuple(sorted(found, key=_rank))
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import qlab
-from qlab.errors import ArgumentError, DTypeError, NonFiniteError
+from qlab.errors import ArgumentError, DTypeError, NonFiniteError, UnsupportedError
 
 
 def small_net() -> nn.Sequential:
@@ -126,3 +126,21 @@ def test_a_stop_is_heard_while_it_calibrates_first(question):
     assert labels.count("calibrating") == lab.calibrated.batches == 1
     assert not found.complete and len(lab.runs) == 0
     assert lab.compare().complete is True
+
+
+class _Branching(_Overflows):
+    def __init__(self) -> None:
+        super().__init__(branch=True)
+        self.unused = nn.Linear(2, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("unused", "never called"), ("forward", "not traced: what its forward does")]
+)
+def test_a_layer_that_hooks_see_nothing_of_is_listed_and_says_why(name, why):
+    x = torch.rand(8, 6)
+    lab = qlab.Lab(_Branching().eval(), (x,), [x])
+    assert why in lab.layer(name).reason
+    for ask in (lab.causes, lab.what_if, lab.channels, lab.weight):
+        with pytest.raises(UnsupportedError, match=f"layer '{name}'.*{why}"):
+            ask(name)
