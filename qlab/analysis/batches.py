@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,7 +30,7 @@ class Batches:
     """Re-iterable batches of a model's inputs.
 
     A batch may be one tensor, or a tuple or list whose first elements are the model's inputs; one
-    more element is taken as class labels, a tensor or a plain list of whole numbers. So a
+    more element is taken as class labels: a tensor, an array, a list of whole numbers, or one. So a
     ``DataLoader`` of (image, label) pairs works as it is. A batch may also be a dict with the
     inputs by the names of the model's arguments, and labels by ``"labels"`` or ``"label"``; other
     entries are left out. A one-shot iterator is read once and kept; a list or a loader is
@@ -130,9 +131,13 @@ class Batches:
         return (*(entries[name] for name in self._inputs), *labels[:1])
 
     def _labels(self, value: Any, where: str) -> Tensor | None:
-        """Labels as a tensor; lists of numbers are read as one, other things are no labels."""
+        """Labels as a tensor; whatever holds numbers is read as one, other things are no labels."""
         if isinstance(value, Tensor):
             return value
+        if isinstance(value, np.ndarray | np.generic):
+            value = value.tolist()
+        if isinstance(value, int):
+            value = [value]
         if not isinstance(value, list | tuple) or not value:
             return None
         try:

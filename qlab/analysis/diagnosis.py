@@ -15,6 +15,7 @@ from qlab.analysis.causes import Cause, Evidence, Operand, Quantized, Source
 from qlab.analysis.metrics import ErrorSums
 from qlab.analysis.study import Study
 from qlab.analysis.what_if import deployed, what_if
+from qlab.errors import DTypeError
 from qlab.graph import Plan
 from qlab.graph.plan import Step
 from qlab.qconfig import QConfig, QConfigMapping
@@ -30,6 +31,7 @@ def causes_of(study: Study, mapping: QConfigMapping, name: str) -> tuple[Cause, 
     Causes without a remedy in the configuration stand between the two. A gain is measured on the
     layer alone, as it is deployed, fed the float network's values on a small fixed sample.
     """
+    study.probe(name)  # says why where nothing is known of it
     found = [_with_gain(study, mapping, cause) for cause in _unmeasured(study, mapping, name)]
     return tuple(sorted(found, key=_rank))
 
@@ -40,6 +42,10 @@ def remedied(study: Study, mapping: QConfigMapping, cause: Cause) -> QConfigMapp
     Raises:
         UnsupportedError: No configuration avoids this cause; says what would.
     """
+    if not isinstance(cause, Cause):
+        raise DTypeError(
+            "Only a cause has a remedy", expected="one of Lab.causes", received=type(cause).__name__
+        )
     changed = cause.apply(mapping)
     for step in study.plan(mapping).steps:
         for twin in _unmeasured(study, mapping, step.name):

@@ -91,13 +91,30 @@ class ModuleStudy(Study):
     def layers(self, plan: Plan) -> tuple[Layer, ...]:
         """The layers that are called, then those that are not, then what runs as Python."""
         called = (replace(layer, inputs=()) for layer in describe_layers(self.graph, plan))
-        uncalled = (
+        return (*called, *self._idle())
+
+    def _idle(self) -> Iterator[Layer]:
+        """The layers that hooks see nothing of."""
+        yield from (
             _unquantizable(path, kind, "never called for the example inputs")
             for path, kind in self.islands.uncalled
         )
         reason = "not traced: what its forward does between its layers stays in float"
-        python = (_unquantizable(p or "forward", k, reason) for p, k in self.islands.python)
-        return (*called, *uncalled, *python)
+        yield from (_unquantizable(p or "forward", k, reason) for p, k in self.islands.python)
+
+    def probe(self, name: str) -> LayerProbe:
+        """A layer by name.
+
+        Raises:
+            UnknownNameError: No such layer; lists those that are called.
+            UnsupportedError: Hooks see nothing of it; says why.
+        """
+        for layer in self._idle():
+            if layer.name == name and name not in self.probes:
+                raise UnsupportedError(
+                    f"Nothing is known of the layer {name!r}", received=layer.reason
+                )
+        return super().probe(name)
 
     def _collect(
         self,

@@ -33,7 +33,7 @@ from qlab.analysis.probe import LayerProbe
 from qlab.analysis.report import Report
 from qlab.analysis.sensitivity import WAYS, Sensitivity, measure_sensitivity
 from qlab.analysis.stability import Stability, measure_stability
-from qlab.errors import TraceError, UncalibratedError, UnknownNameError
+from qlab.errors import DTypeError, TraceError, UncalibratedError, UnknownNameError
 from qlab.execution import GraphRunner, Program, RunStore
 from qlab.graph import Plan, annotate, convert
 from qlab.graph.lift import attribute
@@ -142,6 +142,12 @@ class Study:
 
     def merge(self, other: Calibration) -> Calibration:
         """Takes in what another Lab of the same model saw, after all that was seen here."""
+        if not isinstance(other, Calibration):
+            raise DTypeError(
+                "Only a calibration can be merged",
+                expected="the `calibrated` of another Lab",
+                received=type(other).__name__,
+            )
         with self._lock:
             mine = self.calibration or self.calibrate()
             merged = mine.merge(other)

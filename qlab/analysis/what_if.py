@@ -124,6 +124,12 @@ def compare_policies(
     """Every range policy on one tensor, by the policy's label; see ``Lab.policies``."""
     if kind not in ("activation", "weight"):
         raise UnknownNameError.of("kind of tensor", kind, ["activation", "weight"])
+    if not isinstance(spec, TensorSpec):
+        raise DTypeError(
+            "Policies are compared under one spec",
+            expected="a TensorSpec",
+            received=type(spec).__name__,
+        )
     node, results = plan.range_node(study.probe(name).node), {}
     for policy in FROM_DATA:
         try:

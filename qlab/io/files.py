@@ -6,15 +6,30 @@ import os
 import tempfile
 from pathlib import Path
 
-from qlab.errors import ArgumentError
+from qlab.errors import ArgumentError, DTypeError
+
+
+def path_of(path: object, caller: str) -> Path:
+    """A path from what a caller gave as one.
+
+    Raises:
+        DTypeError: It is none.
+    """
+    if isinstance(path, str | os.PathLike):
+        return Path(path)
+    raise DTypeError(f"{caller} writes a file", expected="its path", received=type(path).__name__)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes ``content`` beside ``path`` and renames it, so that no half-written file is left.
 
     Raises:
-        ArgumentError: The folder does not exist, or may not be written to.
+        ArgumentError: The folder does not exist or may not be written to, or the path is a folder.
     """
+    if path.is_dir():
+        raise ArgumentError(
+            "No file can be written there", expected="a file's path", received=f"a folder, {path}"
+        )
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:

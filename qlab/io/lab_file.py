@@ -27,7 +27,7 @@ from qlab.analysis.fingerprint import first_difference, graph_fingerprint, tenso
 from qlab.errors import ArgumentError, FormatError, QlabError, UnsupportedError
 from qlab.io import float_graph, program
 from qlab.io.checkpoint import MALFORMED, read_bytes, read_header
-from qlab.io.files import write_atomically
+from qlab.io.files import path_of, write_atomically
 from qlab.qconfig import QConfigMapping
 from qlab.stats import TensorStats
 
@@ -146,7 +146,7 @@ def save_lab(contents: LabFile, path: str | os.PathLike[str]) -> Path:
         UnsupportedError: Example inputs that are neither tensors nor plain values.
         UnknownNameError: The mapping holds something unregistered.
     """
-    path, tensors = Path(path), {}
+    path, tensors = path_of(path, "Lab.save"), {}
     graph, reason = None, contents.without_graph
     if contents.graph is not None:
         try:

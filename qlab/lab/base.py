@@ -268,6 +268,12 @@ class LabBase:
             UnknownNameError: As `statistics`.
         """
         probe = self._study.probe(name)
+        if not isinstance(spec, TensorSpec):
+            raise DTypeError(
+                "A scale follows from a spec",
+                expected="a TensorSpec",
+                received=type(spec).__name__,
+            )
         if kind == "weight":
             return self._study.weight_qparams(name, spec)[0]
         self.statistics(name, kind)

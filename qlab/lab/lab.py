@@ -28,6 +28,7 @@ from qlab.analysis.worked_norms import WorkedNorm, norm_in_layer
 from qlab.analysis.worked_sums import WorkedSum, sum_in_layer
 from qlab.graph.inputs import Inputs
 from qlab.io.exports import export
+from qlab.io.files import path_of
 from qlab.io.replay import Origin
 from qlab.lab.base import DEFAULT_PRESET, LabBase, Mapping, resolve_mapping
 from qlab.qconfig import QConfigMapping
@@ -98,18 +99,19 @@ class Lab(LabBase):
             name: What its run is called; a preset's name, or by its number, if not given.
             parent: The run that it was made from; the latest if not given.
             on_progress: Called as ``(done, total, label)`` after each batch.
-            should_stop: Asked after each batch; the report then covers what was seen.
+            should_stop: Asked after each batch, of calibration too where that comes first; the
+                report then covers what was seen.
 
         Raises:
             NonFiniteError: NaN or infinity; names the first layer that produced it, or the input.
         """
         resolved = resolve_mapping(mapping)
         hooks: Any = {"on_progress": on_progress, "should_stop": should_stop}
-        if self.calibrated is None:
-            self.calibrate(on_progress)
+        stopped = self.calibrated is None and not self.calibrate(**hooks).complete
         began = time.monotonic()
         with self._finding_the_first():
             measured = self._study.compare(resolved, self._evaluation_data, **hooks)
+        measured = replace(measured, complete=measured.complete and not stopped)
         seconds = time.monotonic() - began
         told: Any = {"subject": self.subject, "name": name, "parent": parent}
         record_report(self.runs, resolved, measured, seconds=seconds, **told)
@@ -223,7 +225,7 @@ class Lab(LabBase):
         """
         self._study.whole_graph("Lab.search")
         resolved = resolve_mapping(mapping)
-        self.calibrate(on_progress)
+        self.calibrate(on_progress, should_stop)
         space = Space(self._study, resolved, candidates, by)
         hooks: Any = {"on_progress": on_progress, "should_stop": should_stop}
         if sensitivity is None or not sensitivity.complete:
@@ -421,6 +423,7 @@ class Lab(LabBase):
             UnknownNameError: The mapping holds something unregistered, which no file can name.
             UnsupportedError: A checkpoint or a script of a model that has no graph.
         """
-        if Path(path).suffix in (".safetensors", ".py"):
+        target = path_of(path, "Lab.export")
+        if target.suffix in (".safetensors", ".py"):
             self._study.whole_graph("A checkpoint")
-        return export(self, path, resolve_mapping(mapping), origin)
+        return export(self, target, resolve_mapping(mapping), origin)

@@ -1,11 +1,12 @@
 """Models and data that a Lab meets and its own samples do not have."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import qlab
-from qlab.errors import NonFiniteError
+from qlab.errors import ArgumentError, DTypeError, NonFiniteError, UnsupportedError
 
 
 def small_net() -> nn.Sequential:
@@ -76,3 +77,70 @@ def test_infinity_in_the_evaluation_data_itself_is_told_as_such():
     lab = qlab.Lab(small_net(), (fine,), [fine], [fine / 0])
     with pytest.raises(NonFiniteError, match=r"Infinity in the data: batch 0 of the evaluation"):
         lab.compare()
+
+
+LABELS = torch.tensor([2, 0, 1, 1])
+
+
+@pytest.mark.parametrize("labels", [LABELS.numpy(), LABELS.tolist(), LABELS.to(torch.uint8)])
+def test_labels_of_any_form_are_read(labels):
+    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
+    lab, same = (qlab.Lab(small_net(), (x,), [x], [(x, y)]) for y in (labels, LABELS))
+    found = lab.compare().output
+    assert found["float_accuracy"] == same.compare().output["float_accuracy"]
+    assert lab.sensitivity(ways=("on",)).metric == "accuracy"
+
+
+@pytest.mark.parametrize("label", [1, np.int64(1)])
+def test_a_batch_of_one_may_have_a_number_as_its_label(label):
+    x = torch.randn(1, 6)
+    assert "accuracy" in qlab.Lab(small_net(), (x,), [x], [(x, label)]).compare().output
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda lab: lab.save(None), DTypeError, r"Lab\.save writes a file.*NoneType"),
+        (lambda lab: lab.export(None), DTypeError, r"Lab\.export writes a file.*NoneType"),
+        (lambda lab: lab.save("."), ArgumentError, r"No file can be written there.*a folder"),
+        (lambda lab: lab.merge(3), DTypeError, r"Only a calibration can be merged.*int"),
+        (lambda lab: lab.remedy(3), DTypeError, r"Only a cause has a remedy.*int"),
+        (lambda lab: lab.policies("0", 3), DTypeError, r"Policies are compared.*int"),
+        (lambda lab: lab.qparams("0", 3), DTypeError, r"A scale follows from a spec.*int"),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_answered_in_words(call, error, message):
+    x = torch.randn(4, 6)
+    with pytest.raises(error, match=message):
+        call(qlab.Lab(small_net(), (x,), [x]))
+
+
+@pytest.mark.parametrize("question", ["compare", "search"])
+def test_a_stop_is_heard_while_it_calibrates_first(question):
+    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
+    net = nn.Sequential(nn.Linear(6, 64), nn.ReLU(), nn.Linear(64, 3)).eval()
+    lab = qlab.Lab(net, (x,), [x] * 5, [x])
+    asked = {"compare": lab.compare, "search": lambda **hooks: lab.search(0.9, **hooks)}[question]
+    labels = []
+    found = asked(should_stop=lambda: True, on_progress=lambda *p: labels.append(p[2]))
+    assert labels.count("calibrating") == lab.calibrated.batches == 1
+    assert not found.complete and len(lab.runs) == 0
+    assert lab.compare().complete is True
+
+
+class _Branching(_Overflows):
+    def __init__(self) -> None:
+        super().__init__(branch=True)
+        self.unused = nn.Linear(2, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("unused", "never called"), ("forward", "not traced: what its forward does")]
+)
+def test_a_layer_that_hooks_see_nothing_of_is_listed_and_says_why(name, why):
+    x = torch.rand(8, 6)
+    lab = qlab.Lab(_Branching().eval(), (x,), [x])
+    assert why in lab.layer(name).reason
+    for ask in (lab.causes, lab.what_if, lab.channels, lab.weight):
+        with pytest.raises(UnsupportedError, match=f"layer '{name}'.*{why}"):
+            ask(name)

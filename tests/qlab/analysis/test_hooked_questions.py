@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 import qlab
 from qlab import QConfigMapping, TensorSpec
@@ -125,6 +126,8 @@ WORK = {
     "sensitivity": lambda lab, _: lab.sensitivity(ways=("on",)).complete,
     "what_if": lambda lab, _: lab.what_if("step", activation=SPEC).output_sqnr > 0,
     "causes": lambda lab, _: isinstance(lab.causes("step"), tuple),
+    "layer_inputs": lambda lab, _: lab.layer_inputs("step")[0].shape[1] == 16,
+    "worked_sum": lambda lab, _: len(lab.worked_sum("step").terms.x) == 16,
     "latency": lambda lab, _: lab.latency(repeats=4).quantized.runs == 4,
     "runs": lambda lab, _: lab.compare() and len(lab.runs) == 1,
     "export json": lambda lab, path: lab.export(path / "m.json").exists(),
@@ -155,8 +158,24 @@ def test_what_is_refused_names_module_file_and_line(ask, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+class _Normalizes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(8)
+
+    def forward(self, x):
+        return self.norm(x) if x.sum().item() < 1e9 else x
+
+
+def test_a_norm_is_worked_out_without_a_graph():
+    lab = qlab.Lab(_Normalizes().eval(), BATCHES[0], BATCHES)
+    assert not lab.traced
+    worked = lab.worked_norm("norm")
+    assert worked.kind == "LayerNorm" and len(worked.x) == 8
+
+
 def test_every_question_of_a_lab_is_asked_without_a_graph():
-    asked = {name.split()[0] for name in (*WORK, *REFUSED)} | {"remedy", "restore", "export"}
+    asked = {name.split()[0] for name in (*WORK, *REFUSED)} | {"remedy", "restore", "worked_norm"}
     public = {name for name in dir(qlab.Lab) if not name.startswith("_")}
     assert public - {"traced", "trace_error", "calibrated", "subject"} <= asked
 
