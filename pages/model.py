@@ -55,10 +55,10 @@ def _facts(view: View, loaded: Loaded) -> None:
 
 
 def _picture(view: View, loaded: Loaded, layers: Described, is_stale: bool) -> None:
-    title, switch = st.columns([3, 1], vertical_alignment="bottom")
-    title.subheader("Network", anchor=False, help=define("network picture"))
+    top = st.container(horizontal=True, vertical_alignment="bottom", wrap=False)
+    top.subheader("Network", anchor=False, help=define("network picture"))
     address.keep(view.workspace, "model_error", "local", ERRORS)
-    error = switch.segmented_control(
+    error = top.segmented_control(
         "Error",
         list(ERRORS),
         required=True,

@@ -31,7 +31,7 @@ def counted(page: Page) -> int:
 
 @pytest.mark.slow
 def test_a_long_measurement_is_cancelled_and_goes_on(page: Page):
-    open_page(page, ".st-key-sensitivity_bits", "/sensitivity?model=depthwise")
+    open_page(page, ".st-key-sensitivity_bits", "/sensitivity?model=vit")
     for bits in ("2", "3", "6", "8"):
         page.locator(".st-key-sensitivity_bits").get_by_text(bits, exact=True).click()
     reached = counted(page)
