@@ -112,7 +112,8 @@ def _left_out(layers: Described) -> None:
     st.subheader("What stays in float", anchor=False, help=define("stays float"))
     left, passing = layers.left_in_float()
     if passing:
-        st.caption(f"{count(passing)} layers only move elements and pass on what they get.")
+        told = "1 layer only moves" if passing == 1 else f"{count(passing)} layers only move"
+        st.caption(f"{told} elements: what comes in goes on.")
     if left.empty:
         st.caption("Nothing: every layer that computes is quantized.")
         return
