@@ -55,10 +55,10 @@ def _facts(view: View, loaded: Loaded) -> None:
 
 
 def _picture(view: View, loaded: Loaded, layers: Described, is_stale: bool) -> None:
-    title, switch = st.columns([3, 1], vertical_alignment="bottom")
-    title.subheader("Network", anchor=False, help=define("network picture"))
+    top = st.container(horizontal=True, vertical_alignment="bottom", wrap=False)
+    top.subheader("Network", anchor=False, help=define("network picture"))
     address.keep(view.workspace, "model_error", "local", ERRORS)
-    error = switch.segmented_control(
+    error = top.segmented_control(
         "Error",
         list(ERRORS),
         required=True,
@@ -112,7 +112,8 @@ def _left_out(layers: Described) -> None:
     st.subheader("What stays in float", anchor=False, help=define("stays float"))
     left, passing = layers.left_in_float()
     if passing:
-        st.caption(f"{count(passing)} layers only move elements and pass on what they get.")
+        told = "1 layer only moves" if passing == 1 else f"{count(passing)} layers only move"
+        st.caption(f"{told} elements: what comes in goes on.")
     if left.empty:
         st.caption("Nothing: every layer that computes is quantized.")
         return

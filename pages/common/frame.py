@@ -30,6 +30,8 @@ STYLE = """<style>
   [class*=st-key-worst_]) [data-testid=stColumn] {min-width: calc(50% - 1rem)}
   .st-key-sides > [data-testid=stLayoutWrapper] > [data-testid=stHorizontalBlock] >
   [data-testid=stColumn] {min-width: 100%}
+  [data-testid=stColumn] [data-testid=stButtonGroup] button {
+    padding-left: 0.35rem; padding-right: 0.35rem}
 }
 </style>"""
 

@@ -9,7 +9,7 @@ from pages.common.workspace import Choice, Workspace
 DEFAULT_PRESET = "int8"
 #: Calibration images to choose from; the large untrained networks take seconds per image.
 SIZES = {True: (8, 16, 32, 64, 128, 256), False: (2, 4, 8, 16)}
-_JUST_SET = "model_just_set"
+_JUST_SET = "choices_just_set"
 DEFAULT_SIZE = {True: 256, False: 4}
 
 NOISE = "Random noise, no real images: ranges and errors say nothing about real data."
@@ -63,7 +63,7 @@ def _restore(workspace: Workspace) -> None:
     if workspace.choice is not None:
         for key, value in workspace.choice._asdict().items():
             if key not in st.session_state and key not in st.query_params:
-                st.session_state[key] = value
+                _set(key, value)
 
 
 def _accept_plain_name() -> None:
@@ -79,8 +79,12 @@ def _accept_plain_name() -> None:
 def choose_model(name: str) -> None:
     """Chooses a model from elsewhere; to be called before the sidebar is drawn."""
     if st.session_state.get("model") != name:
-        st.session_state["model"] = name
-        st.session_state[_JUST_SET] = True
+        _set("model", name)
+
+
+def _set(key: str, value: object) -> None:
+    st.session_state[key] = value
+    st.session_state[_JUST_SET] = {*st.session_state.get(_JUST_SET, ()), key}
 
 
 def label(name: str, trained: bool) -> str:
@@ -95,7 +99,8 @@ def _keep_valid(key: str, options: tuple, default: object) -> int:
         The widget's `index`: that of the default, or 0 where the state has just been set, since
         Streamlit takes exception to both at once.
     """
-    just_set = key == "model" and st.session_state.pop(_JUST_SET, False)
+    just_set = key in (known := st.session_state.get(_JUST_SET, set()))
+    known.discard(key)
     if st.session_state.get(key, default) in options:
         return 0 if just_set else options.index(default)
     st.session_state[key] = default

@@ -171,7 +171,7 @@ def settled(page: Page, element: Locator) -> None:
 
     The element comes first: before Streamlit has drawn anything, its script looks idle too.
     """
-    expect(element).to_be_visible()
+    expect(element.first).to_be_visible()  # while it is replaced there are two
     app = page.locator(f"[data-testid=stApp]{SETTLED}")
     expect(app).to_be_visible()
 

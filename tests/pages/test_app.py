@@ -80,3 +80,19 @@ def test_an_address_may_name_an_untrained_model_with_or_without_its_label(name):
     assert page.run().selectbox(key="model").value == "resnet18"
     page.selectbox(key="model").set_value("mlp").run()
     assert page.selectbox(key="model").value == "mlp"
+
+
+def test_a_link_restores_the_choices_without_a_complaint_in_the_servers_log(
+    caplog: pytest.LogCaptureFixture,
+):
+    page = AppTest.from_file(ROOT / "pages" / "coverage.py", default_timeout=SECONDS).run()
+    page.selectbox(key="model").set_value("mlp").run()
+    page.selectbox(key="samples").set_value(64).run()
+    fresh = AppTest.from_file(ROOT / "pages" / "coverage.py", default_timeout=SECONDS)
+    fresh.query_params["w"] = page.query_params["w"]
+    caplog.clear()
+    for _ in range(2):
+        fresh.run()
+        assert fresh.selectbox(key="model").value == "mlp"
+        assert fresh.selectbox(key="samples").value == 64
+    assert "Session State API" not in caplog.text

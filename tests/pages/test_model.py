@@ -67,5 +67,5 @@ def test_a_click_on_a_mark_selects_the_layer():
 
 def test_it_says_what_stays_in_float_and_why():
     page = open_page("model", model="residual", samples=64)
-    assert any("pass on what they get" in caption.value for caption in page.caption)
+    assert any("only move" in caption.value for caption in page.caption)
     assert any("Nothing: every layer" in caption.value for caption in page.caption)

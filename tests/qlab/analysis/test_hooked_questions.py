@@ -177,7 +177,7 @@ def test_a_norm_is_worked_out_without_a_graph():
 def test_every_question_of_a_lab_is_asked_without_a_graph():
     asked = {name.split()[0] for name in (*WORK, *REFUSED)} | {"remedy", "restore", "worked_norm"}
     public = {name for name in dir(qlab.Lab) if not name.startswith("_")}
-    assert public - {"traced", "trace_error", "calibrated", "subject"} <= asked
+    assert public - {"traced", "trace_error", "calibrated", "subject", "data"} <= asked
 
 
 def test_inputs_by_keyword_without_a_graph():
