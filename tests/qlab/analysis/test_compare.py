@@ -106,14 +106,14 @@ def test_channels_of_what_is_not_quantized_are_refused():
         lab.channels("nope")
 
 
-def test_nan_is_reported_with_the_layer_that_it_came_from():
+def test_nan_in_the_evaluation_data_names_batch_and_input():
     x = torch.randn(8, 6)
     lab = qlab.Lab(nn.Linear(6, 3), x, [x], [torch.full((8, 6), math.nan)])
-    name = lab.layers[0].name
-    with pytest.raises(NonFiniteError, match=f"layer {name!r} cannot be measured"):
+    told = "NaN in the data: batch 0 of the evaluation data, the model's input"
+    with pytest.raises(NonFiniteError, match=told):
         lab.compare()
-    with pytest.raises(NonFiniteError, match="channels cannot be measured"):
-        lab.channels(name)
+    with pytest.raises(NonFiniteError, match=told):
+        lab.channels(lab.layers[0].name)
 
 
 @pytest.mark.parametrize("budget", [0, 100_000])
