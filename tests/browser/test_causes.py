@@ -18,6 +18,8 @@ def test_from_the_first_look_to_a_remedy_with_its_gain_and_back(page: Page):
     open_page(page, ".st-key-worst_0", "/?preset=int8-per-tensor")
     network = decibels(metric(page, "Output SQNR"))
     worst = page.locator(".st-key-worst_0 code").inner_text()
+    page.wait_for_load_state("networkidle")
+    page.wait_for_timeout(1000)  # the address says all that the link below carries
     page.locator(".st-key-worst_0").get_by_role("link", name="Open").click()
     settled(page, page.locator(".st-key-apply_cause_0 button"))
     expect(page.get_by_role("combobox", name="Layer", exact=True)).to_have_value(worst)

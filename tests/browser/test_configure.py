@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
-from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 
 from qlab import QConfigMapping
 from tests.browser.harness import open_page, settled
@@ -20,21 +19,16 @@ def cell(page: Page, row: int, column: int) -> None:
     assert box is not None
     page.mouse.click(box["x"] + 20, box["y"] + HEADER + ROW * (row + 0.5))
     for _ in range(column):
-        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowRight", delay=50)
+        page.wait_for_timeout(100)
 
 
 def choose(page: Page, row: int, column: int, option: str) -> None:
-    """Picks an option in a cell; a table that is just being redrawn takes no keys: again then."""
-    shown = page.get_by_role("option", name=option, exact=True)
-    for _ in range(20):
-        cell(page, row, column)
-        page.keyboard.press("Enter")
-        try:
-            shown.wait_for(state="visible", timeout=3_000)
-            break
-        except PlaywrightTimeoutError:
-            page.keyboard.press("Escape")
-    expect(shown).to_be_visible()
+    """Picks an option in a cell."""
+    page.wait_for_timeout(800)  # a table that is just being redrawn takes no keys
+    cell(page, row, column)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("option", name=option, exact=True)).to_be_visible()
     page.keyboard.type(option)
     page.keyboard.press("Enter")
 
