@@ -41,6 +41,7 @@ from tests.upload_files import (
 )
 
 SECONDS = 10
+REPORTED = 1000
 GROWTH = 512 * 2**20
 ADDRESS_SPACE = 2 * 2**30
 LIMITS = Limits(unpacked_bytes=64 * 2**20, json_bytes=4 * 2**20)
@@ -212,6 +213,9 @@ def main(count: int, first: int = 0) -> int:
         finally:
             signal.alarm(0)
         slowest = max(slowest, time.perf_counter() - start)
+        if (done := seed - first + 1) % REPORTED == 0:
+            told = f"{done} of {count}, {len(failures)} failed, slowest {slowest:.2f} s"
+            print(f"{told}, {(memory() - before) // 2**20} MiB more", file=sys.stderr, flush=True)
     growth = memory() - before
     print(json.dumps({
         "inputs": count, "first": first, "outcomes": dict(found.most_common()),
