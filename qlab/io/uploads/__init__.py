@@ -7,20 +7,19 @@ in a process with limits. Pickles are refused.
 
 from __future__ import annotations
 
-import inspect
 import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from qlab.errors import ArgumentError, DTypeError, UnsupportedError
 from qlab.io.uploads.architectures import Architecture, Built, architecture_names, load_weights
 from qlab.io.uploads.arrays import UploadedData, collect
 from qlab.io.uploads.images import Preprocessing
 from qlab.io.uploads.limits import Limits
-from qlab.io.uploads.matching import batch_of, made_up, matched
+from qlab.io.uploads.matching import batch_of, inputs_of, made_up, matched
 from qlab.io.uploads.models import UploadedInput, UploadedModel, assemble
 from qlab.io.uploads.process import Stop, StoppedError, read_apart
 from qlab.io.uploads.recognise import Kind, recognise
@@ -34,6 +33,7 @@ __all__ = [
     "UploadedModel",
     "architecture_names",
     "batch_of",
+    "inputs_of",
     "load_model",
     "load_weights",
     "made_up",
@@ -103,17 +103,7 @@ def open_model(
         return read(content, name, limits, should_stop=should_stop)
     built = _weights(content, architecture, limits)
     examples = built.example_inputs or ()
-    names = inspect.signature(built.model.forward).parameters
-    inputs = [
-        UploadedInput(name, (None, *_free(x)), x.dtype)
-        for name, x in zip(names, examples, strict=False)
-    ]
-    return UploadedModel(built.model, tuple(inputs), examples)
-
-
-def _free(x: Tensor) -> tuple[int | None, ...]:
-    """Sizes of a sample; an image may be of any height and width that the model then takes."""
-    return (x.shape[1], None, None) if x.ndim == 4 else tuple(x.shape[1:])
+    return UploadedModel(built.model, inputs_of(built.model, examples), examples)
 
 
 def _is_weights(content: bytes, name: str, architecture: Architecture | None) -> bool:

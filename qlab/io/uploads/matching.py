@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import permutations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from qlab.errors import ArgumentError, ShapeError, UnsupportedError
 from qlab.io.uploads.arrays import UploadedData
@@ -145,6 +146,22 @@ def flat_examples(model: UploadedModel) -> tuple[Tensor, ...]:
             fix="Export a model whose forward takes its tensors one by one.",
         )
     return tuple(examples)
+
+
+def inputs_of(model: nn.Module, example_inputs: Sequence[Tensor]) -> tuple[UploadedInput, ...]:
+    """What a model takes, as far as its forward's names and inputs of one call tell.
+
+    Any number of samples, and images of any height and width: whether it takes them, a run tells.
+    """
+    names = inspect.signature(model.forward).parameters
+    return tuple(
+        UploadedInput(name, (None, *_free(x)), x.dtype)
+        for name, x in zip(names, example_inputs, strict=False)
+    )
+
+
+def _free(x: Tensor) -> tuple[int | None, ...]:
+    return (x.shape[1], None, None) if x.ndim == 4 else tuple(x.shape[1:])
 
 
 def batch_of(inputs: Sequence[UploadedInput]) -> int | None:
