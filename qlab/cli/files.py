@@ -15,6 +15,7 @@ from qlab.errors import ArgumentError, QlabError, UnsupportedError
 from qlab.io.uploads import (
     Limits,
     Preprocessing,
+    Stop,
     UploadedData,
     UploadedModel,
     batch_of,
@@ -54,6 +55,8 @@ class FileData:
         about: What they are, in words.
         made_up: Whether they are random.
         batch: How many samples the model takes at once; None for any number.
+        samples: How many there are.
+        rows: Of each input, its name, what it takes and what it is given.
     """
 
     calibration: list[Any]
@@ -61,6 +64,8 @@ class FileData:
     about: str
     made_up: bool = False
     batch: int | None = None
+    samples: int = 0
+    rows: tuple[tuple[str, str, str], ...] = ()
 
 
 def open_model_file(path: str, architecture: str | None) -> UploadedModel:
@@ -104,11 +109,26 @@ def preprocessing_for(
 
 
 def data_for(
-    model: UploadedModel, name: str, images: Preprocessing | Mapping[str, Any] | None
+    model: UploadedModel,
+    name: str,
+    images: Preprocessing | Mapping[str, Any] | None = None,
+    *,
+    content: bytes | None = None,
+    limits: Limits | None = None,
+    should_stop: Stop | None = None,
 ) -> FileData:
     """A file's data, or random ones, for a model that says what it takes.
 
+    Args:
+        model: The model.
+        name: The file, or `MADE_UP`.
+        images: What is done to images.
+        content: The file's bytes where it is not to be opened by its name.
+        limits: Those of the environment if not given.
+        should_stop: Asked while it is read.
+
     Raises:
+        StoppedError: It was asked to stop.
         QlabError: They do not fit, or the model does not run on them.
     """
     batch = batch_of(model.inputs)
@@ -117,7 +137,13 @@ def data_for(
         data, about = made_up(model, MADE_UP_SAMPLES), NOTHING_REAL
     else:
         asked = preprocessing_for(model, images)
-        data = read_data(name, limits=Limits.from_environment(), images=asked)
+        data = read_data(
+            name if content is None else content,
+            name,
+            limits or Limits.from_environment(),
+            images=asked,
+            should_stop=should_stop,
+        )
         if model.inputs:
             data = matched(data, model.inputs)
         about = described(name, data, asked)
@@ -127,7 +153,16 @@ def data_for(
     if data.labels is not None:
         evaluation = data.batches(batch or BATCH, labelled=True, whole=whole)
     try_out(model, calibration[0])
-    return FileData(calibration, evaluation, about, name == MADE_UP, batch)
+    rows = tuple(
+        (each.name, str(each), _given(data.inputs[each.name]))
+        for each in model.inputs
+        if each.name in data.inputs
+    )
+    return FileData(calibration, evaluation, about, name == MADE_UP, batch, len(data), rows)
+
+
+def _given(x: Tensor) -> str:
+    return f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}"
 
 
 def _must_say(model: UploadedModel, name: str) -> None:

@@ -27,6 +27,7 @@ from qlab.io.uploads.recognise import Kind, recognise
 __all__ = [
     "Limits",
     "Preprocessing",
+    "Stop",
     "StoppedError",
     "UploadedData",
     "UploadedInput",

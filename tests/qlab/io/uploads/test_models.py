@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -132,3 +133,17 @@ def test_a_model_in_training_mode_is_refused() -> None:
     content = export(nn.BatchNorm1d(3).train(), (torch.randn(4, 3),))
     with pytest.raises((FormatError, UnsupportedError), match=r"Call model\.eval\(\) before"):
         read_here(content)
+
+
+@pytest.mark.parametrize("preset", ["int8", "int4-weights"])
+def test_what_an_upload_becomes_can_be_saved_and_read_back(preset: str, tmp_path: Path) -> None:
+    read = read_here(nested_archive())
+    ids = torch.randint(0, 7, (8, 5), generator=torch.Generator().manual_seed(0))
+    batch = {"ids": ids, "mask": ids > 1}
+    lab = qlab.Lab(read.model, read.example_inputs, [batch])
+    path = lab.export(tmp_path / "model.safetensors", preset)
+    assert lab.identical(lab.convert(preset), qlab.load_quantized(path), batch)
+    assert not lab.identical(lab.convert(preset), lab.convert(qlab.QConfigMapping()), batch)
+    again = qlab.load_lab(lab.save(tmp_path / "lab.qlab"), calibration=[batch])
+    mine, other = (each.compare(preset).output["sqnr"] for each in (lab, again))
+    assert other == pytest.approx(mine, abs=1e-4)
