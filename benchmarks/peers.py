@@ -10,13 +10,14 @@ import copy
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-Run = Callable[[], object]
+__all__ = ["onnx_runtime", "torch_ao", "torch_ao_dynamic", "version_of"]
 
 
 def torch_ao(model: nn.Module, data: Sequence[Tensor]) -> nn.Module:

@@ -35,7 +35,7 @@ def quantize(x: Tensor, qparams: QParams) -> Tensor:
     return rounding.quantize(x, qparams)
 
 
-@defined
+@compiled_by(compiled.dequantize_obstacle, compiled.dequantize)
 def dequantize(codes: Tensor, qparams: QParams) -> Tensor:
     """Real numbers of codes, ``(q - z) · s``: `qlab.qparams.dequantize`, counted.
 

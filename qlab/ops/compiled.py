@@ -6,6 +6,7 @@ densely in a CPU's memory. Small tensors are left to the reference kernels, whic
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -131,6 +132,77 @@ def quantize(x: Tensor, qparams: QParams) -> Tensor:
         qparams.zero_point_value, qparams.quant_min, qparams.quant_max,
     )  # fmt: skip
     return result
+
+
+def dequantize_obstacle(codes: Tensor, qparams: QParams) -> str | None:
+    """Why the loop does not read a tensor, or None."""
+    return _codes_obstacle("input", codes, qparams) or _memory_obstacle(codes)
+
+
+def dequantize(codes: Tensor, qparams: QParams) -> Tensor:
+    """`qlab.ops.dequantize` of codes without obstacle."""
+    result = torch.empty_like(codes, dtype=torch.float32)
+    numbers = qparams.scale_value, qparams.zero_point_value
+    loop = _loops().dequantize(_CODES[codes.dtype])
+    loop(codes.data_ptr(), result.data_ptr(), codes.numel(), *numbers)
+    return result
+
+
+def quantize_dynamic(
+    x: Tensor, limits: tuple[int, int], least: float
+) -> tuple[Tensor, float, int] | None:
+    """int8 codes of float32 numbers by their own range, their scale and zero point.
+
+    Args:
+        x: Real numbers that lie densely in a CPU's memory.
+        limits: Smallest and largest code.
+        least: The smallest scale.
+
+    Returns:
+        What `qlab.ops.dynamic.dynamic_qparams` and `qlab.qparams.quantize` give for quint8, codes
+        and zero point less 128; None where a number is not finite.
+    """
+    codes = torch.empty_like(x, dtype=torch.int8)
+    found, ends = torch.empty(3, dtype=torch.float64), torch.empty(2, dtype=torch.float32)
+    at, end = x.data_ptr(), ends.data_ptr()
+    loop = _loops().quantize_dynamic()
+    loop(at, at, codes.data_ptr(), found.data_ptr(), end, end, x.numel(), *limits, least)
+    scale, zero_point, refused = found.tolist()
+    return None if refused else (codes, scale, int(zero_point) - 128)
+
+
+def product_of(
+    weight: Tensor, w_scale: Tensor, bias: Tensor | None, relu: bool
+) -> Callable[[Tensor, float, int], Tensor]:
+    """A linear layer as a function of int8 codes, their scale and their zero point.
+
+    It computes ``f32(acc) · (s_x · s_w) + b``, the sums by ``torch._int_mm``, whose calls cost less
+    than those of oneDNN's own integer linear.
+
+    Args:
+        weight: int8, (out, in), zero points 0.
+        w_scale: One, or one per output.
+        bias: float32, (out,), or None.
+        relu: Clamp negative results to 0.
+    """
+    outputs, features = weight.shape
+    offsets = weight.sum(1, dtype=torch.int32)
+    scales = w_scale.detach().reshape(-1).expand(outputs).contiguous().clone()
+    added = torch.zeros(outputs) if bias is None else bias.detach().clone()
+    turned, low = weight.detach().clone().t(), 0.0 if relu else -torch.inf
+    loop = _loops().affine()
+    constants = offsets.data_ptr(), scales.data_ptr(), added.data_ptr()
+
+    def run(x: Tensor, scale: float, zero_point: int) -> Tensor:
+        sums = torch._int_mm(x.view(-1, features), turned)
+        result = torch.empty((*x.shape[:-1], outputs), dtype=torch.float32)
+        rows = len(sums)
+        loop(sums.data_ptr(), *constants, result.data_ptr(), rows, outputs, zero_point, scale, low)
+        return result
+
+    # The loop reads the memory of these.
+    run.kept = offsets, scales, added  # pyright: ignore[reportFunctionMemberAccess]
+    return run
 
 
 def interleaved(x: Tensor) -> Tensor:

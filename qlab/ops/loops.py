@@ -19,7 +19,12 @@ import numpy as np
 from numba import carray, cfunc, types
 
 _FLOAT, _DOUBLE, _INT = types.float32, types.float64, types.int64
-_C_TYPES = {_FLOAT: ctypes.c_float, _DOUBLE: ctypes.c_double, _INT: ctypes.c_int64}
+_C_TYPES = {
+    _FLOAT: ctypes.c_float,
+    _DOUBLE: ctypes.c_double,
+    _INT: ctypes.c_int64,
+    types.int32: ctypes.c_int32,
+}
 
 Loop = Callable[..., None]
 
@@ -76,6 +81,85 @@ def quantize(y: str) -> Loop:
     return _compiled(
         _quantize, (_FLOAT, getattr(types, y)), [_INT, _DOUBLE, _DOUBLE, *[_FLOAT] * 2]
     )
+
+
+def _quantize_dynamic(x_at, bits_at, y_at, found_at, ends_at, end_bits_at, n, qmin, qmax, least):
+    x, y, found = carray(x_at, n), carray(y_at, n), carray(found_at, 3)
+    ends, end_bits = carray(ends_at, 2), carray(end_bits_at, 2)
+    # The bits of a float32 as whole numbers in the same order: their extremes are found faster.
+    bits, low, high, largest = carray(bits_at, n), np.int32(0), np.int32(0), np.int32(0)
+    for i in range(n):
+        magnitude = bits[i] & np.int32(0x7FFFFFFF)
+        ordered = bits[i] ^ ((bits[i] >> np.int32(31)) & np.int32(0x7FFFFFFF))
+        low, high = min(low, ordered), max(high, ordered)
+        largest = max(largest, magnitude)
+    found[2] = largest >= np.int32(0x7F800000)
+    if found[2]:
+        return
+    end_bits[0] = low ^ ((low >> np.int32(31)) & np.int32(0x7FFFFFFF))
+    end_bits[1] = high
+    smallest, biggest = min(np.float64(ends[0]), 0.0), np.float64(ends[1])
+    scale = (biggest - smallest) / (qmax - qmin)
+    if np.float32(scale) == 0 or np.isinf(np.float32(1.0 / np.float64(np.float32(scale)))):
+        scale = 0.1
+    if scale < least:
+        smallest, biggest, scale = smallest * (least / scale), biggest * (least / scale), least
+    below, above = smallest / scale, biggest / scale
+    from_below = abs(qmin) - abs(below) < abs(qmax) - abs(above)
+    zero_point = np.rint(qmin - below if from_below else qmax - above)
+    zero_point = min(max(zero_point, np.float64(qmin)), np.float64(qmax))
+    rounded = np.float32(scale)
+    inverse = np.float64(np.float32(1.0) / rounded)
+    found[0], found[1] = rounded, zero_point
+    for i in range(n):
+        code = np.rint(np.float32(np.float64(x[i]) * inverse + zero_point))
+        y[i] = np.int32(min(max(code, np.float32(qmin)), np.float32(qmax))) - 128
+
+
+@cache
+def quantize_dynamic() -> Loop:
+    """`qlab.ops.dynamic.dynamic_qparams` and the quint8 codes for them less 128, in two passes.
+
+    Takes the addresses of x twice (as float32 and as its bits), y, three float64 for scale, zero
+    point and whether something is not finite (then nothing else is given), and of two float32
+    twice for scratch; then n, the smallest and largest code, and the smallest scale.
+    """
+    pointers = (_FLOAT, types.int32, types.int8, _DOUBLE, _FLOAT, types.int32)
+    return _compiled(_quantize_dynamic, pointers, [_INT, _INT, _INT, _DOUBLE])
+
+
+def _dequantize(x_at, y_at, n, scale, zero_point):
+    x, y = carray(x_at, n), carray(y_at, n)
+    for i in range(n):
+        y[i] = (np.float32(x[i]) - zero_point) * scale
+
+
+@cache
+def dequantize(x: str) -> Loop:
+    """``y = (x - z) · s``. Takes the addresses of x and y (float32), their length, s and z."""
+    return _compiled(_dequantize, (getattr(types, x), _FLOAT), [_INT, _FLOAT, _FLOAT])
+
+
+def _affine(sums_at, offsets_at, scales_at, bias_at, y_at, rows, columns, zero_point, scale, low):
+    sums, y = carray(sums_at, (rows, columns)), carray(y_at, (rows, columns))
+    offsets, scales = carray(offsets_at, columns), carray(scales_at, columns)
+    bias = carray(bias_at, columns)
+    for r in range(rows):
+        for c in range(columns):
+            total = np.float32(np.int32(sums[r, c] - zero_point * offsets[c]))
+            y[r, c] = max(total * (scales[c] * scale) + bias[c], low)
+
+
+@cache
+def affine() -> Loop:
+    """``y = max(f32(sums - z · offsets) · (scales · scale) + bias, low)``, rows of columns.
+
+    Takes the addresses of int32 sums and offsets and of float32 scales, bias and y; then rows,
+    columns, z, scale and low.
+    """
+    integer = types.int32
+    numbers = [_INT, _INT, integer, _FLOAT, _FLOAT]
+    return _compiled(_affine, (integer, integer, _FLOAT, _FLOAT, _FLOAT), numbers)
 
 
 def _interleave(x_at, y_at, n, pixels):

@@ -59,6 +59,12 @@ def test_quantize_equals_the_reference(y, shape, last):
     assert torch.equal(fast, exact)
 
 
+@given(params(), st.sampled_from(SHAPES), st.booleans())
+def test_dequantize_equals_the_reference(y, shape, last):
+    fast, exact = both(ops.dequantize, codes(y, shape, 7, last), y)
+    assert torch.equal(fast, exact)
+
+
 def test_sums_that_overflow_are_zero_as_in_the_reference():
     huge, y = QParams.per_tensor(3e38, 128, quint8), QParams.per_tensor(1.0, 3, quint8)
     a = torch.full((4096,), 255, dtype=torch.uint8)
