@@ -171,6 +171,11 @@ def quantize_dynamic(
     return None if refused else (codes, scale, int(zero_point) - 128)
 
 
+def int_mm(a: Tensor, b: Tensor) -> Tensor:
+    """The int32 product of two int8 matrices."""
+    return torch._int_mm(a, b)  # pyright: ignore[reportPrivateImportUsage]
+
+
 def product_of(
     weight: Tensor, w_scale: Tensor, bias: Tensor | None, relu: bool
 ) -> Callable[[Tensor, float, int], Tensor]:
@@ -194,7 +199,7 @@ def product_of(
     constants = offsets.data_ptr(), scales.data_ptr(), added.data_ptr()
 
     def run(x: Tensor, scale: float, zero_point: int) -> Tensor:
-        sums = torch._int_mm(x.view(-1, features), turned)
+        sums = int_mm(x.view(-1, features), turned)
         result = torch.empty((*x.shape[:-1], outputs), dtype=torch.float32)
         rows = len(sums)
         loop(sums.data_ptr(), *constants, result.data_ptr(), rows, outputs, zero_point, scale, low)

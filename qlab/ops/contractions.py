@@ -32,16 +32,7 @@ _conv: dict[int, Operator[Call]] = {
 def _bound(operator: Operator[Call], call: Call) -> Callable[[Tensor], Tensor]:
     """A checked call as a function of its input's codes; it is counted."""
     kernel = operator.choose(call)
-    if kernel is _ONEDNN:
-        run = onednn.bound(call)
-    else:
-        names = {field.name for field in fields(call)} - {"x", "packed"}
-        shared = {name: getattr(call, name) for name in names}
-        kind = type(call)
-
-        def run(x: Tensor) -> Tensor:
-            return kernel.run(kind(x=x, packed=None, **shared))
-
+    run = onednn.bound(call) if kernel is _ONEDNN else _rebound(kernel, call)
     name = operator.name, kernel.name
 
     def counted(x: Tensor) -> Tensor:
@@ -49,6 +40,14 @@ def _bound(operator: Operator[Call], call: Call) -> Callable[[Tensor], Tensor]:
         return run(x)
 
     return counted
+
+
+def _rebound(kernel: Kernel[Call], call: Call) -> Callable[[Tensor], Tensor]:
+    """A kernel's run as a function of the input's codes."""
+    names = {field.name for field in fields(call)} - {"x", "packed"}
+    shared = {name: getattr(call, name) for name in names}
+    kind = type(call)
+    return lambda x: kernel.run(kind(x=x, packed=None, **shared))
 
 
 def _run(

@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import carray, cfunc, types
+from numba import carray, cfunc, types  # pyright: ignore[reportPrivateImportUsage]
 
 _FLOAT, _DOUBLE, _INT = types.float32, types.float64, types.int64
 _C_TYPES = {
@@ -27,6 +27,7 @@ _C_TYPES = {
 }
 
 Loop = Callable[..., None]
+_KEPT: list[Any] = []  # what owns the machine code
 
 
 def _compiled(function: Loop, pointers: tuple[Any, ...], numbers: list[Any]) -> Loop:
@@ -37,9 +38,9 @@ def _compiled(function: Loop, pointers: tuple[Any, ...], numbers: list[Any]) -> 
     except RuntimeError:  # nowhere to keep it
         code = cfunc(signature)(function)
     arguments = [ctypes.c_void_p] * len(pointers) + [_C_TYPES[number] for number in numbers]
-    call = ctypes.CFUNCTYPE(None, *arguments)(code.address)
-    call.code = code  # owns the machine code
-    return call
+    prototype: Any = ctypes.CFUNCTYPE(None, *arguments)
+    _KEPT.append(code)
+    return prototype(code.address)
 
 
 def _add(a_at, b_at, y_at, n, s_a, z_a, s_b, z_b, inverse, z_y, low, high):

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from qlab.granularity import PerTensor
 from qlab.ops.calls import Call, ConvCall
-from qlab.ops.compiled import interleaved
+from qlab.ops.compiled import int_mm, interleaved
 from qlab.ops.exact import combined_scale, exact_obstacle
 from qlab.ops.packed import PackedWeight
 from qlab.qparams import requantize
@@ -74,7 +74,7 @@ def _wrong_sums() -> str | None:
     flat, weight = x.reshape(2, -1), torch.full((32, 800), 127, dtype=torch.int8)
     packed = pack(weight, torch.ones(1), 3, None, flat.shape)
     total = multiply(flat, 3, packed, None, (1.0, 0, torch.float32, "none"))
-    signed = torch._int_mm(torch.full((2, 800), -128, dtype=torch.int8), weight.t())
+    signed = int_mm(torch.full((2, 800), -128, dtype=torch.int8), weight.t())
     if not bool((total == 252 * 127 * 800).all() and (signed == -128 * 127 * 800).all()):
         return "oneDNN's integer matrix product is not exact on this CPU"
     return None
