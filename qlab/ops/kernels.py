@@ -4,6 +4,8 @@ An `Operator` has kernels in order of preference. Each states its own obstacle: 
 applies, otherwise the condition that fails, in words. Names in use:
 
 - ``onednn``: oneDNN's integer kernels (x86 CPU with VNNI)
+- ``compiled``: loops that Numba compiles, one pass over memory (CPU, 8-bit codes); the codes of
+  ``reference``, bit by bit
 - ``reference``: exact integer accumulation, or the definition itself, on any device
 - ``simulated``: dequantize, compute in float32, requantize; for what an integer accumulator cannot
   express (16 bits, float8, scales along the summed axis)
@@ -25,6 +27,7 @@ from torch import Tensor
 from qlab.errors import UnknownNameError, UnsupportedError
 
 CallT = TypeVar("CallT")
+T = TypeVar("T")
 P = ParamSpec("P")
 
 _FORCED: ContextVar[str | None] = ContextVar("forced kernel", default=None)
@@ -130,6 +133,48 @@ def defined(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
     return counted
 
 
+@dataclass(frozen=True, slots=True)
+class _Arguments:
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def given_to(self, function: Callable[..., T]) -> T:
+        return function(*self.args, **self.kwargs)
+
+
+def compiled_by(
+    obstacle: Callable[..., str | None], run: Callable[..., Tensor]
+) -> Callable[[Callable[P, Tensor]], Callable[P, Tensor]]:
+    """As `defined`, with a kernel ``compiled`` in front of the definition.
+
+    Args:
+        obstacle: Takes the operator's arguments, unchecked: what the definition would refuse must
+            be an obstacle.
+        run: Takes the operator's arguments.
+    """
+
+    def decorate(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
+        kernels = (
+            Kernel[_Arguments](
+                "compiled", lambda c: c.given_to(obstacle), lambda c: c.given_to(run)
+            ),
+            Kernel[_Arguments]("reference", _no_obstacle, lambda c: c.given_to(function)),
+        )
+
+        def bind(*args: P.args, **kwargs: P.kwargs) -> _Arguments:
+            return _Arguments(args, kwargs)
+
+        chosen = Operator(function.__name__, bind, kernels)
+
+        @wraps(function)
+        def counted(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+            return chosen(bind(*args, **kwargs))
+
+        return counted
+
+    return decorate
+
+
 def kernel_for(operator: str, /, *args: Any, **kwargs: Any) -> str:
     """Which kernel a call would run: ``kernel_for("conv2d", x, x_qparams, weight, …)``.
 
@@ -139,7 +184,7 @@ def kernel_for(operator: str, /, *args: Any, **kwargs: Any) -> str:
         **kwargs: Likewise.
 
     Returns:
-        ``"onednn"``, ``"reference"`` or ``"simulated"``.
+        ``"onednn"``, ``"compiled"``, ``"reference"`` or ``"simulated"``.
 
     Raises:
         UnknownNameError: No operator has this name.
@@ -166,7 +211,7 @@ def use(kernel: str) -> Iterator[None]:
     ``"reference"`` or ``"onednn"`` is forced.
 
     Args:
-        kernel: ``"reference"``, ``"onednn"`` or ``"simulated"``.
+        kernel: ``"reference"``, ``"onednn"``, ``"compiled"`` or ``"simulated"``.
 
     Raises:
         UnknownNameError: No operator has a kernel of this name.

@@ -16,6 +16,7 @@ from qlab.errors import ShapeError, UnsupportedError
 from qlab.nn.quantized.base import Output
 from qlab.nn.quantized.holder import OUTPUT, float_copy, qparams_of_numbers
 from qlab.nn.quantized.weight import WeightModule
+from qlab.ops.kernels import forced
 from qlab.qparams import QParams, quantize
 from qlab.qtensor import QTensor
 
@@ -98,11 +99,43 @@ class WeightedModule(WeightModule):
         bias = source.bias() if isinstance(source, WeightedModule) else source.bias
         return {**super()._arguments_of(source), cls.bias_argument: bias is not None}
 
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """As every `QuantizedModule`; plain codes like the last are neither checked nor bound anew.
+
+        Args:
+            *inputs: A `QTensor`, or plain codes or real numbers as bound.
+
+        Raises:
+            DTypeError: Not what was bound, or codes without bound inputs.
+        """
+        if torch.compiler.is_compiling():
+            return super().forward(*inputs)
+        ready: Any = self._cache.get("ready")
+        if ready is not None and len(inputs) == 1:
+            weight, bias = self._buffers["weight_codes"], self._buffers["bias_float"]
+            if ready.serves(inputs[0], forced(), weight, bias):
+                result, finish = ready.run(inputs[0]), self._cache["finish"]
+                return result if finish is None else finish(result)
+        result = super().forward(*inputs)
+        made, bound = self._packed.ready, self.input_qparams
+        if made is not None and bound is not None and made.x_qparams is bound[0]:
+            self._cache["finish"] = self._finish()
+            self._cache["ready"] = made if made.y_qparams is self.get_qparams(OUTPUT) else None
+        return result
+
     def compute(self, x: Tensor, x_qparams: QParams | None) -> Tensor:
         """``relu(op(x, weight) + bias)`` on codes; without ``x_qparams`` on real numbers."""
         if x_qparams is None:
-            return self._on_real_numbers(x)
-        return type(self).op(*self._call(x, x_qparams), **self._options(), packed=self._packed)
+            result = self._on_real_numbers(x)
+        else:
+            call = self._call(x, x_qparams)
+            result = type(self).op(*call, **self._options(), packed=self._packed)
+        finish = self._finish()
+        return result if finish is None else finish(result)
+
+    def _finish(self) -> Callable[[Tensor], Tensor] | None:
+        """What is left to do with the operator's result; None for nothing."""
+        return None
 
     def _call(self, x: Tensor, x_qparams: QParams) -> tuple[Any, ...]:
         buffers = self._buffers
