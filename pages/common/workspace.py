@@ -110,6 +110,12 @@ def _changes(
     return locked
 
 
+def _drop(by_model: dict[Any, Any], model: str) -> None:
+    """Deletes what is kept for a model, by keys that begin with its name."""
+    for key in [key for key in by_model if key[0] == model]:
+        del by_model[key]
+
+
 @dataclass(eq=False)
 class Workspace:
     """Everything that was entered in one workspace; several tabs may share it.
@@ -218,11 +224,8 @@ class Workspace:
         """Takes a model and its data back, and whatever was changed for it."""
         for kept in (self.models, self.samples, self.reading_samples, self.selected):
             kept.pop(name, None)
-        kept_by: tuple[dict[Any, Any], ...]
-        kept_by = (self.history, self.drafts, self.refused, self.applied)
-        for by_model in kept_by:
-            for key in [key for key in by_model if key[0] == name]:
-                del by_model[key]
+        for by_model in (self.history, self.drafts, self.refused, self.applied):
+            _drop(by_model, name)
         for key in [key for key in self.shown if key[1].model == name]:
             del self.shown[key]
         self.generation += 1
