@@ -22,6 +22,7 @@ from functools import partial, wraps
 from threading import Lock
 from typing import Any, Generic, ParamSpec, TypeVar
 
+import torch
 from torch import Tensor
 
 from qlab.errors import UnknownNameError, UnsupportedError
@@ -127,7 +128,8 @@ def defined(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
 
     @wraps(function)
     def counted(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-        count(name, "reference")
+        if not torch.compiler.is_compiling():
+            count(name, "reference")
         return function(*args, **kwargs)
 
     return counted
@@ -168,6 +170,8 @@ def compiled_by(
 
         @wraps(function)
         def counted(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+            if torch.compiler.is_compiling():
+                return function(*args, **kwargs)
             return chosen(bind(*args, **kwargs))
 
         return counted

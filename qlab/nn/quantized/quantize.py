@@ -52,6 +52,8 @@ class Quantize(QuantizedModule):
         Raises:
             DTypeError: Not floating point, or quantized already.
         """
+        if torch.compiler.is_compiling():
+            self.know()
         if isinstance(x, QTensor):
             raise DTypeError(
                 "Quantize: the tensor is quantized already",

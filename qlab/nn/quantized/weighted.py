@@ -17,6 +17,7 @@ from qlab.nn.quantized.base import Output
 from qlab.nn.quantized.holder import OUTPUT, float_copy, qparams_of_numbers
 from qlab.nn.quantized.weight import WeightModule
 from qlab.ops.kernels import forced
+from qlab.ops.traced import contract, described
 from qlab.qparams import QParams, quantize
 from qlab.qtensor import QTensor
 
@@ -127,11 +128,28 @@ class WeightedModule(WeightModule):
         """``relu(op(x, weight) + bias)`` on codes; without ``x_qparams`` on real numbers."""
         if x_qparams is None:
             result = self._on_real_numbers(x)
+        elif torch.compiler.is_compiling():
+            weight, bias = self._buffers["weight_codes"], self._buffers["bias_float"]
+            numbers = self.weight_qparams.scale, self.weight_qparams.zero_point
+            result = contract(self._cache["call"], x, weight, *numbers, bias)
+            finish = self._cache["finish"]
+            return result if finish is None else finish(result)
         else:
             call = self._call(x, x_qparams)
             result = type(self).op(*call, **self._options(), packed=self._packed)
         finish = self._finish()
         return result if finish is None else finish(result)
+
+    @torch.compiler.assume_constant_result
+    def know(self) -> bool:
+        """As every module; and the call in words, without which none is traced."""
+        super().know()
+        bound = self.input_qparams
+        if bound and bound[0] is not None:
+            qparams = bound[0], self.weight_qparams, self.get_qparams(OUTPUT)
+            self._cache["call"] = described(type(self).op.__name__, *qparams, self._options())
+        self._cache["finish"] = self._finish()
+        return True
 
     def _finish(self) -> Callable[[Tensor], Tensor] | None:
         """What is left to do with the operator's result; None for nothing."""
