@@ -74,7 +74,8 @@ class Operator(Generic[CallT]):
 
     def run(self, kernel: Kernel[CallT], call: CallT) -> Tensor:
         """Runs a kernel that `choose` returned, and counts it."""
-        count(self.name, kernel.name)
+        if not torch.compiler.is_compiling():
+            count(self.name, kernel.name)
         return kernel.run(call)
 
     def choose(self, call: CallT) -> Kernel[CallT]:
@@ -83,8 +84,8 @@ class Operator(Generic[CallT]):
         Raises:
             UnsupportedError: A forced kernel, or every kernel, has an obstacle.
         """
-        forced = _FORCED.get()
-        candidates = [k for k in self.kernels if k.name == forced] or self.kernels
+        asked = forced()
+        candidates = [k for k in self.kernels if k.name == asked] or self.kernels
         obstacles = []
         for kernel in candidates:
             obstacle = kernel.obstacle(call)
@@ -93,7 +94,7 @@ class Operator(Generic[CallT]):
             obstacles.append(f"{kernel.name}: {obstacle}")
         raise UnsupportedError(
             f"{self.name}: "
-            + (f"the forced kernel {forced!r}" if len(candidates) == 1 else "no kernel")
+            + (f"the forced kernel {asked!r}" if len(candidates) == 1 else "no kernel")
             + " cannot compute this call",
             received="; ".join(obstacles),
             fix="Leave `ops.use`, or name a kernel that applies (`ops.kernel_for` tells which).",
@@ -233,8 +234,8 @@ def use(kernel: str) -> Iterator[None]:
 
 
 def forced() -> str | None:
-    """The name given to the innermost `use`, or None."""
-    return _FORCED.get()
+    """The name given to the innermost `use`, or None; None in a compiler's trace."""
+    return None if torch.compiler.is_compiling() else _FORCED.get()
 
 
 def counts() -> dict[tuple[str, str], int]:

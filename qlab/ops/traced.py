@@ -14,7 +14,7 @@ import json
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -23,35 +23,44 @@ from torch.nn import functional as F
 
 from qlab.dtypes import as_qdtype
 from qlab.granularity import granularity_from_dict, granularity_to_dict
-from qlab.ops import contractions, transposed
+from qlab.ops import contractions, dynamic, transposed
 from qlab.ops.kernels import forced
 from qlab.ops.packed import PackedWeight, stamps_of, unchanged
 from qlab.qparams import QParams
 
-_PLACES = (contractions, transposed)
+_PLACES = (contractions, transposed, dynamic)
 
 
 def described(
     op: str,
-    x_qparams: QParams,
+    x_qparams: QParams | None,
     w_qparams: QParams,
     y_qparams: QParams | None,
     options: Mapping[str, Any],
 ) -> str:
-    """A call of an operator of `qlab.ops` as ``qlab::contract`` reads it."""
-    w_format = {key: value for key, value in _format(w_qparams).items() if key != "values"}
-    y_format = None if y_qparams is None else _format(y_qparams)
-    call = {"op": op, "x": _format(x_qparams), "w": w_format, "y": y_format}
-    return json.dumps({**call, "options": dict(options)})
+    """A call of an operator of `qlab.ops` as ``qlab::contract`` reads it.
+
+    Args:
+        op: Its name.
+        x_qparams: Of the input; None for ``linear_dynamic``.
+        w_qparams: Of the weight; scale and zero point are given with every call.
+        y_qparams: Of the output; None for float32.
+        options: Its keyword arguments, JSON values.
+    """
+    forms = {"x": _format(x_qparams), "w": _format(w_qparams, values=False)}
+    call = {"op": op, **forms, "y": _format(y_qparams), "options": dict(options)}
+    return json.dumps(call)
 
 
-def _format(qparams: QParams) -> dict[str, Any]:
-    values = None if qparams.scale.dim() else (qparams.scale_value, qparams.zero_point_value)
+def _format(qparams: QParams | None, *, values: bool = True) -> dict[str, Any] | None:
+    if qparams is None:
+        return None
+    numbers = (qparams.scale_value, qparams.zero_point_value) if values else None
     return {
         "dtype": qparams.dtype.name,
         "granularity": granularity_to_dict(qparams.granularity),
         "limits": (qparams.quant_min, qparams.quant_max),
-        "values": values,
+        "values": numbers,
     }
 
 
@@ -75,7 +84,7 @@ class _Layer:
     stamps: tuple[Any, ...]
     packed: PackedWeight
     function: Callable[..., Tensor]
-    qparams: tuple[QParams, QParams, QParams | None]
+    qparams: tuple[QParams | None, QParams, QParams | None]
     options: dict[str, Any]
 
 
@@ -93,12 +102,16 @@ def _layer(call: str, weight: Tensor, scale: Tensor, zero_point: Tensor) -> _Lay
     read = json.loads(call)
     function = next(getattr(place, read["op"]) for place in _PLACES if hasattr(place, read["op"]))
     x_qparams, y_qparams = (_per_tensor(read[role], weight.device) for role in ("x", "y"))
-    assert x_qparams is not None
     qparams = x_qparams, _read(read["w"], scale, zero_point), y_qparams
     options = {name: _tuples(value) for name, value in read["options"].items()}
     made = _Layer(stamps_of(scale, zero_point), PackedWeight(), function, qparams, options)
-    _LAYERS[key] = weakref.ref(weight, lambda _: _LAYERS.pop(key, None)), made
+    _LAYERS[key] = weakref.ref(weight, partial(_forget, _LAYERS, key)), made
     return made
+
+
+def _forget(layers: dict[Any, Any], key: Any, _: object) -> None:
+    """Drops a weight that is gone; the table is given because modules are gone first at exit."""
+    layers.pop(key, None)
 
 
 def _tuples(value: Any) -> Any:
@@ -120,6 +133,8 @@ def _contract(
         return _dense(ready.run(x))
     x_qparams, w_qparams, y_qparams = layer.qparams
     arguments = (x, x_qparams, weight, w_qparams, bias, y_qparams)
+    if x_qparams is None:
+        arguments = (x, weight, w_qparams, bias)
     return _dense(layer.function(*arguments, **layer.options, packed=layer.packed))
 
 
@@ -131,7 +146,7 @@ def _shape_of(call: str) -> tuple[Callable[..., Tensor], dict[str, Any], torch.d
     given = read["options"]
     options = {name: _tuples(given[name]) for name in names if name in given}
     dtype = torch.float32 if read["y"] is None else as_qdtype(read["y"]["dtype"]).storage
-    return getattr(F, read["op"]), options, dtype
+    return getattr(F, read["op"].removesuffix("_dynamic")), options, dtype
 
 
 def _fake(
