@@ -223,6 +223,11 @@ class TensorStats:
             raise ArgumentError("A batch index is 0 or above", received=f"a shift by {by}")
         return copied
 
+    @property
+    def channels(self) -> int:
+        """How many channels were seen; 0 where they are not told apart."""
+        return self._channel_min.numel()
+
     def _settings(self) -> dict[str, object]:
         return {"channel_axis": self.channel_axis, "histogram": self.has_histogram}
 

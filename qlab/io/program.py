@@ -12,15 +12,19 @@ import math
 import operator
 import re
 from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn import functional as F
 
 from qlab import registry
 from qlab.errors import FormatError, UnsupportedError
 from qlab.graph.sizes import check_sizes
 from qlab.io import modules
+from qlab.io.uploads.operators import ALLOWED, operator_of
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _PATH = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*\Z")
@@ -32,12 +36,26 @@ def functions() -> dict[str, Callable[..., Any]]:
     """Every function a graph may call, by the name written to files."""
     known = {function_name(f): f for row in registry.ROWS for f in row.functions}
     arithmetic = (operator.floordiv, operator.mul, operator.add, operator.sub)
-    extra = (operator.getitem, *arithmetic, check_sizes)
+    extra = (operator.getitem, *arithmetic, check_sizes, F.scaled_dot_product_attention)
+    known |= {function_name(f): f for f in _operators()}
     return known | {function_name(f): f for f in extra} | {"builtins.getattr": getattr}
+
+
+@cache
+def _operators() -> tuple[Callable[..., Any], ...]:
+    """The operators that an uploaded program may call: they only make tensors of tensors."""
+    found = []
+    for name in ALLOWED:
+        for overload in getattr(torch.ops.aten, name).overloads():
+            with suppress(UnsupportedError):  # it writes into tensors it was given
+                found.append(operator_of(f"torch.ops.aten.{name}.{overload}"))
+    return tuple(found)
 
 
 def function_name(function: Callable[..., Any]) -> str:
     """What `functions` calls a function."""
+    if isinstance(function, torch._ops.OpOverload):
+        return f"torch.ops.{function!s}"
     module = getattr(function, "__module__", None) or "torch"
     module = "operator" if module == "_operator" else module
     return f"{module}.{function.__name__}"

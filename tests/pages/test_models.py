@@ -65,8 +65,8 @@ def test_no_other_code_can_be_named(own: str):
 
 def test_its_batches_are_those_of_the_loader(own: str, monkeypatch: pytest.MonkeyPatch):
     mine = models.load(NAME)
-    assert [len(x) for x in mine.calibration(20)] == [16, 4]
-    assert [len(x) for x in mine.calibration(20, 12)] == [12, 4, 4]
+    assert [len(x) for x, _ in mine.calibration(20)] == [16, 4]
+    assert [len(x) for x, _ in mine.calibration(20, 12)] == [12, 4, 4]
     assert [len(labels) for _, labels in mine.evaluation()] == [16, 16]
     monkeypatch.setenv("QLAB_EXPLORE_DATA", "my_own_code:unlabelled")
     models._load_own.cache_clear()
