@@ -68,6 +68,9 @@ def rounded_map(mapped: Tensor, x_qparams: QParams, y_qparams: QParams | None) -
         x_qparams: Per tensor.
         y_qparams: The output's parameters; None keeps the input's.
     """
+    if y_qparams is None and torch.compiler.is_compiling():  # which does not look into caches
+        unit = replace(x_qparams, scale=torch.ones_like(x_qparams.scale))
+        return quantize_round_first(mapped, unit)
     if y_qparams is None:
         return quantize_round_first(mapped, _unit_steps(x_qparams))
     return quantize_round_first(mapped.to(torch.float32) * x_qparams.scale, y_qparams)

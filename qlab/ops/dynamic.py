@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from qlab.dtypes import QDType, quint8
+from qlab.dtypes import QDType, as_qdtype, quint8
 from qlab.errors import DTypeError, NonFiniteError
 from qlab.ops import compiled, onednn
 from qlab.ops.calls import bind_linear
@@ -93,7 +93,7 @@ def linear_dynamic(
     w_qparams: QParams,
     bias: Tensor | None,
     *,
-    dtype: QDType = quint8,
+    dtype: QDType | str = quint8,
     reduce_range: bool = True,
     relu: bool = False,
     packed: PackedWeight | None = None,
@@ -118,6 +118,7 @@ def linear_dynamic(
         ShapeError: ``x`` does not fit the weight.
         NonFiniteError: NaN or infinity in ``x``.
     """
+    dtype = as_qdtype(dtype)
     if packed is not None and dtype is quint8 and dense(x):
         fast = bound_dynamic(x, weight, w_qparams, bias, (reduce_range, relu), packed)
         real = None if fast is None else fast(x)

@@ -22,6 +22,7 @@ from functools import partial, wraps
 from threading import Lock
 from typing import Any, Generic, ParamSpec, TypeVar
 
+import torch
 from torch import Tensor
 
 from qlab.errors import UnknownNameError, UnsupportedError
@@ -73,7 +74,8 @@ class Operator(Generic[CallT]):
 
     def run(self, kernel: Kernel[CallT], call: CallT) -> Tensor:
         """Runs a kernel that `choose` returned, and counts it."""
-        count(self.name, kernel.name)
+        if not torch.compiler.is_compiling():
+            count(self.name, kernel.name)
         return kernel.run(call)
 
     def choose(self, call: CallT) -> Kernel[CallT]:
@@ -82,8 +84,8 @@ class Operator(Generic[CallT]):
         Raises:
             UnsupportedError: A forced kernel, or every kernel, has an obstacle.
         """
-        forced = _FORCED.get()
-        candidates = [k for k in self.kernels if k.name == forced] or self.kernels
+        asked = forced()
+        candidates = [k for k in self.kernels if k.name == asked] or self.kernels
         obstacles = []
         for kernel in candidates:
             obstacle = kernel.obstacle(call)
@@ -92,7 +94,7 @@ class Operator(Generic[CallT]):
             obstacles.append(f"{kernel.name}: {obstacle}")
         raise UnsupportedError(
             f"{self.name}: "
-            + (f"the forced kernel {forced!r}" if len(candidates) == 1 else "no kernel")
+            + (f"the forced kernel {asked!r}" if len(candidates) == 1 else "no kernel")
             + " cannot compute this call",
             received="; ".join(obstacles),
             fix="Leave `ops.use`, or name a kernel that applies (`ops.kernel_for` tells which).",
@@ -127,7 +129,8 @@ def defined(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
 
     @wraps(function)
     def counted(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-        count(name, "reference")
+        if not torch.compiler.is_compiling():
+            count(name, "reference")
         return function(*args, **kwargs)
 
     return counted
@@ -168,6 +171,8 @@ def compiled_by(
 
         @wraps(function)
         def counted(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+            if torch.compiler.is_compiling():
+                return function(*args, **kwargs)
             return chosen(bind(*args, **kwargs))
 
         return counted
@@ -229,8 +234,8 @@ def use(kernel: str) -> Iterator[None]:
 
 
 def forced() -> str | None:
-    """The name given to the innermost `use`, or None."""
-    return _FORCED.get()
+    """The name given to the innermost `use`, or None; None in a compiler's trace."""
+    return None if torch.compiler.is_compiling() else _FORCED.get()
 
 
 def counts() -> dict[tuple[str, str], int]:

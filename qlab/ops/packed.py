@@ -52,8 +52,8 @@ class Ready:
             and x.shape == self.shape
             and x.device == self.device
             and asked == self.forced
-            and _unchanged(tensors[0], self.stamps[0])
-            and _unchanged(tensors[1], self.stamps[1])
+            and unchanged(tensors[0], self.stamps[0])
+            and unchanged(tensors[1], self.stamps[1])
         )
 
 
@@ -94,7 +94,7 @@ class PackedWeight:
             build: Makes the value.
         """
         entry = self._entries.get(name)
-        if entry is None or entry.key != key or not all(map(_unchanged, tensors, entry.stamps)):
+        if entry is None or entry.key != key or not all(map(unchanged, tensors, entry.stamps)):
             value = build()
             entry = self._entries[name] = _Entry(key, tuple(map(_stamp, tensors)), value)
         return entry.value
@@ -120,7 +120,8 @@ def _stamp(tensor: Tensor | None) -> _Stamp:
     return None if tensor is None else (weakref.ref(tensor), tensor.data_ptr(), _version(tensor))
 
 
-def _unchanged(tensor: Tensor | None, stamp: _Stamp) -> bool:
+def unchanged(tensor: Tensor | None, stamp: _Stamp) -> bool:
+    """Whether a tensor is the one of a stamp, with the same contents."""
     if tensor is None or stamp is None:
         return tensor is None and stamp is None
     reference, address, version = stamp

@@ -114,5 +114,5 @@ def _along(x: Tensor, axis: int, starts: list[tuple[int, int]], count: int) -> T
         return parts[0].clone()
     largest = torch.maximum(parts[0], parts[1])
     for part in parts[2:]:
-        torch.maximum(largest, part, out=largest)
+        largest = torch.maximum(largest, part)
     return largest
