@@ -56,7 +56,7 @@ def _operators() -> tuple[Callable[..., Any], ...]:
 def _plain_functions() -> tuple[Callable[..., Any], ...]:
     """What people call those operators by: functions of torch, and comparisons of Python."""
     names = sorted(ALLOWED)
-    found = [getattr(place, name, None) for place in (torch, F, torch._C._nn) for name in names]
+    found = [getattr(place, name, None) for place in (torch, F) for name in names]
     signs = (operator.neg, operator.truediv, operator.pow, operator.mod, operator.matmul)
     compared = (operator.gt, operator.lt, operator.ge, operator.le, operator.eq, operator.ne)
     logical = (operator.and_, operator.or_, operator.invert)
