@@ -29,6 +29,7 @@ class Ready:
         shape: Of the inputs that it serves.
         dtype: Likewise.
         device: Likewise.
+        on_cpu: Whether that is the CPU.
         forced: The kernel that `qlab.ops.use` asked for.
         x_qparams: How the input is read.
         y_qparams: How the output is written; None for float32.
@@ -38,6 +39,7 @@ class Ready:
     shape: torch.Size
     dtype: torch.dtype
     device: torch.device
+    on_cpu: bool
     forced: str | None
     x_qparams: Any
     y_qparams: Any
@@ -50,7 +52,7 @@ class Ready:
             type(x) is Tensor
             and x.dtype is self.dtype
             and x.shape == self.shape
-            and x.device == self.device
+            and (x.is_cpu if self.on_cpu else x.device == self.device)
             and asked == self.forced
             and unchanged(tensors[0], self.stamps[0])
             and unchanged(tensors[1], self.stamps[1])
