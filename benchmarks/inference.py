@@ -26,12 +26,21 @@ from torch import Tensor, fx, nn
 
 import qlab
 from benchmarks import peers, results
+from qlab import ops
 from qlab.eager import quantize_dynamic
 from qlab.graph import convert_fx, prepare_fx
 from sample_models.untrained import MobileNetV2, ResNet, build_untrained
 
 THREADS = int(os.environ.get("THREADS", "2"))
 ROUNDS = int(os.environ.get("ROUNDS", "40"))
+BOUNDS = (
+    "What bounds the networks: PyTorch's `onednn.qconv_pointwise` makes a primitive anew in every "
+    "call. One that has next to nothing to compute takes {empty:.0f} µs here, and MobileNetV2 "
+    'makes 53 calls; torch.ao and ONNX Runtime keep theirs. The row "its oneDNN calls alone" is '
+    "the part of the time that only other kernels could reduce. What bounds the LSTM: each of its "
+    "32 steps is one product by `torch._int_mm`, three compiled loops and ten PyTorch operators "
+    "for the gates, each called from Python; torch.ao's steps run inside one C++ operator."
+)
 NETWORKS: tuple[type[nn.Module], ...] = (ResNet, MobileNetV2)
 
 Run = Callable[[], object]
@@ -84,11 +93,48 @@ def network(build: type[nn.Module]) -> tuple[dict[str, Times], float]:
     candidates: dict[str, Run] = {
         "qlab": lambda: ours(x),
         "qlab, torch.compile": lambda: machine_code(x),
+        "its oneDNN calls alone": layers_alone(ours, x),
         "torch.ao": lambda: theirs(x),
         "ONNX Runtime": lambda: runtime(x),
         "float32": lambda: model(x),
     }
     return interleaved(candidates), converting
+
+
+def layers_alone(converted: fx.GraphModule, x: Tensor) -> Run:
+    """The calls of oneDNN that a network makes, one after the other, on kept inputs.
+
+    What a network takes beyond them is everything else: other operators, Python, cold caches.
+    """
+    calls: list[tuple[Callable[[Tensor], Tensor], Tensor]] = []
+
+    class Recording(fx.Interpreter):
+        def call_module(self, target, args, kwargs):
+            found = super().call_module(target, args, kwargs)
+            ready = getattr(getattr(self.fetch_attr(target), "_packed", None), "ready", None)
+            if ready is not None:
+                calls.append((ready.run, args[0]))
+            return found
+
+    Recording(converted).run(x)
+
+    def run() -> None:
+        for layer, given in calls:
+            layer(given)
+
+    return run
+
+
+def empty_call() -> float:
+    """Least seconds of a call of oneDNN that has next to nothing to compute: one pixel."""
+    x, weight = torch.zeros((1, 16, 1, 1), dtype=torch.uint8), torch.zeros((16, 16, 1, 1))
+    qparams = qlab.QParams.per_tensor(0.1, 3, qlab.quint8)
+    w_qparams, packed = qlab.QParams.per_tensor(0.1, 0, qlab.qint8), ops.PackedWeight()
+    arguments = x, qparams, weight.to(torch.int8), w_qparams, torch.zeros(16), qparams
+    ops.conv2d(*arguments, packed=packed)
+    assert packed.ready is not None
+    run = packed.ready.run
+    return min(once(lambda: run(x)) for _ in range(1000))
 
 
 def once(run: Run) -> float:
@@ -204,6 +250,8 @@ def write(rows: list[tuple[str, ...]], converting: dict[str, float], load: str) 
         "Converting a calibrated model: "
         + ", ".join(f"{name} {seconds:.2f} s" for name, seconds in converting.items())
         + " (to reach: ResNet ≤ 0.3 s).",
+        "",
+        BOUNDS.format(empty=1e6 * empty_call()),
     ]
     for build in NETWORKS:
         title = f"Where the time of {build.__name__} goes, each module at its fastest:"
