@@ -46,17 +46,15 @@ class Ready:
     stamps: tuple[_Stamp, ...]
     run: Callable[[Tensor], Tensor]
 
-    def serves(self, x: object, asked: str | None, *tensors: Tensor | None) -> bool:
+    def serves(
+        self, x: object, asked: str | None, weight: Tensor | None, bias: Tensor | None
+    ) -> bool:
         """Whether the call would be the same for another input and these weight and bias."""
-        return (
-            type(x) is Tensor
-            and x.dtype is self.dtype
-            and x.shape == self.shape
-            and (x.is_cpu if self.on_cpu else x.device == self.device)
-            and asked == self.forced
-            and unchanged(tensors[0], self.stamps[0])
-            and unchanged(tensors[1], self.stamps[1])
-        )
+        if type(x) is not Tensor or x.dtype is not self.dtype or x.shape != self.shape:
+            return False
+        if asked != self.forced or not (x.is_cpu if self.on_cpu else x.device == self.device):
+            return False
+        return unchanged(weight, self.stamps[0]) and unchanged(bias, self.stamps[1])
 
 
 def stamps_of(*tensors: Tensor | None) -> tuple[_Stamp, ...]:

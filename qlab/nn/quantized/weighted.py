@@ -112,11 +112,12 @@ class WeightedModule(WeightModule):
         """
         if is_compiling():
             return super().forward(*inputs)
-        ready: Any = self._cache.get("ready")
+        cache, buffers = self._cache, self._buffers
+        ready: Any = cache.get("ready")
         if ready is not None and len(inputs) == 1:
-            weight, bias = self._buffers["weight_codes"], self._buffers["bias_float"]
-            if ready.serves(inputs[0], forced(), weight, bias):
-                result, finish = ready.run(inputs[0]), self._cache["finish"]
+            x = inputs[0]
+            if ready.serves(x, forced(), buffers["weight_codes"], buffers["bias_float"]):
+                result, finish = ready.run(x), cache["finish"]
                 return result if finish is None else finish(result)
         result = super().forward(*inputs)
         made, bound = self._packed.ready, self.input_qparams
