@@ -36,8 +36,8 @@ _MODULES = {
     Mul,
     Cat,
 }
-# What these compute may overwrite what they are given.
-_OVERWRITING = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardswish, nn.Hardsigmoid, nn.SiLU, nn.ELU)
+# What these compute may overwrite what they are given; their gradient needs only the result.
+_OVERWRITING = (nn.ReLU, nn.ReLU6, nn.LeakyReLU)
 # What these return is new memory, which nothing else holds.
 _ANEW = (nn.Conv2d, nn.Linear, Add)
 _FUNCTIONS = {

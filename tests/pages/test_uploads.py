@@ -1,6 +1,7 @@
 """Models and data that people bring: read, kept, shown on every page, and nobody else's."""
 
 import pickle
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from pages.common import uploads
 from pages.common.engine import board
 from pages.common.store import Store, store
 from pages.common.workspace import ModelFile, SampleFile, Workspace
-from qlab.errors import ArgumentError, FormatError
+from qlab.errors import ArgumentError, FormatError, QlabError
 from tests.pages.harness import (
     ROOT,
     SECONDS,
@@ -26,6 +27,7 @@ from tests.pages.harness import (
     workspace_of,
 )
 from tests.upload_files import (
+    hostile_models,
     nested_archive,
     npy,
     npz,
@@ -198,6 +200,55 @@ def test_a_hostile_archive_shows_a_message_that_goes_away_when_it_is_forgotten(c
     settle(page.button(key="forget_model").click().run())
     assert not page.error and space.reading_model is None
     assert not list(store().folder.glob(f"{space.id}.{'[0-9a-f]' * 32}"))
+
+
+class Silent:
+    """A job that nobody watches."""
+
+    partial = None
+
+    def report(self, done: int, total: int, label: str) -> None:
+        """Told how far it is."""
+
+    def should_stop(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("name", hostile_models())
+def test_hostile_files_are_refused_on_the_way_that_the_app_reads_them(name: str):
+    title, content = hostile_models()[name]
+    space = store().new()
+    architecture = "mlp" if title.endswith("safetensors") else ""
+    chosen = ModelFile(uploads.keep(space, content), title, architecture, len(content))
+    with pytest.raises(QlabError):
+        uploads.read_model(space, chosen, Silent())
+    uploads.tidy(space)
+    assert not list(store().folder.glob(f"{space.id}.*"))
+
+
+def test_several_uploads_at_once_take_turns():
+    space, reading, most = store().new(), [], []
+    chosen = ModelFile(uploads.keep(space, small_archive()), "small.pt2")
+
+    class Watched(Silent):
+        def report(self, done: int, total: int, label: str) -> None:
+            if label.startswith("reading"):
+                reading.append(1)
+                most.append(len(reading))
+            elif done == 1:
+                reading.pop()
+
+    def read() -> None:
+        uploads._RECENT.clear()
+        found.append(uploads.read_model(space, chosen, Watched()))
+
+    found: list[object] = []
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4 and max(most) <= 2
 
 
 def test_data_that_do_not_fit_change_nothing_and_the_next_ones_do(digits):

@@ -18,6 +18,7 @@ from qlab.errors import ArgumentError, QlabError, ShapeError, UnsupportedError
 from tests.upload_files import (
     Small,
     export,
+    hostile_models,
     nested_archive,
     npz,
     pack,
@@ -265,3 +266,16 @@ class TestCommands:
         told = " ".join(capsys.readouterr().err.split())
         assert "is a pickle" in told and "safetensors.torch.save_file" in told
         assert "Traceback" not in told
+
+
+@pytest.mark.parametrize("name", hostile_models())
+def test_hostile_files_end_with_a_message(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    file, content = hostile_models()[name]
+    Path(file).write_bytes(content)
+    architecture = ("--architecture", "mlp") if file.endswith("safetensors") else ()
+    assert run("analyze", file, "--data", "random", *architecture) == 2
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.err and not printed.out
+    assert printed.err.startswith("qlab: ") and len(printed.err) < 9000
+    assert [path.name for path in tmp_path.iterdir()] == [file]
