@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.graph import _format_target
 
 from qlab import registry
 from qlab.errors import ArgumentError, NonFiniteError, QlabError, UnsupportedError
 from qlab.graph.backend import half_static
 from qlab.graph.lift import attribute, shape_nodes
+from qlab.graph.nodes import direct_paths
 from qlab.graph.plan import Plan, Step, Value, uncalibrated
 from qlab.graph.prepare import device_of
 from qlab.graph.special import CodesToQTensor, QTensorToCodes
@@ -137,7 +137,7 @@ class Conversion:
             elif node.op != "get_attr":
                 self._write_step(node, self.steps[node.name])
         self.graph.lint()
-        self.graph.on_generate_code(lambda _: partial(_direct_paths, tuple(self.targets)))
+        self.graph.on_generate_code(lambda _: partial(direct_paths, tuple(self.targets)))
         converted = fx.GraphModule(self.targets, self.graph, type(self.source).__name__)
         converted.meta["plan"] = self.plan
         return converted.eval()
@@ -381,15 +381,6 @@ class Conversion:
         if found is None:
             raise uncalibrated(value)
         return found.whole_range().to(self.device)
-
-
-def _direct_paths(paths: Sequence[str], lines: list[str]) -> list[str]:
-    """Generated code that finds modules in dictionaries; attributes of modules are slow to find."""
-    code = "".join(lines)
-    for path in paths:
-        found = "".join(f"._modules[{part!r}]" for part in path.split("."))
-        code = code.replace(f" = {_format_target('self', path)}(", f" = self{found}(")
-    return [code]
 
 
 def _same_bound(

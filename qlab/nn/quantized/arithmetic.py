@@ -31,8 +31,8 @@ class Add(ObservedModule):
         result = super().forward(*inputs)
         bound = self.input_qparams
         if bound is not None and not is_compiling():
-            pairs = zip(inputs, bound, strict=True)
-            self._cache["ready"] = Sum.of(*pairs, self._own_output(), self.relu)
+            pairs: Any = zip(inputs, bound, strict=True)
+            self._cache["ready"] = Sum.of(*pairs, y=self._own_output(), relu=self.relu)
         return result
 
     def compute(self, a: Tensor, a_qparams: QParams, b: Tensor, b_qparams: QParams) -> Tensor:

@@ -1,7 +1,6 @@
 """convert: integer modules where the plan says so, borders only where codes begin and end."""
 
 import copy
-import pickle
 
 import pytest
 import torch
@@ -389,19 +388,3 @@ def test_a_module_with_other_scales_is_not_shared():
     )
     assert wider.get_submodule("right") is not base.get_submodule("right")
     assert wider.get_submodule("stem") is base.get_submodule("stem")
-
-
-def test_generated_code_finds_modules_directly_and_sees_what_replaces_them():
-    _, converted = converted_of(Net(), EVERYWHERE, X)
-    assert "self._modules['left']._modules['0'](" in converted.code
-    before = converted(X)
-    for twin in (copy.deepcopy(converted), pickle.loads(pickle.dumps(converted))):
-        assert torch.equal(twin(X), before)
-    head = copy.deepcopy(converted.get_submodule("head"))
-    head.get_buffer("weight_codes").neg_()
-    converted.set_submodule("head", head)
-    assert not torch.equal(converted(X), before)
-    seen = []
-    converted.get_submodule("left.0").register_forward_hook(lambda *call: seen.append(call))
-    converted(X)
-    assert len(seen) == 1
