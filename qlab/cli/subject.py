@@ -30,6 +30,8 @@ from qlab.io.uploads import Preprocessing, UploadedModel, batch_of
 
 #: Calibration images of a sample model where none are asked for, trained and untrained.
 IMAGES = {True: 256, False: 4}
+#: What batches that are dicts call their labels.
+LABELS = ("labels", "label")
 
 
 class OwnCodeError(QlabError, RuntimeError):
@@ -282,7 +284,10 @@ def _example(model: nn.Module, batches: Iterable[Any], loader: str) -> Inputs:
         return (one,)
     parameters = inspect.signature(model.forward).parameters.values()
     if isinstance(one, Mapping):
-        return {p.name: one[p.name] for p in parameters if p.name in one}
+        # A forward that may be given labels, to compute a loss of them, works without.
+        labels = {p.name for p in parameters if p.name in LABELS and p.default is not p.empty}
+        taken = [p.name for p in parameters if p.name in one and p.name not in labels]
+        return {name: one[name] for name in taken}
     places = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     required = [p for p in parameters if p.kind in places and p.default is p.empty]
     return tuple(one[: max(1, len(required))])

@@ -36,9 +36,9 @@ def functions() -> dict[str, Callable[..., Any]]:
     """Every function a graph may call, by the name written to files."""
     known = {function_name(f): f for row in registry.ROWS for f in row.functions}
     arithmetic = (operator.floordiv, operator.mul, operator.add, operator.sub)
-    extra = (operator.getitem, *arithmetic, check_sizes, F.scaled_dot_product_attention)
-    known |= {function_name(f): f for f in _operators()}
-    return known | {function_name(f): f for f in extra} | {"builtins.getattr": getattr}
+    extra = (operator.getitem, *arithmetic, check_sizes)
+    plain = {function_name(f): f for f in (*_operators(), *_plain_functions())}
+    return plain | known | {function_name(f): f for f in extra} | {"builtins.getattr": getattr}
 
 
 @cache
@@ -52,6 +52,17 @@ def _operators() -> tuple[Callable[..., Any], ...]:
     return tuple(found)
 
 
+@cache
+def _plain_functions() -> tuple[Callable[..., Any], ...]:
+    """What people call those operators by: functions of torch, and comparisons of Python."""
+    names = sorted(ALLOWED)
+    found = [getattr(place, name, None) for place in (torch, F) for name in names]
+    signs = (operator.neg, operator.truediv, operator.pow, operator.mod, operator.matmul)
+    compared = (operator.gt, operator.lt, operator.ge, operator.le, operator.eq, operator.ne)
+    logical = (operator.and_, operator.or_, operator.invert)
+    return (*filter(callable, found), *signs, *compared, *logical)
+
+
 def function_name(function: Callable[..., Any]) -> str:
     """What `functions` calls a function."""
     if isinstance(function, torch._ops.OpOverload):
@@ -62,7 +73,8 @@ def function_name(function: Callable[..., Any]) -> str:
 
 
 def _methods() -> set[str]:
-    return {method for row in registry.ROWS for method in row.methods} | set(_PLAIN_METHODS)
+    known = {method for row in registry.ROWS for method in row.methods} | set(_PLAIN_METHODS)
+    return known | {name for name in ALLOWED if callable(getattr(torch.Tensor, name, None))}
 
 
 def encode(value: Any) -> Any:
@@ -88,6 +100,8 @@ def encode(value: Any) -> Any:
             return {"slice": [encode(v) for v in (value.start, value.stop, value.step)]}
         case torch.dtype():
             return {"dtype": str(value).removeprefix("torch.")}
+        case torch.device():
+            return {"device": value.type}
     if value is Ellipsis:
         return {"ellipsis": True}
     raise UnsupportedError(
@@ -122,6 +136,8 @@ def decode(data: Any, nodes: dict[str, fx.Node]) -> Any:
             dtype = getattr(torch, name, None) if _IDENTIFIER.match(name) else None
             if isinstance(dtype, torch.dtype):
                 return dtype
+        case {"device": str(name)} if name in ("cpu", "cuda"):
+            return torch.device(name)
     raise FormatError("A node's argument is not readable", received=repr(data)[:200])
 
 

@@ -105,8 +105,8 @@ def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
 def made_up(model: UploadedModel, samples: int, seed: int = 0) -> UploadedData:
     """Random inputs for a model without data: they show that it runs, and nothing of real data.
 
-    Normal numbers, rows of the table that integers are looked up in (else zeros), and True, in the
-    shapes that the model's example inputs have.
+    Normal numbers, rows of the table that integers are looked up in (else zeros), and True or 1 for
+    masks, in the shapes that the model's example inputs have.
 
     Args:
         model: The model.
@@ -126,6 +126,8 @@ def made_up(model: UploadedModel, samples: int, seed: int = 0) -> UploadedData:
             found[each.name] = torch.randn(shape, generator=generator).to(each.dtype)
         elif each.dtype == torch.bool:
             found[each.name] = torch.ones(shape, dtype=torch.bool)
+        elif "mask" in each.name:
+            found[each.name] = torch.ones(shape, dtype=each.dtype)
         else:
             rows = each.rows or 1
             found[each.name] = torch.randint(rows, shape, generator=generator).to(each.dtype)
