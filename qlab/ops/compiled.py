@@ -7,6 +7,7 @@ densely in a CPU's memory. Small tensors are left to the reference kernels, whic
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -17,7 +18,7 @@ from qlab.ops.windows import Ints, windows
 from qlab.qparams import QParams
 
 #: Elements from which on compiled loops win, and are worth the second that compiling takes.
-WORTHWHILE = 4096
+WORTHWHILE = 512
 _CODES = {torch.uint8: "uint8", torch.int8: "int8"}
 
 
@@ -103,18 +104,68 @@ def add(
     relu: bool = False,
 ) -> Tensor:
     """`qlab.ops.add` of operands without obstacle."""
-    result = torch.empty_like(a, dtype=y_qparams.dtype.storage)
-    zero_point = y_qparams.zero_point_value
-    low = y_qparams.quant_min - zero_point
-    loop = _loops().add(_CODES[a.dtype], _CODES[b.dtype], _CODES[result.dtype])
-    loop(
-        a.data_ptr(), b.data_ptr(), result.data_ptr(), a.numel(),
-        a_qparams.scale_value, a_qparams.zero_point_value,
-        b_qparams.scale_value, b_qparams.zero_point_value,
-        _inverse(y_qparams.scale_value), zero_point,
-        max(low, 0) if relu else low, y_qparams.quant_max - zero_point,
+    made = Sum.of((a, a_qparams), (b, b_qparams), y_qparams, relu)
+    assert made is not None
+    return made(a, b)
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """`add` bound to everything but the codes, for operands like those that it was made with.
+
+    Attributes:
+        shape: Of both operands.
+        stride: Likewise.
+        dtypes: Of the first, the second and the result.
+        loop: The compiled loop for these types.
+        numbers: What it takes after the addresses and the length.
+    """
+
+    shape: torch.Size
+    stride: tuple[int, ...]
+    dtypes: tuple[torch.dtype, torch.dtype, torch.dtype]
+    loop: Callable[..., None]
+    numbers: tuple[float, ...]
+
+    @classmethod
+    def of(
+        cls, a: tuple[Tensor, QParams], b: tuple[Tensor, QParams], y: QParams, relu: bool
+    ) -> Sum | None:
+        """None where the loop does not apply."""
+        if add_obstacle(*a, *b, y, relu=relu) is not None:
+            return None
+        dtypes = a[0].dtype, b[0].dtype, y.dtype.storage
+        loop = _loops().add(*(_CODES[dtype] for dtype in dtypes))
+        return cls(a[0].shape, a[0].stride(), dtypes, loop, _numbers_of_sum(a[1], b[1], y, relu))
+
+    def serves(self, a: object, b: object) -> bool:
+        """Whether two operands are like those that it was made with."""
+        return (
+            type(a) is Tensor
+            and type(b) is Tensor
+            and a.dtype is self.dtypes[0]
+            and b.dtype is self.dtypes[1]
+            and a.is_cpu
+            and b.is_cpu
+            and a.shape == self.shape == b.shape
+            and a.stride() == self.stride == b.stride()
+        )
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        result = torch.empty_like(a, dtype=self.dtypes[2])
+        addresses = a.data_ptr(), b.data_ptr(), result.data_ptr()
+        self.loop(*addresses, result.numel(), *self.numbers)
+        return result
+
+
+def _numbers_of_sum(a: QParams, b: QParams, y: QParams, relu: bool) -> tuple[float, ...]:
+    zero_point = y.zero_point_value
+    low = y.quant_min - zero_point
+    return (
+        a.scale_value, a.zero_point_value, b.scale_value, b.zero_point_value,
+        _inverse(y.scale_value), zero_point,
+        max(low, 0) if relu else low, y.quant_max - zero_point,
     )  # fmt: skip
-    return result
 
 
 def quantize_obstacle(x: Tensor, qparams: QParams) -> str | None:
@@ -174,6 +225,28 @@ def quantize_dynamic(
 def int_mm(a: Tensor, b: Tensor) -> Tensor:
     """The int32 product of two int8 matrices."""
     return torch._int_mm(a, b)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def mean_obstacle(x: Tensor, x_qparams: QParams, y_qparams: QParams | None) -> str | None:
+    """Why the loop does not average a tensor over its last two axes, or None."""
+    if y_qparams is not None:
+        return "the output has parameters of its own"
+    found = _codes_obstacle("input", x, x_qparams) or _memory_obstacle(x)
+    if found is None and (not channels_last(x) or x.shape[2] * x.shape[3] > 2**22):
+        return "the channels do not come last in memory, or int32 may not hold the sums"
+    return found
+
+
+def mean(x: Tensor, x_qparams: QParams) -> Tensor:
+    """(N, C, H, W) without obstacle → (N, C, 1, 1), in the input's parameters."""
+    n, channels, height, width = x.shape
+    result = torch.empty((n, channels, 1, 1), dtype=x.dtype)
+    sums = torch.empty(channels, dtype=torch.int32)
+    _loops().mean(_CODES[x.dtype])(
+        x.data_ptr(), result.data_ptr(), sums.data_ptr(), n, height * width, channels,
+        x_qparams.zero_point_value, x_qparams.quant_min, x_qparams.quant_max,
+    )  # fmt: skip
+    return result
 
 
 def product_of(

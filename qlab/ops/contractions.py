@@ -70,7 +70,7 @@ def _run(
     found = packed.get("bound", (weight, bias), (*given, forced(), *options, *values), bind)
     if found is None:
         return operator(operator.bind(*arguments, **options, packed=packed))
-    kept = (x.shape, x.dtype, x.device, forced(), x_qparams, y_qparams)
+    kept = (x.shape, x.dtype, x.device, x.is_cpu, forced(), x_qparams, y_qparams)
     packed.ready = Ready(*kept, stamps_of(weight, bias), found)
     return found(x)
 

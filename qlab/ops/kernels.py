@@ -22,8 +22,8 @@ from functools import partial, wraps
 from threading import Lock
 from typing import Any, Generic, ParamSpec, TypeVar
 
-import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from qlab.errors import UnknownNameError, UnsupportedError
 
@@ -74,7 +74,7 @@ class Operator(Generic[CallT]):
 
     def run(self, kernel: Kernel[CallT], call: CallT) -> Tensor:
         """Runs a kernel that `choose` returned, and counts it."""
-        if not torch.compiler.is_compiling():
+        if not is_compiling():
             count(self.name, kernel.name)
         return kernel.run(call)
 
@@ -129,7 +129,7 @@ def defined(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
 
     @wraps(function)
     def counted(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-        if not torch.compiler.is_compiling():
+        if not is_compiling():
             count(name, "reference")
         return function(*args, **kwargs)
 
@@ -167,12 +167,16 @@ def compiled_by(
         def bind(*args: P.args, **kwargs: P.kwargs) -> _Arguments:
             return _Arguments(args, kwargs)
 
-        chosen = Operator(function.__name__, bind, kernels)
+        name = function.__name__
+        chosen = Operator(name, bind, kernels)
 
         @wraps(function)
         def counted(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-            if torch.compiler.is_compiling():
+            if is_compiling():
                 return function(*args, **kwargs)
+            if _FORCED.get() is None and obstacle(*args, **kwargs) is None:
+                count(name, "compiled")  # as the operator would choose, without its detours
+                return run(*args, **kwargs)
             return chosen(bind(*args, **kwargs))
 
         return counted
@@ -235,7 +239,7 @@ def use(kernel: str) -> Iterator[None]:
 
 def forced() -> str | None:
     """The name given to the innermost `use`, or None; None in a compiler's trace."""
-    return None if torch.compiler.is_compiling() else _FORCED.get()
+    return None if is_compiling() else _FORCED.get()
 
 
 def counts() -> dict[tuple[str, str], int]:

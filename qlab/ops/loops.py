@@ -163,6 +163,32 @@ def affine() -> Loop:
     return _compiled(_affine, (integer, integer, _FLOAT, _FLOAT, _FLOAT), numbers)
 
 
+def _mean(x_at, y_at, sums_at, n, pixels, channels, z, low, high):
+    x, y = carray(x_at, (n, pixels, channels)), carray(y_at, (n, channels))
+    sums = carray(sums_at, channels)
+    for i in range(n):
+        for c in range(channels):
+            sums[c] = -pixels * z
+        for p in range(pixels):
+            for c in range(channels):
+                sums[c] += np.int32(x[i, p, c])
+        for c in range(channels):
+            code = np.rint(np.float32(np.float64(sums[c]) / np.float64(pixels))) + np.float32(z)
+            y[i, c] = np.int32(min(max(code, low), high))
+
+
+@cache
+def mean(codes: str) -> Loop:
+    """``y = clamp(rint(Σ(x - z) / pixels) + z)`` of (n, pixels, channels), the sums exact.
+
+    Takes the addresses of x, y (n, channels) and int32 scratch (channels), then n, pixels,
+    channels, z and the limits of codes.
+    """
+    found = getattr(types, codes)
+    numbers = [_INT, types.int32, _INT, types.int32, _FLOAT, _FLOAT]
+    return _compiled(_mean, (found, found, types.int32), numbers)
+
+
 def _interleave(x_at, y_at, n, pixels):
     x, y = carray(x_at, (n, 3, pixels)), carray(y_at, (n, pixels, 3))
     for i in range(n):

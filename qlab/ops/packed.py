@@ -29,6 +29,7 @@ class Ready:
         shape: Of the inputs that it serves.
         dtype: Likewise.
         device: Likewise.
+        on_cpu: Whether that is the CPU.
         forced: The kernel that `qlab.ops.use` asked for.
         x_qparams: How the input is read.
         y_qparams: How the output is written; None for float32.
@@ -38,23 +39,22 @@ class Ready:
     shape: torch.Size
     dtype: torch.dtype
     device: torch.device
+    on_cpu: bool
     forced: str | None
     x_qparams: Any
     y_qparams: Any
     stamps: tuple[_Stamp, ...]
     run: Callable[[Tensor], Tensor]
 
-    def serves(self, x: object, asked: str | None, *tensors: Tensor | None) -> bool:
+    def serves(
+        self, x: object, asked: str | None, weight: Tensor | None, bias: Tensor | None
+    ) -> bool:
         """Whether the call would be the same for another input and these weight and bias."""
-        return (
-            type(x) is Tensor
-            and x.dtype is self.dtype
-            and x.shape == self.shape
-            and x.device == self.device
-            and asked == self.forced
-            and unchanged(tensors[0], self.stamps[0])
-            and unchanged(tensors[1], self.stamps[1])
-        )
+        if type(x) is not Tensor or x.dtype is not self.dtype or x.shape != self.shape:
+            return False
+        if asked != self.forced or not (x.is_cpu if self.on_cpu else x.device == self.device):
+            return False
+        return unchanged(weight, self.stamps[0]) and unchanged(bias, self.stamps[1])
 
 
 def stamps_of(*tensors: Tensor | None) -> tuple[_Stamp, ...]:

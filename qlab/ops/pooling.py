@@ -213,12 +213,28 @@ def adaptive_avg_pool1d(
     return _average(F.adaptive_avg_pool1d, 1, (x, x_qparams), y_qparams, output_size)
 
 
-@defined
+_ONE = (1, (1, 1), [1, 1])
+
+
+def _average_obstacle(
+    x: Tensor, x_qparams: QParams, output_size: Sizes, *, y_qparams: QParams | None = None
+) -> str | None:
+    found = compiled.mean_obstacle(x, x_qparams, y_qparams)
+    return found or (None if output_size in _ONE else "the output has more than one pixel")
+
+
+def _average_all(
+    x: Tensor, x_qparams: QParams, output_size: Sizes, *, y_qparams: QParams | None = None
+) -> Tensor:
+    return compiled.mean(x, x_qparams)
+
+
+@compiled_by(_average_obstacle, _average_all)
 def adaptive_avg_pool2d(
     x: Tensor, x_qparams: QParams, output_size: Sizes, *, y_qparams: QParams | None = None
 ) -> Tensor:
     """`adaptive_avg_pool1d` over 2 axes; None in ``output_size`` keeps the input's length."""
-    if output_size in (1, (1, 1), [1, 1]) and isinstance(x, Tensor) and x.numel():
+    if output_size in _ONE and isinstance(x, Tensor) and x.numel():
         _check("adaptive_avg_pool2d", x, x_qparams, 2)
         return rounded_map(exact_mean(x, x_qparams, (-2, -1), True), x_qparams, y_qparams)
     return _average(F.adaptive_avg_pool2d, 2, (x, x_qparams), y_qparams, output_size)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 from torch.func import functional_call
 
 from qlab import ops
@@ -109,13 +110,14 @@ class WeightedModule(WeightModule):
         Raises:
             DTypeError: Not what was bound, or codes without bound inputs.
         """
-        if torch.compiler.is_compiling():
+        if is_compiling():
             return super().forward(*inputs)
-        ready: Any = self._cache.get("ready")
+        cache, buffers = self._cache, self._buffers
+        ready: Any = cache.get("ready")
         if ready is not None and len(inputs) == 1:
-            weight, bias = self._buffers["weight_codes"], self._buffers["bias_float"]
-            if ready.serves(inputs[0], forced(), weight, bias):
-                result, finish = ready.run(inputs[0]), self._cache["finish"]
+            x = inputs[0]
+            if ready.serves(x, forced(), buffers["weight_codes"], buffers["bias_float"]):
+                result, finish = ready.run(x), cache["finish"]
                 return result if finish is None else finish(result)
         result = super().forward(*inputs)
         made, bound = self._packed.ready, self.input_qparams
@@ -128,7 +130,7 @@ class WeightedModule(WeightModule):
         """``relu(op(x, weight) + bias)`` on codes; without ``x_qparams`` on real numbers."""
         if x_qparams is None:
             result = self._on_real_numbers(x)
-        elif torch.compiler.is_compiling():
+        elif is_compiling():
             weight, bias = self._buffers["weight_codes"], self._buffers["bias_float"]
             numbers = self.weight_qparams.scale, self.weight_qparams.zero_point
             result = contract(self._cache["call"], x, weight, *numbers, bias)
@@ -163,7 +165,7 @@ class WeightedModule(WeightModule):
         return x, x_qparams, weight, self.weight_qparams, bias, self.get_qparams(OUTPUT)
 
     def _on_real_numbers(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_compiling():
+        if is_compiling():
             key = "float"  # made by `know`
         else:  # functional_call lends its module the parameters
             key = f"float {threading.get_ident()}"

@@ -12,6 +12,7 @@ from qlab.ops import compiled
 from qlab.qparams import QParams
 
 SHAPES = ((4096,), (2, 3, 32, 32), (1, 64, 8, 9), (3, 5, 7, 101))
+LAST = {"memory_format": torch.channels_last}
 scales = st.floats(1e-4, 1e3)
 
 
@@ -97,6 +98,16 @@ def test_max_pool2d_equals_the_reference(dtype, sizes, ceil_mode, shape):
     assert torch.equal(fast, exact)
 
 
+@given(params((quint8, qint8)), st.sampled_from(((1, 64, 8, 9), (2, 3, 40, 23), (3, 512, 1, 1))))
+def test_the_mean_of_all_pixels_equals_the_reference(x_qparams, shape):
+    x = codes(x_qparams, shape, 5, last=True)
+    fast, exact = both(ops.adaptive_avg_pool2d, x, x_qparams, (1, 1))
+    assert torch.equal(fast, exact)
+    tie = x.new_tensor([x_qparams.quant_min, x_qparams.quant_min + 1]).repeat(1, 512, 1, 1)
+    fast, exact = both(ops.adaptive_avg_pool2d, tie.contiguous(**LAST), x_qparams, 1)
+    assert torch.equal(fast, exact)
+
+
 def test_windows_of_nothing_but_padding():
     x_qparams = QParams.per_tensor(0.1, 0, qint8)
     x = codes(x_qparams, (1, 2048, 2, 2), 5, last=True)
@@ -121,12 +132,14 @@ A = torch.zeros(64, 64, dtype=torch.uint8)
 @pytest.mark.parametrize(
     ("function", "arguments", "why"),
     [
-        (ops.add, (A[:2], X, A[:2], X, X), "fewer than 4096"),
+        (ops.add, (A[:7], X, A[:7], X, X), "fewer than 512"),
         (ops.add, (A, X, A.t(), X, X), "lie differently"),
         (ops.add, (A.repeat(1, 2)[:, ::2], X, A.repeat(1, 2)[:, ::2], X, X), "densely"),
         (ops.add, (A.int(), QParams.per_tensor(0.1, 3, qint32), A, X, X), "first operand's type"),
         (ops.add, (A, X, A, X, QParams.per_tensor(0.1, 3, qint32)), "output's type"),
         (ops.quantize, (torch.zeros(64, 64, dtype=torch.float64), X), "not float32"),
+        (ops.adaptive_avg_pool2d, (torch.zeros(1, 2, 64, 64, dtype=torch.uint8), X, 1), "last"),
+        (ops.adaptive_avg_pool2d, (A.view(1, 64, 8, 8).contiguous(**LAST), X, 2), "one pixel"),
         (ops.max_pool2d, (torch.zeros(1, 2, 64, 64, dtype=torch.uint8), X, 2), "channels"),
     ],
 )
