@@ -286,10 +286,8 @@ def found(loaded: Loaded) -> None:
     data = getattr(loaded.sample, "found", None)
     if data is None:
         return
-    if data.made_up:
-        st.warning(f"{escape(data.about)} They stand in until you upload data.")
-    else:
-        st.caption(escape(data.about))
+    until = " They stand in until you upload data." if data.made_up else ""
+    st.caption(f"{escape(data.about)}{until}")
     rows = [{"Input": name, "Takes": takes, "Is given": given} for name, takes, given in data.rows]
     if rows:
         st.dataframe(pd.DataFrame(rows), hide_index=True, key="found")

@@ -154,7 +154,7 @@ def data_for(
         evaluation = data.batches(batch or BATCH, labelled=True, whole=whole)
     try_out(model, calibration[0])
     rows = tuple(
-        (each.name, str(each), _given(data.inputs[each.name]))
+        (each.name, str(each).removeprefix(f"{each.name} "), _given(data.inputs[each.name]))
         for each in model.inputs
         if each.name in data.inputs
     )

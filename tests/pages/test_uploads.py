@@ -119,6 +119,7 @@ def test_weights_and_labelled_data_give_the_accuracy_of_the_sample(digits):
     assert not page.error
     assert metrics(page)["Images seen"] == "64"
     (found,) = [f.value for f in page.dataframe if "Takes" in f.value]
+    assert list(found["Takes"]) == ["float32 (N, 1, *, *)"]
     assert list(found["Is given"]) == ["float32 (64, 1, 8, 8)"]
     assert any("64 samples with labels" in caption for caption in captions(page))
     overview = go_on(page, "overview", samples=64)
