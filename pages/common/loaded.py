@@ -212,6 +212,7 @@ def _record(
             outcome.report,
             subject=loaded.lab.subject,
             seconds=outcome.seconds,
+            calibration=loaded.lab.calibrated,
         )
 
 

@@ -46,7 +46,9 @@ def limits() -> Limits:
     """What one upload may take: Streamlit's size, and ``QLAB_UPLOAD_…`` in the environment."""
     from qlab.io.uploads import Limits
 
-    return Limits.from_environment(file_bytes=int(st.get_option("server.maxUploadSize")) * 2**20)
+    most = int(st.get_option("server.maxUploadSize")) * 2**20
+    asked = Limits.from_environment(file_bytes=most)
+    return replace(asked, file_bytes=min(asked.file_bytes, most))
 
 
 def keep(space: Workspace, content: bytes) -> str:

@@ -156,7 +156,8 @@ class LayerProbe:
             output: How its output is quantized; None for float.
 
         Raises:
-            UnsupportedError: The registry has no integer form of it.
+            UnsupportedError: The registry has no integer form of it, or it takes codes only and an
+                input stays float.
         """
         row = self._row
         if row is None or row.static is None:
@@ -171,6 +172,13 @@ class LayerProbe:
         made = static.from_qparams(
             self.module, weight=weight, output=None if static.output_of is Output.INPUT else output
         )
+        if None in inputs and not made.takes_real_numbers:
+            raise UnsupportedError(
+                f"The layer {self.name!r} works on codes, and what feeds it stays in float",
+                expected="a quantized input",
+                received=f"{type(self.module).__name__} with an input in float",
+                fix="Quantize the layer that feeds it, or ask about another layer.",
+            )
         made.bind_inputs(*inputs)
         return QuantizedLayer(made, output)
 

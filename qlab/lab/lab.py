@@ -115,7 +115,8 @@ class Lab(LabBase):
         measured = replace(measured, complete=measured.complete and not stopped)
         seconds = time.monotonic() - began
         told: Any = {"subject": self.subject, "name": name, "parent": parent}
-        record_report(self.runs, resolved, measured, seconds=seconds, **told)
+        told |= {"seconds": seconds, "calibration": self.calibrated}
+        record_report(self.runs, resolved, measured, **told)
         if not parts:
             return measured
         weight, activation = (
@@ -375,7 +376,7 @@ class Lab(LabBase):
             should_stop: Asked after each pair of runs.
 
         Raises:
-            ArgumentError: Fewer than 4 repeats.
+            ArgumentError: Fewer than 4 repeats, or a batch that the model does not take.
         """
         data = self._evaluation_data if batch is None else self._batches([batch], "timing")
         return measure_latency(

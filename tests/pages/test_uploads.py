@@ -3,6 +3,7 @@
 import pickle
 import threading
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -378,6 +379,17 @@ class TestDisk:
         monkeypatch.setenv("QLAB_UPLOAD_FILE_BYTES", "5")
         with pytest.raises(FormatError, match=r"too large.*at most 5 bytes.*6 bytes"):
             uploads.keep(folder.new(), b"123456")
+
+
+def test_the_limit_is_that_of_streamlit_or_less(monkeypatch: pytest.MonkeyPatch):
+    config = tomllib.loads((ROOT / ".streamlit" / "config.toml").read_text())
+    most = config["server"]["maxUploadSize"] * 2**20
+    monkeypatch.setattr("streamlit.get_option", lambda name: config["server"][name.split(".")[1]])
+    assert uploads.limits().file_bytes == most
+    monkeypatch.setenv("QLAB_UPLOAD_FILE_BYTES", str(most * 2))
+    assert uploads.limits().file_bytes == most
+    monkeypatch.setenv("QLAB_UPLOAD_FILE_BYTES", "1000")
+    assert uploads.limits().file_bytes == 1000
 
 
 @pytest.mark.parametrize(
