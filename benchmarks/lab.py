@@ -196,6 +196,8 @@ def answer_rows(network: Network) -> list[Row]:
     def observer(name: str) -> Callable[[], object]:
         made = HistogramObserver(bins=2048)
         made.stats = lab.statistics(name)
+        made.min_val.copy_(made.stats.min_val)
+        made.max_val.copy_(made.stats.max_val)
         return made.calculate_qparams
 
     return [
