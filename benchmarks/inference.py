@@ -38,7 +38,7 @@ BOUNDS = (
     "call. One that has next to nothing to compute takes {empty:.0f} µs here, and MobileNetV2 "
     'makes 53 calls; torch.ao and ONNX Runtime keep theirs. The row "its oneDNN calls alone" is '
     "the part of the time that only other kernels could reduce. What bounds the LSTM: each of its "
-    "32 steps is one product by `torch._int_mm`, three compiled loops and ten PyTorch operators "
+    "32 steps is one product by `torch._int_mm`, two compiled loops and ten PyTorch operators "
     "for the gates, each called from Python; torch.ao's steps run inside one C++ operator."
 )
 NETWORKS: tuple[type[nn.Module], ...] = (ResNet, MobileNetV2)

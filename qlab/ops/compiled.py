@@ -6,6 +6,7 @@ densely in a CPU's memory. Small tensors are left to the reference kernels, whic
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +20,7 @@ from qlab.qparams import QParams
 
 #: Elements from which on compiled loops win, and are worth the second that compiling takes.
 WORTHWHILE = 512
+_THREE_DOUBLES, _TWO_FLOATS = ctypes.c_double * 3, ctypes.c_float * 2
 _CODES = {torch.uint8: "uint8", torch.int8: "int8"}
 
 
@@ -214,11 +216,11 @@ def quantize_dynamic(
         and zero point less 128; None where a number is not finite.
     """
     codes = torch.empty_like(x, dtype=torch.int8)
-    found, ends = torch.empty(3, dtype=torch.float64), torch.empty(2, dtype=torch.float32)
-    at, end = x.data_ptr(), ends.data_ptr()
+    found, ends = _THREE_DOUBLES(), _TWO_FLOATS()
+    at = x.data_ptr()
     loop = _loops().quantize_dynamic()
-    loop(at, at, codes.data_ptr(), found.data_ptr(), end, end, x.numel(), *limits, least)
-    scale, zero_point, refused = found.tolist()
+    loop(at, at, codes.data_ptr(), found, ends, ends, x.numel(), *limits, least)
+    scale, zero_point, refused = found
     return None if refused else (codes, scale, int(zero_point) - 128)
 
 
