@@ -68,7 +68,7 @@ def test_uploaded_calibrated_converted_downloaded(
         choose(page, "architecture", MODEL)
     press(page, "read_model")
     expect(model_box(page)).to_have_value(name)
-    settled(page, page.locator(".st-key-network .js-plotly-plot"))
+    settled(page, page.get_by_text(f"Uploaded: {name}"))  # the chart was there before
 
     go_to(page, "Calibrate")
     expect(page.get_by_text("They stand in until you upload data").first).to_be_visible()
