@@ -8,6 +8,7 @@ from typing import Any
 from qlab.algorithms.base import Algorithm, Subject
 from qlab.algorithms.bias import PAPER as NAGEL_2019
 from qlab.algorithms.bias import BiasSettings, bias_seconds, correct_biases
+from qlab.algorithms.equalize import EqualizeSettings, equalize, equalize_seconds
 from qlab.algorithms.frame import layers_of
 from qlab.errors import UnknownNameError
 from qlab.qconfig import QConfigMapping
@@ -15,6 +16,15 @@ from qlab.qconfig import QConfigMapping
 ALGORITHMS: dict[str, Algorithm] = {
     algorithm.name: algorithm
     for algorithm in (
+        Algorithm(
+            name="equalize",
+            title="Cross-layer equalization",
+            about="lets channels of very different range share one scale of the weights",
+            paper=NAGEL_2019,
+            run=equalize,
+            estimate=equalize_seconds,
+            settings=EqualizeSettings,
+        ),
         Algorithm(
             name="bias_correction",
             title="Bias correction",
