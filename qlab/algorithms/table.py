@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from qlab.algorithms.adaround import PAPER as NAGEL_2020
+from qlab.algorithms.adaround import AdaRoundSettings, adaround, adaround_seconds
 from qlab.algorithms.base import Algorithm, Subject
 from qlab.algorithms.bias import PAPER as NAGEL_2019
 from qlab.algorithms.bias import BiasSettings, bias_seconds, correct_biases
@@ -33,6 +35,15 @@ ALGORITHMS: dict[str, Algorithm] = {
             run=correct_biases,
             estimate=bias_seconds,
             settings=BiasSettings,
+        ),
+        Algorithm(
+            name="adaround",
+            title="AdaRound",
+            about="learns which way each weight is rounded, for weights of few bits",
+            paper=NAGEL_2020,
+            run=adaround,
+            estimate=adaround_seconds,
+            settings=AdaRoundSettings,
         ),
     )
 }
