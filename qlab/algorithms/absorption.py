@@ -12,10 +12,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
-from qlab.algorithms.scale_groups import GroupFinder, ScaleGroup, input_rows
+from qlab.algorithms.scale_groups import GroupFinder, ScaleGroup, move_batch_norm, response
 from qlab.algorithms.targets import add_to_bias, is_transposed
 from qlab.analysis.study import Study
 from qlab.nn.intrinsic.fold import core
@@ -54,9 +53,10 @@ def absorb(
     for graph in graphs:
         producer = _inner(graph, finder, group.producers[0])
         add_to_bias(producer, -lowest.to(producer.weight))
+        move_batch_norm(graph, group.producers[0], shift=-lowest)
         for name in group.consumers:
             layer = _inner(graph, finder, name)
-            add_to_bias(layer, _response(layer, lowest.to(layer.weight)))
+            add_to_bias(layer, response(layer, layer.weight.detach(), lowest.to(layer.weight)))
     return float(lowest.max())
 
 
@@ -86,13 +86,3 @@ def _padded(layer: Any) -> bool:
     if isinstance(layer.padding, str):
         return layer.padding == "same" and any(size > 1 for size in layer.kernel_size)
     return layer.padding_mode == "zeros" and any(layer.padding)
-
-
-def _response(layer: Any, shift: Tensor) -> Tensor:
-    """What a constant in each input channel adds to a layer's outputs, (outputs,)."""
-    weight = layer.weight.detach()
-    repeated = shift.repeat_interleave(input_rows(layer).shape[0] // shift.numel())
-    groups = 1 if isinstance(layer, nn.Linear) else layer.groups
-    sums = weight.flatten(2).sum(2) if weight.ndim > 2 else weight
-    per_group = repeated.reshape(groups, 1, -1).expand(-1, weight.shape[0] // groups, -1)
-    return (sums * per_group.reshape_as(sums)).sum(1, dtype=torch.float64).to(weight.dtype)

@@ -31,6 +31,7 @@ from qlab.algorithms.scale_groups import (
     NoGroupError,
     ScaleGroup,
     input_rows,
+    move_batch_norm,
     output_rows,
     ranges_of,
     scale_input,
@@ -207,6 +208,7 @@ def _apply(graph: fx.GraphModule, finder: GroupFinder, group: ScaleGroup, factor
     for node in group.producers:
         layer = _inner(graph, finder, node)
         scale_output(layer, factors.to(layer.weight))
+        move_batch_norm(graph, node, factors=factors)
     for node in group.consumers:
         layer = _inner(graph, finder, node)
         scale_input(layer, 1.0 / factors.to(layer.weight))

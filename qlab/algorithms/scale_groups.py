@@ -258,3 +258,40 @@ def ranges_of(rows: Iterator[Tensor], channels: int) -> Tensor:
         each = row.abs().amax(1).reshape(channels, -1).amax(1)
         found = torch.maximum(found.to(each), each / each.max().clamp_min(1e-30))
     return found
+
+
+def response(layer: Any, weight: Tensor, shift: Tensor) -> Tensor:
+    """What a constant in each input channel makes of a layer's outputs, borders left out.
+
+    Args:
+        layer: A linear layer or convolution, not transposed.
+        weight: Its weight, or a change of it.
+        shift: The constants, (inputs,) or a divisor of that many, each for as many in turn.
+
+    Returns:
+        (outputs,), in the type of ``weight``.
+    """
+    repeated = shift.repeat_interleave(input_rows(layer).shape[0] // shift.numel())
+    groups = 1 if isinstance(layer, nn.Linear) else layer.groups
+    sums = weight.flatten(2).sum(2) if weight.ndim > 2 else weight
+    per_group = repeated.reshape(groups, 1, -1).expand(-1, weight.shape[0] // groups, -1)
+    return (sums * per_group.reshape_as(sums)).sum(1, dtype=torch.float64).to(weight.dtype)
+
+
+def move_batch_norm(
+    graph: fx.GraphModule,
+    node: str,
+    *,
+    factors: Tensor | None = None,
+    shift: Tensor | None = None,
+) -> None:
+    """Keeps what is known of a layer's output in step with the factors and shifts that it got."""
+    meta = next(n.meta for n in graph.graph.nodes if n.name == node)
+    if "batch_norm" not in meta:
+        return
+    mean, deviation = map(torch.tensor, meta["batch_norm"])
+    if factors is not None:
+        mean, deviation = mean * factors.cpu(), deviation * factors.cpu()
+    if shift is not None:
+        mean = mean + shift.cpu()
+    meta["batch_norm"] = tuple(mean.tolist()), tuple(deviation.tolist())

@@ -6,7 +6,9 @@ import copy
 import itertools
 from collections.abc import Iterator, Sequence
 
+import torch
 from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from qlab.errors import UnsupportedError
 from qlab.nn.intrinsic.fold import hooked
@@ -18,7 +20,8 @@ def fuse(graph_module: fx.GraphModule, patterns: Sequence[Pattern] = PATTERNS) -
 
     A chain is fused only where nothing else reads what its parts hand on. The fused module takes
     the name of the first part; ``meta["fused"]`` of its node lists the names of the others. Batch
-    norm is folded into the weights before it in float64, so outputs agree to float32's rounding.
+    norm is folded into the weights before it in float64, so outputs agree to float32's rounding;
+    ``meta["batch_norm"]`` keeps the mean and the standard deviation that it gave each channel.
 
     Args:
         graph_module: A graph made by `qlab.graph.trace`; it stays as it is.
@@ -81,6 +84,14 @@ def _module(graph_module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     return graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
+def _mean_and_deviation(norm: _BatchNorm) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """What batch norm makes of each channel: its mean β and its standard deviation |γ|."""
+    features = norm.num_features
+    mean = torch.zeros(features) if norm.bias is None else norm.bias.detach()
+    deviation = torch.ones(features) if norm.weight is None else norm.weight.detach().abs()
+    return tuple(mean.tolist()), tuple(deviation.tolist())
+
+
 def _replace(graph_module: fx.GraphModule, chain: list[fx.Node], pattern: Pattern) -> None:
     first, *rest = chain
     module = _fused(graph_module, chain, pattern)
@@ -88,6 +99,9 @@ def _replace(graph_module: fx.GraphModule, chain: list[fx.Node], pattern: Patter
         return
     graph_module.add_submodule(str(first.target), module)
     first.meta["fused"] = tuple(part.meta["name"] for part in rest)
+    norm = graph_module.get_submodule(str(rest[0].target))
+    if isinstance(norm, _BatchNorm):
+        first.meta["batch_norm"] = _mean_and_deviation(norm)
     first.meta["parameters"] = sum(parameter.numel() for parameter in module.parameters())
     chain[-1].replace_all_uses_with(first)
     for part in reversed(rest):

@@ -17,7 +17,7 @@ from qlab.object_types import object_type_from_dict, object_type_to_dict
 
 _FUSED = "fused float graph"
 _TEXT = ("name", "path", "refused")
-_PLAIN = ("shape", "dtype", "numel", "parameters", "fused")
+_PLAIN = ("shape", "dtype", "numel", "parameters", "fused", "batch_norm")
 
 
 def is_float_graph(model: object) -> TypeGuard[fx.GraphModule]:
