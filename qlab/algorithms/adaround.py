@@ -277,5 +277,5 @@ def adaround_seconds(
     study: Any = subject.study
     weights = sum(study.probe(n).weight().numel() for n in layers if study.probe(n).has_weight)
     batch = min(settings.batch, settings.samples)
-    per_step = 3.0 * batch * pass_seconds(subject) + 3e-8 * weights + 1.5e-3 * len(layers)
+    per_step = 3.0 * batch * pass_seconds(subject) + 3e-8 * weights + 1e-3 * len(layers)
     return settings.steps * per_step + 3 * settings.samples * pass_seconds(subject)
