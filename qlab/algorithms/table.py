@@ -12,6 +12,10 @@ from qlab.algorithms.bias import PAPER as NAGEL_2019
 from qlab.algorithms.bias import BiasSettings, bias_seconds, correct_biases
 from qlab.algorithms.equalize import EqualizeSettings, equalize, equalize_seconds
 from qlab.algorithms.frame import layers_of
+from qlab.algorithms.keep_float import PAPER as NAGEL_2021
+from qlab.algorithms.keep_float import KeepSettings, keep_in_float, keep_seconds
+from qlab.algorithms.ranges import PAPER as CHOUKROUN_2019
+from qlab.algorithms.ranges import RangeSettings, ranges_seconds, search_ranges
 from qlab.errors import UnknownNameError
 from qlab.qconfig import QConfigMapping
 
@@ -44,6 +48,24 @@ ALGORITHMS: dict[str, Algorithm] = {
             run=adaround,
             estimate=adaround_seconds,
             settings=AdaRoundSettings,
+        ),
+        Algorithm(
+            name="ranges",
+            title="Ranges by output error",
+            about="moves clips of weights and activations to where layers' outputs keep closest",
+            paper=CHOUKROUN_2019,
+            run=search_ranges,
+            estimate=ranges_seconds,
+            settings=RangeSettings,
+        ),
+        Algorithm(
+            name="keep_in_float",
+            title="Sensitive layers in float",
+            about="leaves the layers in float that cost the network most",
+            paper=NAGEL_2021,
+            run=keep_in_float,
+            estimate=keep_seconds,
+            settings=KeepSettings,
         ),
     )
 }
