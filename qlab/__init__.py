@@ -24,6 +24,10 @@ from qlab.qconfig import QConfig, QConfigMapping, qconfig_of
 from qlab.qparams import QParams
 from qlab.qtensor import (
     QTensor,
+    _empty_affine_quantized,
+    _empty_per_channel_affine_quantized,
+    _make_per_channel_quantized_tensor,
+    _make_per_tensor_quantized_tensor,
     dequantize,
     quantize_per_channel,
     quantize_per_tensor,
@@ -51,6 +55,10 @@ __all__ = [
     "Run",
     "Runs",
     "TensorSpec",
+    "_empty_affine_quantized",
+    "_empty_per_channel_affine_quantized",
+    "_make_per_channel_quantized_tensor",
+    "_make_per_tensor_quantized_tensor",
     "dequantize",
     "eager",
     "float8_e4m3fn",

@@ -141,7 +141,8 @@ class AliasFinder(MetaPathFinder, Loader):
         source, names = TABLE[module.__name__]
         home = importlib.import_module(source)
         listed = list(home.__all__) if names == _ALL else names.split()
-        vars(module)["__getattr__"] = submodules(module.__name__)
+        if hasattr(module, "__path__"):
+            vars(module)["__getattr__"] = submodules(module.__name__)
         module.__doc__ = f"Names of `{source}`, where the reference has them."
         vars(module).update({name: getattr(home, name) for name in listed}, __all__=listed)
 

@@ -13,14 +13,24 @@ from torch import Tensor
 
 from qlab.dtypes import QDType, as_qdtype
 from qlab.errors import DTypeError, ShapeError
-from qlab.granularity import PerAxis
 from qlab.ops.dynamic import dynamic_qparams
 from qlab.qparams import QParams, quantize
 from qlab.qtensor.kernels import supported_operations
+from qlab.qtensor.makers import (
+    _empty_affine_quantized,
+    _empty_per_channel_affine_quantized,
+    _make_per_channel_quantized_tensor,
+    _make_per_tensor_quantized_tensor,
+    per_channel_qparams,
+)
 from qlab.qtensor.tensor import QTensor
 
 __all__ = [
     "QTensor",
+    "_empty_affine_quantized",
+    "_empty_per_channel_affine_quantized",
+    "_make_per_channel_quantized_tensor",
+    "_make_per_tensor_quantized_tensor",
     "dequantize",
     "quantize_per_channel",
     "quantize_per_tensor",
@@ -120,11 +130,7 @@ def quantize_per_channel(
                 expected="a one-dimensional tensor",
                 received=type(given).__name__,
             )
-    zero_type = torch.float32 if zero_points.is_floating_point() else torch.int32
-    qparams = QParams(
-        scales.to(torch.float32), zero_points.to(zero_type), as_qdtype(dtype), PerAxis(axis)
-    )
-    qparams.check()
+    qparams = per_channel_qparams(scales, zero_points, axis, as_qdtype(dtype))
     return QTensor(quantize(input, qparams), qparams)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._ops import OpOverload
 
 from qlab.errors import DTypeError
@@ -66,6 +67,19 @@ def _write(func: OpOverload, args: Args, kwargs: Kwargs) -> QTensor:
         real = real.to(torch.float32)
     q.codes.copy_(quantize(real.expand(q.shape), q.qparams))
     return q
+
+
+def _like(func: OpOverload, args: Args, kwargs: Kwargs) -> Tensor:
+    """A new tensor with the same shape and parameters; a plain one where a dtype is given."""
+    q = quantized(func, args[0])
+    if kwargs.get("dtype") is not None:
+        return func(q.codes, *args[1:], **kwargs)
+    made = QTensor(
+        torch.empty_like(q.codes, **kwargs), q.qparams.to(kwargs.get("device", q.device))
+    )
+    if func.overloadpacket is aten.empty_like:
+        return made
+    return made.fill_(args[1] if len(args) > 1 else 0.0)
 
 
 def _copy_codes(q: QTensor, source: QTensor) -> QTensor:
@@ -185,6 +199,7 @@ _FAMILIES: dict[Kernel, tuple[Any, ...]] = {
     _equal: (aten.equal,),
     _write: (aten.copy_, aten.fill_, aten.zero_),
     _resize: (aten.resize_, aten.as_strided_),
+    _like: (aten.empty_like, aten.zeros_like, aten.full_like),
     _swappable: (aten._has_compatible_shallow_copy_type,),
     _index_put: (aten.index_put_,),
     _pad: (aten.constant_pad_nd,),

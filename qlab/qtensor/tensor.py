@@ -25,6 +25,7 @@ from qlab.granularity import (
 )
 from qlab.qparams import QParams
 from qlab.qparams import dequantize as dequantize_codes
+from qlab.qtensor.answers import Answers
 
 Kernel = Callable[[OpOverload, tuple[Any, ...], dict[str, Any]], Any]
 """Answers one operator on quantized tensors: (operator, arguments, keyword arguments)."""
@@ -42,12 +43,13 @@ class _NoKernelError(Exception):
     """An operator outside the table, on its way up to where its public name is known."""
 
 
-class QTensor(Tensor):
+class QTensor(Answers):
     """A quantized tensor: ``x ≈ (codes - zero_point) * scale``.
 
-    To torch it is a float32 tensor whose storage nobody may look into; every operator goes through
-    one table (`qlab.qtensor.kernels`). An operator outside the table raises `UnsupportedError`:
-    nothing falls back to numbers of another meaning. There is no gradient.
+    Every operator goes through one table (`qlab.qtensor.kernels`). An operator outside the table
+    raises `UnsupportedError`: nothing falls back to numbers of another meaning. There is no
+    gradient. To torch's own C++ code it is a float32 tensor without storage, so ``dtype`` and its
+    kin are answered in Python (`qlab.qtensor.answers`).
 
     Args:
         codes: Integers (or float8 values) of dtype ``qparams.dtype.storage``, any shape. Shared,
@@ -66,9 +68,6 @@ class QTensor(Tensor):
         >>> q
         QTensor([-1.0000,  0.5000], dtype=qlab.quint8, scale=0.5, zero_point=2)
     """
-
-    codes: Tensor
-    qparams: QParams
 
     @staticmethod
     def __new__(cls, codes: Tensor, qparams: QParams) -> QTensor:
@@ -100,6 +99,8 @@ class QTensor(Tensor):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
+        if func is torch.is_floating_point:
+            return args[0].is_floating_point()
         with torch._C.DisableTorchFunctionSubclass():
             try:
                 return func(*args, **(kwargs or {}))
@@ -129,7 +130,7 @@ class QTensor(Tensor):
 
     @property
     def qdtype(self) -> QDType:
-        """The quantized data type (``dtype`` is float32: what the values stand for)."""
+        """The quantized data type, as ``dtype``, and never that of a plain tensor."""
         return self.qparams.dtype
 
     def int_repr(self) -> Tensor:

@@ -62,6 +62,11 @@ def test_other_paths_are_not_found():
         importlib.import_module("qlab.nn.quantized.modules.nothing")
 
 
+@pytest.mark.parametrize("path", TABLE)
+def test_a_name_that_a_path_lacks_is_an_attribute_error(path):
+    assert not hasattr(importlib.import_module(path), "nothing")
+
+
 def test_it_is_installed_once():
     install()
     assert sum(isinstance(finder, AliasFinder) for finder in sys.meta_path) == 1
