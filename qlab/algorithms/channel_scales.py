@@ -5,9 +5,8 @@ All are pure functions of matrices; `qlab.algorithms.folding` puts the factors i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,14 +30,19 @@ class Scaling:
     Attributes:
         strength: The exponent; None where leaving the inputs as they are was best.
         factors: By which each input channel is divided, float64 (I,); 1 where ``strength`` is None.
-        error: NMSE of the layers' outputs, quantized with the factors.
-        error_before: The same without.
+        errors: Squared error of each layer's output, quantized with the factors.
+        errors_before: The same without.
     """
 
     strength: float | None
     factors: Tensor
-    error: float
-    error_before: float
+    errors: tuple[float, ...]
+    errors_before: tuple[float, ...]
+
+    @property
+    def ratio(self) -> float:
+        """Mean over the layers of the error with the factors over that without; 1 at most."""
+        return _ratio(self.errors, self.errors_before)
 
 
 def smoothing_factors(inputs: Tensor, weights: Sequence[Tensor], strength: float) -> Tensor:
@@ -79,23 +83,20 @@ def search_smoothing(
     """
     activation, weight_specs = specs
     wanted = [F.linear(inputs, weight) for weight in weights]
-    signal = sum(float(y.double().square().sum()) for y in wanted)
 
-    def error(factors: Tensor) -> float:
-        scaled, noise = (inputs.double() / factors).to(inputs), 0.0
-        given = _rounded(scaled, activation)
+    def errors(factors: Tensor) -> tuple[float, ...]:
+        given, found = _rounded((inputs.double() / factors).to(inputs), activation), []
         for weight, spec, y in zip(weights, weight_specs, wanted, strict=True):
             used = _rounded((weight.detach().double() * factors).to(weight), spec)
-            noise += float((F.linear(given, used) - y).double().square().sum())
-        return noise / signal if signal > 0 else 0.0
+            found.append(float((F.linear(given, used) - y).double().square().sum()))
+        return tuple(found)
 
     reach = inputs.abs().amax(0)
     tried = [(alpha, smoothing_factors(reach, weights, alpha)) for alpha in strengths]
-    return _best(error, tried, inputs.shape[-1], inputs.device)
+    return _best(errors, tried, reach)
 
 
 def search_activation_aware(
-    magnitudes: Tensor,
     moments: Moments,
     weights: Sequence[Tensor],
     specs: Sequence[TensorSpec],
@@ -103,11 +104,10 @@ def search_activation_aware(
 ) -> Scaling:
     """Factors that protect the weights of loud inputs: ``s_j = mean|x_j|^α``, α by output error.
 
-    The factors are divided by the geometric mean of the smallest and the largest, so that weights
-    keep their magnitude.
+    Factors that make any of the layers worse are passed over. They are divided by the geometric
+    mean of the smallest and the largest, so that weights keep their magnitude.
 
     Args:
-        magnitudes: Mean magnitude of each input channel, (I,).
         moments: Of the inputs.
         weights: Of each layer that reads them, (O, I).
         specs: How each is quantized.
@@ -116,21 +116,21 @@ def search_activation_aware(
     Source: Lin et al. 2023, "AWQ: Activation-aware Weight Quantization", arXiv 2306.00978,
     equation 5.
     """
-    signal = sum(moments.signal(weight) for weight in weights)
 
-    def error(factors: Tensor) -> float:
-        noise = 0.0
+    def errors(factors: Tensor) -> tuple[float, ...]:
+        found = []
         for weight, spec in zip(weights, specs, strict=True):
             wide = weight.detach().double()
             rounded = _rounded((wide * factors).to(weight), spec).double() / factors
-            noise += float(moments.errors(rounded - wide).sum())
-        return noise / signal if signal > 0 else 0.0
+            found.append(float(moments.errors(rounded - wide).sum()))
+        return tuple(found)
 
-    loud = magnitudes.double().clamp(min=_SMALLEST * float(magnitudes.max()))
-    if not bool((loud > 0).all()):
+    loud = moments.magnitudes.sum(0)
+    if not bool(loud.any()):
         loud = torch.ones_like(loud)
+    loud = loud.clamp(min=_SMALLEST * float(loud.max()))
     tried = [(alpha, _centred(loud**alpha)) for alpha in strengths]
-    return _best(error, tried, loud.numel(), loud.device)
+    return _best(errors, tried, loud, none_worse=True)
 
 
 def _centred(factors: Tensor) -> Tensor:
@@ -142,17 +142,35 @@ def _rounded(x: Tensor, spec: TensorSpec | None) -> Tensor:
 
 
 def _best(
-    error: Any, tried: Sequence[tuple[float, Tensor]], channels: int, device: torch.device
+    errors: Callable[[Tensor], tuple[float, ...]],
+    tried: Sequence[tuple[float, Tensor]],
+    like: Tensor,
+    *,
+    none_worse: bool = False,
 ) -> Scaling:
-    """The factors of least error; of equal ones those that change less."""
-    ones = torch.ones(channels, dtype=torch.float64, device=device)
-    before = least = error(ones)
-    strength, factors = None, ones
-    for alpha, candidate in tried:
-        found = error(candidate)
-        if found < least:
-            strength, factors, least = alpha, candidate, found
-    return Scaling(strength, factors, least, before)
+    """The factors of least error, relative to none and equal for all layers; of equals the first.
+
+    Args:
+        errors: Squared error of each layer under factors.
+        tried: Strengths with their factors.
+        like: Any tensor (I,) on the device.
+        none_worse: Whether factors that make one layer worse are passed over.
+    """
+    ones = torch.ones_like(like, dtype=torch.float64)
+    before = errors(ones)
+    best = Scaling(None, ones, before, before)
+    for alpha, factors in tried:
+        found = Scaling(alpha, factors, errors(factors), before)
+        worse = any(e > b for e, b in zip(found.errors, before, strict=True))
+        if found.ratio < best.ratio and not (none_worse and worse):
+            best = found
+    return best
+
+
+def _ratio(errors: Sequence[float], before: Sequence[float]) -> float:
+    """Mean ratio; a layer without any error counts as 1."""
+    ratios = [e / b if b > 0 else 1.0 + e for e, b in zip(errors, before, strict=True)]
+    return sum(ratios) / len(ratios)
 
 
 def search_clip(weight: Tensor, moments: Moments, spec: TensorSpec) -> QParams:

@@ -28,10 +28,12 @@ class Moments:
     Attributes:
         sums: float64 (G, I, I): G is the layer's ``groups``, 1 for a linear layer, I the number of
             weights of an output channel.
+        magnitudes: ``Σ |x|``, float64 (G, I).
         columns: How many columns there were.
     """
 
     sums: Tensor
+    magnitudes: Tensor
     columns: int
 
     @classmethod
@@ -46,19 +48,23 @@ class Moments:
             UnsupportedError: It is neither.
             ArgumentError: There are no inputs.
         """
-        inner, sums, count = linear_map(layer), None, 0
+        inner, found = linear_map(layer), None
         for batch in inputs:
             for part in _parts(inner, batch):
-                columns = columns_of(inner, part)
-                wide = columns.to(torch.float64)
-                product = wide.transpose(1, 2) @ wide
-                sums = product if sums is None else sums.add_(product)
-                count += columns.shape[1]
-        if sums is None or not count:
+                wide = columns_of(inner, part.detach()).to(torch.float64)
+                own = cls(wide.transpose(1, 2) @ wide, wide.abs().sum(1), wide.shape[1])
+                found = own if found is None else found + own
+        if found is None or not found.columns:
             raise ArgumentError(
                 "Moments need inputs", expected="at least one batch", received="none"
             )
-        return cls(sums, count)
+        return found
+
+    def __add__(self, other: Moments) -> Moments:
+        """The moments of both sets of inputs together."""
+        return Moments(
+            self.sums + other.sums, self.magnitudes + other.magnitudes, self.columns + other.columns
+        )
 
     def grouped(self, weight: Tensor) -> Tensor:
         """A weight of shape (O, …) as float64 (G, O / G, I).
@@ -99,7 +105,8 @@ class Moments:
                 channel; the same for all groups.
         """
         wide = factors.to(self.sums)
-        return Moments(self.sums * wide * wide.unsqueeze(-1), self.columns)
+        sums = self.sums * wide * wide.unsqueeze(-1)
+        return Moments(sums, self.magnitudes * wide.abs(), self.columns)
 
 
 def linear_map(layer: nn.Module) -> Any:
