@@ -177,7 +177,8 @@ def _with_gain(norm: Any) -> nn.Module:
     arguments: Any = {"eps": norm.eps}
     if isinstance(norm, nn.LayerNorm):
         arguments["bias"] = False
-    return type(norm)(norm.normalized_shape, **arguments).eval().requires_grad_(False)
+    made: Any = type(norm)
+    return made(norm.normalized_shape, **arguments).eval().requires_grad_(False)
 
 
 def _divide(module: Any, factors: Tensor) -> None:

@@ -78,12 +78,12 @@ def round_second_order(
     rows = moments.grouped(weight)
     diagonal = moments.sums.diagonal(dim1=1, dim2=2)
     order = diagonal.argsort(dim=1, descending=True, stable=True) if act_order else None
-    grid = tuple(
+    scale, zero_point = (
         _ordered(moments.grouped(_full(values, qparams, weight)), order)
         for values in (qparams.scale, qparams.zero_point)
     )
     factor, used = _factor(moments.sums, order, damping)
-    rounded = _sweep(_ordered(rows, order), factor, _Grid(*grid, qparams), block)
+    rounded = _sweep(_ordered(rows, order), factor, _Grid(scale, zero_point, qparams), block)
     if order is not None:
         rounded = torch.gather(rounded, 2, _along(order.argsort(dim=1), rounded))
     found = rounded.to(torch.float32).reshape(weight.shape)
