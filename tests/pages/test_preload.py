@@ -1,5 +1,9 @@
 """The first page is prepared while the server starts, by the jobs that the page asks for."""
 
+import asyncio
+import subprocess
+import sys
+
 import pytest
 
 from pages.common import preload
@@ -61,3 +65,24 @@ def test_an_error_that_no_job_catches_is_logged(
     monkeypatch.setattr(preload, "loading", fail)
     preload.greet()
     assert "the first page could not be prepared" in caplog.text
+
+
+def test_a_server_that_answers_has_imported_the_engine(monkeypatch: pytest.MonkeyPatch):
+    done: list[str] = []
+    monkeypatch.setattr(preload, "import_engine", lambda: done.append("imported"))
+    monkeypatch.setattr(preload, "greet", lambda: done.append("greeted"))
+
+    async def enter() -> list[str]:
+        async with preload.lifespan(None):
+            return done[:1]
+
+    assert asyncio.run(enter()) == ["imported"]
+
+
+def test_what_is_slow_to_import_and_rarely_needed_is_not_imported_at_first():
+    code = (
+        "import sys; from pages.common.preload import import_engine; import_engine(); "
+        "print([name for name in ('scipy.stats', 'scipy.optimize') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
