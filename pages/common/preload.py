@@ -12,12 +12,12 @@ from typing import Any
 from pages.common import engine, models
 from pages.common.jobs import log_error
 from pages.common.loaded import comparison, loading
-from pages.common.sidebar import DEFAULT_PRESET, DEFAULT_SIZE
+from pages.common.sidebar import DEFAULT_PRESET
 from pages.common.workspace import Choice
 
 log = logging.getLogger(__name__)
 OWNER = "server"
-GREETING = Choice(models.greeting(), DEFAULT_PRESET, DEFAULT_SIZE[True])
+GREETING = Choice(models.greeting(), DEFAULT_PRESET, models.offered()[models.greeting()].size)
 
 
 @asynccontextmanager

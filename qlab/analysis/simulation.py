@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from qlab.graph.plan import Plan, Step
 from qlab.graph.prepare import insert_behind
@@ -25,8 +27,15 @@ class Rounding(nn.Module):
         super().__init__()
         self.qparams = qparams
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Real numbers → the nearest that the codes stand for; any shape."""
+    def forward(self, x: Any) -> Any:
+        """Real numbers → the nearest that the codes stand for.
+
+        Args:
+            x: Of any shape; or several tensors, as a split gives them.
+        """
+        return pytree.tree_map_only(Tensor, self._rounded, x)
+
+    def _rounded(self, x: Tensor) -> Tensor:
         return fake_quantize(x, self.qparams).to(x.dtype)
 
 

@@ -18,6 +18,7 @@ from qlab.analysis.calibration import Progress, Stop
 from qlab.analysis.causes import Cause
 from qlab.analysis.diagnosis import causes_of, remedied
 from qlab.analysis.fidelity import Fidelity, measure_fidelity
+from qlab.analysis.fingerprint import same_values
 from qlab.analysis.latency import Latency, measure_latency
 from qlab.analysis.parts import only
 from qlab.analysis.report import Report
@@ -114,7 +115,8 @@ class Lab(LabBase):
         measured = replace(measured, complete=measured.complete and not stopped)
         seconds = time.monotonic() - began
         told: Any = {"subject": self.subject, "name": name, "parent": parent}
-        record_report(self.runs, resolved, measured, seconds=seconds, **told)
+        told |= {"seconds": seconds, "calibration": self.calibrated}
+        record_report(self.runs, resolved, measured, **told)
         if not parts:
             return measured
         weight, activation = (
@@ -374,7 +376,7 @@ class Lab(LabBase):
             should_stop: Asked after each pair of runs.
 
         Raises:
-            ArgumentError: Fewer than 4 repeats.
+            ArgumentError: Fewer than 4 repeats, or a batch that the model does not take.
         """
         data = self._evaluation_data if batch is None else self._batches([batch], "timing")
         return measure_latency(
@@ -384,6 +386,19 @@ class Lab(LabBase):
             on_progress=on_progress,
             should_stop=should_stop,
         )
+
+    def identical(self, one: nn.Module, other: nn.Module, batch: Inputs | None = None) -> bool:
+        """Whether two of this Lab's networks, such as a converted one and the same read back from
+        its file, give the very same outputs.
+
+        Args:
+            one: What `convert` returned, or `qlab.load_quantized`.
+            other: Another one.
+            batch: Inputs of one call, as data gives them; the first evaluation batch if not given.
+        """
+        data = self._evaluation_data if batch is None else self._batches([batch], "given")
+        inputs = next(iter(data)).inputs
+        return same_values(*(self._call.run_quantized(model, inputs) for model in (one, other)))
 
     def policies(
         self, name: str, spec: TensorSpec, kind: str = "activation", mapping: Mapping = None
