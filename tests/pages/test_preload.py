@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -67,22 +68,41 @@ def test_an_error_that_no_job_catches_is_logged(
     assert "the first page could not be prepared" in caplog.text
 
 
-def test_a_server_that_answers_has_imported_the_engine(monkeypatch: pytest.MonkeyPatch):
+def enter() -> None:
+    """Starts the server's work and ends it."""
+
+    async def start() -> None:
+        async with preload.lifespan(None):
+            pass
+
+    asyncio.run(start())
+
+
+def test_a_server_answers_with_the_engine_imported_and_the_first_page_computed(
+    monkeypatch: pytest.MonkeyPatch,
+):
     done: list[str] = []
     monkeypatch.setattr(preload, "import_engine", lambda: done.append("imported"))
     monkeypatch.setattr(preload, "greet", lambda: done.append("greeted"))
+    enter()
+    assert done == ["imported", "greeted"]
 
-    async def enter() -> list[str]:
-        async with preload.lifespan(None):
-            return done[:1]
 
-    assert asyncio.run(enter()) == ["imported"]
+def test_a_server_does_not_wait_for_a_large_model(monkeypatch: pytest.MonkeyPatch):
+    computed = threading.Event()
+    monkeypatch.setattr(preload, "WAIT", 0.01)
+    monkeypatch.setattr(preload, "import_engine", lambda: None)
+    monkeypatch.setattr(preload, "greet", computed.wait)
+    enter()
+    assert not computed.is_set()
+    computed.set()
 
 
 def test_what_is_slow_to_import_and_rarely_needed_is_not_imported_at_first():
     code = (
         "import sys; from pages.common.preload import import_engine; import_engine(); "
-        "print([name for name in ('scipy.stats', 'scipy.optimize') if name in sys.modules])"
+        "slow = ('scipy.stats', 'scipy.optimize', 'torch._dynamo'); "
+        "print([name for name in slow if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
