@@ -27,17 +27,19 @@ from qlab.analysis.sensitivity import WAYS, Sensitivity, names_of
 from qlab.analysis.what_if import WhatIf, compare_policies, what_if
 from qlab.analysis.worked_norms import WorkedNorm, norm_in_layer
 from qlab.analysis.worked_sums import WorkedSum, sum_in_layer
+from qlab.errors import UnsupportedError
 from qlab.graph.inputs import Inputs
 from qlab.io.exports import export
 from qlab.io.files import path_of
 from qlab.io.replay import Origin
-from qlab.lab.base import DEFAULT_PRESET, LabBase, Mapping, resolve_mapping
+from qlab.lab.base import DEFAULT_PRESET, Mapping, resolve_mapping
+from qlab.lab.repairs import RepairableLab
 from qlab.qconfig import QConfigMapping
 from qlab.ranges import QuantizationError, TensorSpec
 from qlab.runs import record_report
 
 
-class Lab(LabBase):
+class Lab(RepairableLab):
     """What-ifs about one model, answered from one calibration pass.
 
     Args:
@@ -58,6 +60,8 @@ class Lab(LabBase):
     Attributes:
         runs: Every configuration that was measured.
         mapping: A configuration that `save` keeps; the default preset until somebody sets it.
+        repairs: What was done to the model, as reports, in order; see `repair_with` and `apply`.
+        before: The Lab of the model before the last repair; None for an original model.
 
     Raises:
         ArgumentError: Example inputs that do not fit the model, no such device, or a budget that is
@@ -353,6 +357,7 @@ class Lab(LabBase):
                 (graph, self._study.converted(resolved)),
                 self._study.plan(resolved),
                 self._evaluation_data,
+                reference=self._study.reference,
                 on_progress=on_progress,
                 should_stop=should_stop,
             )
@@ -436,9 +441,16 @@ class Lab(LabBase):
         Raises:
             ArgumentError: Another suffix, or no file can be written there.
             UnknownNameError: The mapping holds something unregistered, which no file can name.
-            UnsupportedError: A checkpoint or a script of a model that has no graph.
+            UnsupportedError: A checkpoint or a script of a model that has no graph, or a script of
+                a repaired one.
         """
         target = path_of(path, "Lab.export")
+        if target.suffix == ".py" and self.repairs:
+            raise UnsupportedError(
+                "No script repeats the conversion of a repaired model",
+                received=", ".join(report.title for report in self.repairs),
+                fix="Export a .safetensors checkpoint, or save the Lab.",
+            )
         if target.suffix in (".safetensors", ".py"):
             self._study.whole_graph("A checkpoint")
         return export(self, target, resolve_mapping(mapping), origin)
