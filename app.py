@@ -3,8 +3,10 @@
 import os
 
 import streamlit as st
+from starlette.middleware import Middleware
 from streamlit import runtime
 
+from pages.common.early import EarlyCharts
 from pages.common.navigation import ENTERED, THROUGH_APP, navigation
 from pages.common.preload import lifespan
 
@@ -24,4 +26,4 @@ if runtime.exists():
     navigation().run()
 else:
     # Streamlit finds this name when it starts, so that work can begin before the first visit.
-    app = st.App(__file__, lifespan=lifespan)
+    app = st.App(__file__, lifespan=lifespan, middleware=[Middleware(EarlyCharts)])

@@ -81,6 +81,25 @@ def bars(page: Page) -> list[float]:
     return found
 
 
+def cells(page: Page) -> list[float]:
+    """Clicks on cells of *Sensitivity*, another one each time."""
+    open_page(page, ".st-key-measure", "/sensitivity")
+    page.locator(".st-key-measure button").click()
+    settled(page, page.locator(".st-key-agreement"))
+    rows = page.locator(".st-key-heat_map .ytick").count()
+    found = []
+    for position in range(TIMES):
+        box = page.locator(".st-key-heat_map .hm image").first.bounding_box()
+        assert box is not None
+        row = (2 + 3 * position) % rows
+        x, y = box["x"] + box["width"] / 4, box["y"] + box["height"] * (row + 0.5) / rows
+        click = lambda x=x, y=y: page.mouse.click(x, y)  # noqa: E731
+        found.append(answer(page, ".st-key-selected code", "mousedown", click))
+        settled(page, page.locator(".st-key-selected"))
+        page.wait_for_timeout(400)
+    return found
+
+
 @contextmanager
 def served() -> Iterator[Server]:
     """A server of its own, with a folder of its own for its data."""
@@ -129,6 +148,7 @@ def main() -> None:
             ("Layer: a knob of the weight → new number", 400, lambda page: knob(page, "weight")),
             ("Layer: a knob of the output → new number", 400, lambda p: knob(p, "activation")),
             ("Overview: a click on a bar → selected layer", 250, bars),
+            ("Sensitivity: a click on a cell → selected layer", 250, cells),
         ):
             with harness.visit(browser, server) as visit:
                 rows.append(row(name, measure(visit.page), target))

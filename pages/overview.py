@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import streamlit as st
 
-from pages.common import address, headline, models, selection, sidebar, stale
+from pages.common import address, headline, messages, models, selection, sidebar, stale
 from pages.common.causes import remedy_button
 from pages.common.format import escape, layer_name, number
 from pages.common.frame import View, page
 from pages.common.glossary import define
 from pages.common.loaded import Loaded, Outcome, compare
+from pages.common.store import store
 from pages.common.theme import THEME
 from pages.figures.errors import by_layer
 from pages.figures.layout import CONFIG
@@ -55,7 +56,15 @@ def _subtitle(view: View, loaded: Loaded) -> None:
         )
 
 
+@st.fragment
 def _chart(view: View, loaded: Loaded, outcome: Outcome, is_stale: bool) -> None:
+    """A click on a bar redraws the chart and the selected layer's numbers, nothing else."""
+    with messages.shown("by_layer"):
+        _bars(view, loaded, outcome, is_stale)
+        store().save(view.workspace)
+
+
+def _bars(view: View, loaded: Loaded, outcome: Outcome, is_stale: bool) -> None:
     top = st.container(horizontal=True, vertical_alignment="bottom", wrap=False)
     top.subheader("Error by layer", anchor=False, help=f"{define('local')} {define('ideal')}")
     address.keep(view.workspace, "order", ORDERS[0], ORDERS)
@@ -70,15 +79,8 @@ def _chart(view: View, loaded: Loaded, outcome: Outcome, is_stale: bool) -> None
     selection.from_chart(view, "by_layer")
     selected = selection.current(view, loaded.lab, at_first=outcome.worst[0].name)
     layers = outcome.report.layers
-    chart = by_layer(layers, worst_first=by == ORDERS[1], selected=selected, stale=is_stale)
-    st.plotly_chart(
-        chart,
-        key="by_layer",
-        theme=THEME,
-        config=CONFIG,
-        on_select="rerun",
-        selection_mode="points",
-    )
+    # The words are sent before the chart above them, which takes a browser longer to draw.
+    place = st.container()
     with st.container(border=True, horizontal=True, vertical_alignment="center", key="selected"):
         st.html(f"selected&nbsp; {layer_name(selected)}")
         if selected in layers.index:
@@ -89,6 +91,14 @@ def _chart(view: View, loaded: Loaded, outcome: Outcome, is_stale: bool) -> None
         else:
             st.caption("runs in float")
         selection.link(view, loaded, selected)
+    place.plotly_chart(
+        by_layer(layers, worst_first=by == ORDERS[1], selected=selected, stale=is_stale),
+        key="by_layer",
+        theme=THEME,
+        config=CONFIG,
+        on_select="rerun",
+        selection_mode="points",
+    )
 
 
 def _worst(view: View, loaded: Loaded, outcome: Outcome) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import streamlit as st
 
 from pages.common import address, asking, cell, messages, mixed, selection, sensitivities, sidebar
@@ -11,13 +9,11 @@ from pages.common.asking import ORDERS
 from pages.common.format import count, duration, escape
 from pages.common.frame import View, page
 from pages.common.loaded import Loaded
-from pages.common.sensitivities import Quick
+from pages.common.sensitivities import Found, Quick
+from pages.common.store import store
 from pages.common.theme import THEME
 from pages.figures.layout import CONFIG
 from pages.figures.sensitivity import heat_map
-
-if TYPE_CHECKING:
-    from qlab.analysis.sensitivity import Sensitivity
 
 ABOUT = """
 Which layers can take fewer bits, and which cannot? Each cell is one layer under one configuration.
@@ -56,22 +52,30 @@ def _layers(view: View, loaded: Loaded) -> None:
     if not asked:
         st.info("Choose at least one configuration or weight width above.")
         return
-    _clicks(view)
     quick = sensitivities.quick(loaded, asked, view.workspace)
     exact = None
-    if _wanted(view, loaded, quick):
+    if _wanted(view, quick):
         with messages.shown("exact"):
             sensitivities.exact(loaded, asked, quick.begun, view.workspace)
         exact = sensitivities.so_far(loaded, asked)
-    found = quick.estimate if exact is None else exact
-    if found.table.empty:
+    if quick.estimate.table.empty:
         st.info("These configurations quantize no layer. Choose others above.")
         return
-    _told(found, exact)
-    _heat_map(view, loaded, found, is_stale, measured=exact is not None)
-    cell.draw(view, loaded, asked, found)
-    if exact is not None:
-        cell.agreement_of(view, loaded, exact)
+    _found(view, loaded, Found(asked, quick.estimate, exact, is_stale), view.workspace.generation)
+
+
+@st.fragment
+def _found(view: View, loaded: Loaded, found: Found, generation: int) -> None:
+    """A click on a cell redraws what was found, and nothing else."""
+    if view.workspace.generation != generation:
+        st.rerun()  # the configuration was changed here: that concerns the whole page
+    with messages.shown("found"):
+        _clicks(view)
+        _told(found)
+        _heat_map(view, loaded, found)
+        if found.exact is not None:
+            cell.agreement_of(view, loaded, found.exact)
+        store().save(view.workspace)
 
 
 def _clicks(view: View) -> None:
@@ -85,16 +89,15 @@ def _clicks(view: View) -> None:
         selection.select(view, clicked)
 
 
-def _wanted(view: View, loaded: Loaded, quick: Quick) -> bool:
-    """Whether to measure exactly: at once if that is quick, else when it is asked for."""
+def _wanted(view: View, quick: Quick) -> bool:
+    """Whether to measure exactly: when it is asked for, or done by having been tried."""
     space, key = view.workspace, sensitivities.asked_key(view.choice)
-    small = sum(layer.parameters for layer in loaded.lab.layers) < sensitivities.SMALL
-    if small or quick.seconds <= sensitivities.AT_ONCE or space.settings.get(key):
+    if quick.begun.complete or space.settings.get(key):
         return True
     words, button = st.columns([3, 1], vertical_alignment="center")
+    time = duration(quick.seconds)
     words.info(
-        "This is the estimate. Measuring exactly takes at most about "
-        f"{duration(quick.seconds)}; the page goes on meanwhile."
+        f"This is the estimate. Measuring exactly takes at most about {time}; the page goes on."
     )
     button.button(
         "Measure exactly", key="measure", on_click=space.set, args=(key, True), width="stretch"
@@ -102,41 +105,22 @@ def _wanted(view: View, loaded: Loaded, quick: Quick) -> bool:
     return False
 
 
-def _told(found: Sensitivity, exact: Sensitivity | None) -> None:
-    told = f"Measured on {count(found.samples)} images."
-    if exact is not None and not exact.complete:
-        told += " Stopped early: what was not reached is empty."
-    st.caption(told)
+def _told(found: Found) -> None:
+    stopped = found.exact is not None and not found.exact.complete
+    rest = " Stopped early: what was not reached is empty." if stopped else ""
+    st.caption(f"Measured on {count(found.known.samples)} images.{rest}")
 
 
-def _heat_map(
-    view: View, loaded: Loaded, found: Sensitivity, is_stale: bool, *, measured: bool
-) -> None:
-    kind, measure, order = asking.shown(view, found, measured=measured)
-    cells = sensitivities.cells(found, kind, measure)
+def _heat_map(view: View, loaded: Loaded, found: Found) -> None:
+    kind, measure, order = asking.shown(view, found.known, measured=found.exact is not None)
+    cells = sensitivities.cells(found.known, kind, measure)
     values = cells.values
     worst = values.min(axis=1) if cells.low_is_sensitive else -values.max(axis=1)
     ordered = worst.sort_values(kind="stable").index
     name = selection.current(view, loaded.lab, at_first=str(ordered[0]))
     address.keep(view.workspace, cell.CONFIG, str(values.columns[-1]), list(values.columns))
-    config = str(st.session_state[cell.CONFIG])
-    chart = heat_map(
-        values.loc[ordered] if order == ORDERS[1] else values,
-        title=cells.title,
-        unit=cells.unit,
-        low_is_sensitive=cells.low_is_sensitive,
-        least_span=cells.least_span,
-        selected=(name, config),
-        stale=is_stale,
-    )
-    st.plotly_chart(
-        chart,
-        key="heat_map",
-        theme=THEME,
-        config=CONFIG,
-        on_select="rerun",
-        selection_mode="points",
-    )
+    # The words are sent before the chart above them, which takes a browser longer to draw.
+    place = st.container()
     selection.pick(view, loaded.lab)
     st.segmented_control(
         "Configuration of the selected cell",
@@ -144,6 +128,24 @@ def _heat_map(
         required=True,
         key=cell.CONFIG,
         persist_state="session",
+    )
+    cell.draw(view, loaded, found.asked, found.known)
+    chart = heat_map(
+        values.loc[ordered] if order == ORDERS[1] else values,
+        title=cells.title,
+        unit=cells.unit,
+        low_is_sensitive=cells.low_is_sensitive,
+        least_span=cells.least_span,
+        selected=(name, str(st.session_state[cell.CONFIG])),
+        stale=found.stale,
+    )
+    place.plotly_chart(
+        chart,
+        key="heat_map",
+        theme=THEME,
+        config=CONFIG,
+        on_select="rerun",
+        selection_mode="points",
     )
 
 

@@ -17,6 +17,8 @@ from pages.common.workspace import Choice
 
 log = logging.getLogger(__name__)
 OWNER = "server"
+#: Seconds that a starting server waits at most for the first page's numbers.
+WAIT = 2.0
 GREETING = Choice(models.greeting(), DEFAULT_PRESET, models.offered()[models.greeting()].size)
 
 
@@ -24,11 +26,14 @@ GREETING = Choice(models.greeting(), DEFAULT_PRESET, models.offered()[models.gre
 async def lifespan(_: Any) -> AsyncIterator[None]:
     """Prepares the first page while the server starts.
 
-    A server answers when it has what every page imports; before that it could only show an empty
-    frame. The first page's numbers are computed while the browser reads the app.
+    A server answers when it has what every page imports, and most often the first page's numbers:
+    before that it could only show an empty frame, and two things at once take longer than one
+    after the other. What takes more than `WAIT` goes on while the browser reads the app.
     """
     await asyncio.to_thread(import_engine)
-    Thread(target=greet, name="preload", daemon=True).start()
+    first = Thread(target=greet, name="preload", daemon=True)
+    first.start()
+    await asyncio.to_thread(first.join, WAIT)
     yield
 
 

@@ -29,11 +29,8 @@ SQNR, ACCURACY = "output SQNR", "accuracy"
 LITTLE = {"dB": 3.0, "points": 2.0}
 #: The column of the engine's table behind each kind.
 WAYS = {ALONE: "on", LEFT_OUT: "off", ESTIMATE: "estimate"}
-#: Parameters up to which a network is measured without being asked for, however busy the machine.
-SMALL = 500_000
-#: Seconds of exact measurement from which the time of all of it is told, and up to which it is
-#: made without being asked for.
-TRIAL, AT_ONCE = 1.0, 30.0
+#: Tasks of the exact measurement that are tried, to tell how long all of it takes.
+TRIED = 2
 
 
 @dataclass(frozen=True)
@@ -43,13 +40,35 @@ class Quick:
     Attributes:
         estimate: The estimate for every layer and candidate.
         begun: The exact measurement as far as it was tried; it holds the estimate.
-        seconds: What the rest of it takes at most, at the pace of the first layers, which are
+        seconds: What the rest of it takes at most, at the pace of the first layer, which is
             followed by most of the network.
     """
 
     estimate: Sensitivity
     begun: Sensitivity
     seconds: float
+
+
+@dataclass(frozen=True)
+class Found:
+    """What there is to show.
+
+    Attributes:
+        asked: The candidates.
+        estimate: The estimate for each of them.
+        exact: The measurement as far as it came; None where none was asked for.
+        stale: Whether a candidate is an older state of the configuration in force.
+    """
+
+    asked: Candidates
+    estimate: Sensitivity
+    exact: Sensitivity | None
+    stale: bool
+
+    @property
+    def known(self) -> Sensitivity:
+        """The best there is."""
+        return self.estimate if self.exact is None else self.exact
 
 
 @dataclass(frozen=True)
@@ -124,16 +143,18 @@ def quick(loaded: Loaded, asked: Candidates, workspace: Workspace) -> Quick:
         if progress.should_stop():
             progress.partial = estimate
             raise CancelledError
-        seen, began = [(0, 0)], time.monotonic()
+        seen: list[tuple[float, int, int]] = []
         begun = lab.sensitivity(
             dict(asked),
             since=estimate,
-            on_progress=lambda done, total, _: seen.append((done, total)),
-            should_stop=lambda: time.monotonic() - began > TRIAL or progress.should_stop(),
+            on_progress=lambda done, total, _: seen.append((time.monotonic(), done, total)),
+            should_stop=lambda: len(seen) >= TRIED or progress.should_stop(),
         )
-        first, (last, total) = seen[1][0] - 1 if len(seen) > 1 else 0, seen[-1]
-        pace = (time.monotonic() - began) / max(last - first, 1)
-        return Quick(estimate, begun, pace * (total - last))
+        if not seen:  # no layer is quantized
+            return Quick(estimate, begun, 0.0)
+        (first, *_), (last, done, total) = seen[0], seen[-1]
+        pace = (last - first) / max(len(seen) - 1, 1)
+        return Quick(estimate, begun, pace * (total - done))
 
     key = _key("estimate", loaded, asked)
     _supersede(key, workspace)

@@ -33,6 +33,8 @@ def counted(page: Page) -> int:
 def test_a_long_measurement_is_cancelled_and_goes_on(page: Page):
     open_page(page, ".st-key-sensitivity_bits", "/sensitivity?model=vit")
     page.locator(".st-key-sensitivity_bits").get_by_text("6", exact=True).click()
+    expect(page.get_by_text(re.compile(r"at most about \d+"))).to_be_visible()
+    page.locator(".st-key-measure button").click()
     reached = counted(page)
     expect(page.locator(HEAT_MAP)).to_be_visible()  # the estimate stands there meanwhile
     page.locator(".st-key-cancel button").click()
@@ -46,7 +48,9 @@ def test_a_long_measurement_is_cancelled_and_goes_on(page: Page):
 
 @pytest.mark.slow
 def test_a_click_on_a_cell_selects_it_and_its_configuration_is_used_and_undone(page: Page):
-    open_page(page, ".st-key-agreement", "/sensitivity?model=conv_bn_relu")
+    open_page(page, ".st-key-measure", "/sensitivity?model=conv_bn_relu")
+    page.locator(".st-key-measure button").click()
+    settled(page, page.locator(".st-key-agreement"))
     for column, row in ((0, 1), (1, 2)):
         click_cell(page, column, row)
         layer = page.locator(f"{HEAT_MAP} .ytick text").nth(row).text_content()

@@ -1,5 +1,10 @@
 """The first page is prepared while the server starts, by the jobs that the page asks for."""
 
+import asyncio
+import subprocess
+import sys
+import threading
+
 import pytest
 
 from pages.common import preload
@@ -61,3 +66,43 @@ def test_an_error_that_no_job_catches_is_logged(
     monkeypatch.setattr(preload, "loading", fail)
     preload.greet()
     assert "the first page could not be prepared" in caplog.text
+
+
+def enter() -> None:
+    """Starts the server's work and ends it."""
+
+    async def start() -> None:
+        async with preload.lifespan(None):
+            pass
+
+    asyncio.run(start())
+
+
+def test_a_server_answers_with_the_engine_imported_and_the_first_page_computed(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    done: list[str] = []
+    monkeypatch.setattr(preload, "import_engine", lambda: done.append("imported"))
+    monkeypatch.setattr(preload, "greet", lambda: done.append("greeted"))
+    enter()
+    assert done == ["imported", "greeted"]
+
+
+def test_a_server_does_not_wait_for_a_large_model(monkeypatch: pytest.MonkeyPatch):
+    computed = threading.Event()
+    monkeypatch.setattr(preload, "WAIT", 0.01)
+    monkeypatch.setattr(preload, "import_engine", lambda: None)
+    monkeypatch.setattr(preload, "greet", computed.wait)
+    enter()
+    assert not computed.is_set()
+    computed.set()
+
+
+def test_what_is_slow_to_import_and_rarely_needed_is_not_imported_at_first():
+    code = (
+        "import sys; from pages.common.preload import import_engine; import_engine(); "
+        "slow = ('scipy.stats', 'scipy.optimize', 'torch._dynamo'); "
+        "print([name for name in slow if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

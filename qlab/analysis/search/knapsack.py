@@ -10,12 +10,15 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, milp
 
 from qlab.analysis.search.printing import printing_to_stderr
 from qlab.errors import ArgumentError, NonFiniteError, QlabError
+
+if TYPE_CHECKING:
+    from scipy.optimize import OptimizeResult
 
 _SCALE = 1e4
 """Losses are scaled so that the best known solution has this one: HiGHS accepts solutions within
@@ -219,6 +222,8 @@ def _select(
     limit: float,
 ) -> OptimizeResult | None:
     """One binary per choice; None where no selection keeps the limit."""
+    from scipy.optimize import Bounds, LinearConstraint, milp  # slow to import, rarely needed
+
     ends = np.cumsum([0, *map(len, groups)])
     one_each = np.zeros((len(groups), ends[-1]))
     for row, (start, end) in enumerate(pairwise(ends)):

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
 
 from qlab.analysis.calibration import Progress, Stop
 from qlab.analysis.metrics import sqnr_db
@@ -376,5 +375,7 @@ def _front(
 def _ranks(table: pd.DataFrame) -> float | None:
     if len(table) < 2 or any(table[c].nunique() < 2 for c in ("predicted_sqnr", "measured_sqnr")):
         return None
+    from scipy.stats import spearmanr  # as slow to import as half of torch, and rarely needed
+
     ranks: Any = spearmanr(table["predicted_sqnr"], table["measured_sqnr"])
     return float(ranks.statistic)

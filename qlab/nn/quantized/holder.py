@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, NoReturn, Self
+from typing import Any, ClassVar, NoReturn, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,19 @@ from qlab.errors import ArgumentError, UncalibratedError, UnsupportedError
 from qlab.nn.quantized.format import CodeFormat
 from qlab.qparams import QParams
 
+F = TypeVar("F", bound=Callable[..., Any])
 OUTPUT = "output"
 WEIGHT = "weight"
+
+
+def constant_in_traces(function: F) -> F:
+    """A function that `torch.compile` calls once, while it traces, and whose result it keeps.
+
+    It marks the function as `torch.compiler.assume_constant_result` does, which would first import
+    the whole compiler: a second of every ``import qlab``.
+    """
+    function.__dict__["_dynamo_marked_constant"] = True
+    return function
 
 
 def buffer_names(role: str) -> tuple[str, str]:
@@ -172,7 +183,7 @@ class QParamsHolder(nn.Module):
             self._cache["inputs"] = found
         return self._cache["inputs"]
 
-    @torch.compiler.assume_constant_result
+    @constant_in_traces
     def know(self) -> bool:
         """Finds out, before a compiler traces the module, what a trace must not compute.
 

@@ -15,7 +15,7 @@ from qlab import ops
 from qlab.dtypes import qint8
 from qlab.errors import ShapeError, UnsupportedError
 from qlab.nn.quantized.base import Output
-from qlab.nn.quantized.holder import OUTPUT, float_copy, qparams_of_numbers
+from qlab.nn.quantized.holder import OUTPUT, constant_in_traces, float_copy, qparams_of_numbers
 from qlab.nn.quantized.weight import WeightModule
 from qlab.ops.kernels import forced
 from qlab.ops.traced import contract, described
@@ -142,7 +142,7 @@ class WeightedModule(WeightModule):
         finish = self._finish()
         return result if finish is None else finish(result)
 
-    @torch.compiler.assume_constant_result
+    @constant_in_traces
     def know(self) -> bool:
         """As every module; and the call in words, without which none is traced."""
         super().know()

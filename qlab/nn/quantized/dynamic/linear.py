@@ -16,7 +16,13 @@ from qlab.nn.quantized import linear as static
 from qlab.nn.quantized.base import Output
 from qlab.nn.quantized.dynamic.request import DynamicRequest, WeightDType
 from qlab.nn.quantized.format import CodeFormat
-from qlab.nn.quantized.holder import OUTPUT, WEIGHT, float_copy, qparams_of_numbers
+from qlab.nn.quantized.holder import (
+    OUTPUT,
+    WEIGHT,
+    constant_in_traces,
+    float_copy,
+    qparams_of_numbers,
+)
 from qlab.nn.quantized.reference.layers import Linear as Reference
 from qlab.ops.dynamic import bound_dynamic, dense
 from qlab.ops.traced import contract, described
@@ -144,7 +150,7 @@ class Linear(static.Linear):
             packed=self._packed,
         )
 
-    @torch.compiler.assume_constant_result
+    @constant_in_traces
     def know(self) -> bool:
         """As every module; and the call in words."""
         weight = self.weight_qparams
