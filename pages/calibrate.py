@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from pages.common import messages, models, settling, sidebar
+from pages.common import messages, models, settling, sidebar, upload_forms
 from pages.common.format import count, escape
 from pages.common.frame import View, page
 from pages.common.glossary import define
@@ -23,7 +23,9 @@ come in. Click a row to select its layer, here and everywhere.
 
 def draw(view: View) -> None:
     _data(view)
+    upload_forms.samples_form(view)
     loaded = view.loaded()
+    upload_forms.found(loaded)
     _seen(loaded)
     with messages.shown("stability"):
         settling.draw_verdict(view, loaded)
@@ -33,12 +35,11 @@ def draw(view: View) -> None:
 
 def _data(view: View) -> None:
     """Which images and how many; drawn before calibration, so that it can be changed meanwhile."""
-    entry = models.offered()[view.choice.model]
-    trained = entry.trained
+    entry = models.offered(view.workspace)[view.choice.model]
     st.markdown(f"Data: **{escape(entry.data)}**")
-    if not trained:
+    if entry.noise:
         st.warning(sidebar.NOISE)
-    sizes = sidebar.SIZES[trained]
+    sizes = entry.sizes
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.session_state.amount = view.choice.samples
         st.segmented_control(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from pages.common import address, selection, sidebar, stale
+from pages.common import address, selection, sidebar, stale, upload_forms
 from pages.common.described import ERRORS, Described
 from pages.common.format import count, escape, layer_name, number, size
 from pages.common.frame import View, page
@@ -32,6 +32,7 @@ TEXTS = {
 
 
 def draw(view: View) -> None:
+    upload_forms.model_form(view)
     loaded = view.loaded()
     _facts(view, loaded)
     shown = stale.at_once(view)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from pages.common import address, headline, selection, sidebar, stale
+from pages.common import address, headline, models, selection, sidebar, stale
 from pages.common.causes import remedy_button
 from pages.common.format import escape, layer_name, number
 from pages.common.frame import View, page
@@ -32,7 +32,7 @@ def draw(view: View) -> None:
     _subtitle(view, loaded)
     shown = stale.at_once(view)
     outcome = compare(loaded, shown.mapping, view.workspace)
-    headline.draw(outcome.report, shown, trained=loaded.sample.trained)
+    headline.draw(outcome.report, shown, loaded.sample)
     if not outcome.worst:
         st.info(
             "Nothing is quantized under this configuration, so no layer has an error. "
@@ -46,6 +46,8 @@ def draw(view: View) -> None:
 def _subtitle(view: View, loaded: Loaded) -> None:
     name = sidebar.label(view.choice.model, loaded.sample.trained)
     st.markdown(f"**{escape(name)}** · {escape(view.choice.preset)} · {escape(loaded.sample.data)}")
+    if loaded.sample.trained and models.noise(loaded.sample):
+        st.warning(f"{sidebar.NOISE} Bring data of yours on *Calibrate*.")
     if not loaded.sample.trained:
         st.warning(
             "Untrained: its weights are random, so its accuracy would mean nothing. "

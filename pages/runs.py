@@ -41,6 +41,7 @@ def draw(view: View) -> None:
     text = st.column_config.TextColumn
     columns = {metric.title: text(help=define(metric.term)) for metric in tried.METRICS}
     columns["Measured"] = st.column_config.DatetimeColumn(format="D MMM, HH:mm")
+    columns["Calibrated on"] = text(help="The calibration data that the ranges come from.")
     columns["Made from"] = text(help="The run whose configuration this one was made from.")
     st.dataframe(
         tried.table(view.workspace, known),

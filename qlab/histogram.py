@@ -9,133 +9,16 @@ depends on the order in which data came.
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from qlab.counting import CARRY
 from qlab.errors import ArgumentError, UncalibratedError
-
-KEYS = 2**16
-_LOW = 0xFFFF
-_INFINITY_KEY = 0x7F80  # keys from here on (sign aside) hold infinity and NaN
-# Elements per call: temporaries stay in a core's second-level cache, and torch, which would share
-# more than these among its own threads, waits for none.
-_CHUNK = 2**15
-_SHARE = 2**16  # elements that are worth a thread of their own
-_FEW = 2**12  # up to so many elements, sorting them beats counting in a full-length array
-_BLOCK = 2**22  # elements per flush: sums of offsets then stay below _UNIT
-_UNIT = 2**40  # added to every element's bits, so that their sum tells how many they were
-_KEY_WORD = 1 if sys.byteorder == "little" else 0
-_CARRY = 32  # bits of the lower limb of a sum of squares
-ROWS = 4  # count, sum of offsets, sum of squared offsets in two limbs
-
-
-def empty_table() -> tuple[Tensor, Tensor]:
-    """Keys and table of a histogram that has seen nothing."""
-    return torch.zeros(0, dtype=torch.int32), torch.zeros(ROWS, 0, dtype=torch.int64)
-
-
-def count_keys(flat: Tensor) -> tuple[Tensor, Tensor]:
-    """Sorts the elements of a tensor into bins.
-
-    Args:
-        flat: float32, 1-d, contiguous, any device; NaN and infinity included.
-
-    Returns:
-        Keys, int32 ``(K,)``, in any order and possibly repeated, and the table, int64 ``(4, K)``:
-        counts, sums of offsets, sums of squared offsets (lower and upper limb). Both are on the
-        CPU, exact, and meant for `add_tables`.
-    """
-    if flat.numel() <= _FEW:
-        bits = flat.cpu().view(torch.int32)
-        offsets = (bits & _LOW).to(torch.int64)
-        table = torch.stack([torch.ones_like(offsets), offsets, offsets.square(), offsets * 0])
-        return (bits >> 16) & _LOW, table
-    blocks = [_count_block(block) for block in flat.split(_BLOCK)]
-    keys, tables = zip(*blocks, strict=True)
-    return torch.cat(keys), torch.cat(tables, 1)
-
-
-def _count_block(block: Tensor) -> tuple[Tensor, Tensor]:
-    sums, squares = _count_shared(block)
-    keys = sums.nonzero().flatten()
-    sums, squares, keys = sums[keys].cpu(), squares[keys].cpu(), keys.cpu()
-    base = keys.to(torch.int16).to(torch.int64) << 16  # the bits of the bin's first float, signed
-    counts = torch.div(sums, base + _UNIT, rounding_mode="floor")
-    offsets = sums - counts * (base + _UNIT)
-    squares -= (base + _UNIT) * (2 * offsets + counts * (base + _UNIT))
-    return keys.to(torch.int32), torch.stack([counts, offsets, squares, squares * 0])
-
-
-def _count_shared(block: Tensor) -> tuple[Tensor, Tensor]:
-    """Counts in as many threads as torch uses; sums of integers do not depend on how many.
-
-    Torch's own threads would meet after each of the steps; these meet once, so that a busy
-    machine slows them down no more than anything else.
-    """
-    shares = min(torch.get_num_threads(), block.numel() // _SHARE)
-    if block.device.type != "cpu" or shares < 2:
-        return _count_dense(block)
-    first, *others = block.tensor_split(shares)
-    tasks = [_workers(os.getpid()).submit(_count_dense, share) for share in others]
-    sums, squares = _count_dense(first)
-    for task in tasks:
-        for mine, theirs in zip((sums, squares), task.result(), strict=True):
-            mine += theirs
-    return sums, squares
-
-
-@lru_cache(maxsize=1)
-def _workers(process: int) -> ThreadPoolExecutor:
-    """The threads of a process; a forked one has none of its parent's."""
-    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix=f"qlab-count-{process}")
-
-
-def _count_dense(flat: Tensor) -> tuple[Tensor, Tensor]:
-    """Σv and Σv² modulo 2**64 of every key, int64 ``(KEYS,)`` each, where v is 2**40 + the bits.
-
-    A bin's n elements have bits b + o, b the bin's and o the offset. So Σv = n·(2**40 + b) + Σo
-    holds both n and Σo, as Σo is below 2**40, and Σv² gives Σo², which is below 2**63. Fewer and
-    smaller steps per element than to take offset and count apart first.
-    """
-    size = min(_CHUNK, flat.numel()) if flat.device.type == "cpu" else flat.numel()
-    sums, squares = torch.zeros(2, KEYS, dtype=torch.int64, device=flat.device)
-    index, value = torch.empty(2, size, dtype=torch.int64, device=flat.device)
-    for part in flat.split(size):
-        if part.numel() < size:
-            index, value = index[: part.numel()], value[: part.numel()]
-        index.copy_(part.view(torch.uint16)[_KEY_WORD::2])
-        value.copy_(part.view(torch.int32)).add_(_UNIT)
-        sums.scatter_add_(0, index, value)
-        squares.scatter_add_(0, index, value.mul_(value))
-    return sums, squares
-
-
-def add_tables(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Sum of two histograms, with their keys in ascending order of bits, each once."""
-    keys, where = torch.unique(torch.cat([a[0], b[0]]), return_inverse=True)
-    table = torch.zeros(ROWS, keys.numel(), dtype=torch.int64)
-    table.index_add_(1, where, torch.cat([a[1], b[1]], dim=1))
-    carry = table[2] >> _CARRY
-    table[2] -= carry << _CARRY
-    table[3] += carry
-    return keys, table
-
-
-def without_nonfinite(keys: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-    """Drops the bins of infinity and NaN."""
-    finite = (keys & 0x7FFF) < _INFINITY_KEY
-    if bool(finite.all()):
-        return keys, table
-    return keys[finite], table[:, finite]
 
 
 def _magnitude(bits: Tensor) -> Tensor:
@@ -166,7 +49,7 @@ class Histogram:
 
     @classmethod
     def from_table(cls, keys: Tensor, table: Tensor, min_val: float, max_val: float) -> Histogram:
-        """Builds it from what `add_tables` gives, without its non-finite bins."""
+        """Builds it from what `qlab.counting.add_tables` gives, without its non-finite bins."""
         negative = int(torch.searchsorted(keys, 0x8000))
         order = torch.cat([torch.arange(negative, keys.numel()).flip(0), torch.arange(negative)])
         keys, table = keys[order], table[:, order]
@@ -174,7 +57,7 @@ class Histogram:
         outer = _magnitude((keys & 0x7FFF) + 1)
         unit = (outer - inner) / 2**16
         count, offsets = table[0].to(torch.float64), table[1].to(torch.float64)
-        squares = table[2].to(torch.float64) + table[3].to(torch.float64) * 2.0**_CARRY
+        squares = table[2].to(torch.float64) + table[3].to(torch.float64) * 2.0**CARRY
         centre = offsets / count
         # Below 1e-9 of a square lies the rounding of float64, not a spread.
         spread = squares / count - centre.square()

@@ -56,7 +56,7 @@ def load_lab(
         memory_budget=memory_budget,
         runs=runs,
     )
-    lab.restore(stored, with_data=calibration is not None)
+    lab = lab.restore(stored, with_data=calibration is not None)
     if nothing:
         lab.subject = stored.subject
     return lab

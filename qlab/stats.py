@@ -11,18 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qlab import counting
+from qlab.counting import Counted
 from qlab.errors import ArgumentError, FormatError, ShapeError, UnsupportedError
-from qlab.histogram import (
-    Histogram,
-    add_tables,
-    count_keys,
-    empty_table,
-    without_nonfinite,
-)
+from qlab.histogram import Histogram
 from qlab.qparams import check_float
 
 _FORMAT = 1
-_SHORT_ROWS = 2**10  # images of fewer pixels are reduced over the batch first, in long rows
 
 
 class TensorStats:
@@ -67,7 +62,7 @@ class TensorStats:
         self.batch_max = torch.zeros(0)
         self._channel_min = torch.zeros(0)
         self._channel_max = torch.zeros(0)
-        self._keys, self._table = empty_table()
+        self._keys, self._table = counting.empty_table()
 
     @classmethod
     def of(cls, x: Tensor, *, channel_axis: int | None = None) -> Self:
@@ -107,18 +102,24 @@ class TensorStats:
             self._check_channels(x)
             return
         x = x.detach().to(torch.float32)
-        low, high = self._extrema(x)
-        if self.has_histogram:
-            added = without_nonfinite(*count_keys(_flat(x)))
-            self._keys, self._table = add_tables((self._keys, self._table), added)
+        axis = self._check_channels(x)
+        counted = counting.count_compiled(x, axis) if self.has_histogram else None
+        low, high = self._extrema(x, axis, counted)
+        if counted is not None:
+            added = counting.without_nonfinite(*counted.table)
+            self._keys, self._table = counting.merge_tables((self._keys, self._table), added)
+        elif self.has_histogram:
+            added = counting.without_nonfinite(*counting.count_keys(x))
+            self._keys, self._table = counting.add_tables((self._keys, self._table), added)
         if low <= high:
             self._add_batch(batch, low, high)
         self.__dict__.pop("_histogram", None)
 
-    def _check_channels(self, x: Tensor) -> int:
+    def _check_channels(self, x: Tensor) -> int | None:
+        """The axis of channels, counted from the front; None without one."""
         axis = self.channel_axis
         if axis is None:
-            return 0
+            return None
         if not -x.dim() <= axis < x.dim():
             raise ShapeError(
                 f"Statistics per channel: the tensor has no axis {axis}",
@@ -134,10 +135,10 @@ class TensorStats:
             )
         return axis % x.dim()
 
-    def _extrema(self, x: Tensor) -> tuple[float, float]:
+    def _extrema(self, x: Tensor, axis: int | None, counted: Counted | None) -> tuple[float, float]:
         """Smallest and largest finite value; counts elements and notes channel extrema."""
-        axis = self._check_channels(x)
-        low, high = self._reduced(x, axis)
+        ends = (counted.low, counted.high) if counted and counted.finite else None
+        low, high = ends or counting.extrema(x, axis)
         ends = torch.stack([low.amin(), high.amax()]).tolist()
         self.count += x.numel()
         if not all(map(math.isfinite, ends)):
@@ -146,27 +147,12 @@ class TensorStats:
             self.inf_count += infinite
             self.count -= nan + infinite
             finite = x.isfinite()
-            low = self._reduced(x.where(finite, torch.inf), axis)[0]
-            high = self._reduced(x.where(finite, -torch.inf), axis)[1]
+            low = counting.extrema(x.where(finite, torch.inf), axis)[0]
+            high = counting.extrema(x.where(finite, -torch.inf), axis)[1]
             ends = torch.stack([low.amin(), high.amax()]).tolist()
         if self.channel_axis is not None:
             self._add_channels(low.cpu(), high.cpu())
         return ends[0], ends[1]
-
-    def _reduced(self, x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-        """Minimum and maximum over all dimensions, or all but that of the channels."""
-        if self.channel_axis is None:
-            return x.aminmax()
-        others = [d for d in range(x.dim()) if d != axis]
-        if x.dim() == 4 and axis == 1 and x.is_contiguous(memory_format=torch.channels_last):
-            # Channels last: over the batch first, in long rows, then over what is left.
-            rows, channels = x.permute(0, 2, 3, 1).flatten(1), x.shape[1]
-            low, high = rows.amin(0).view(-1, channels), rows.amax(0).view(-1, channels)
-            return low.amin(0), high.amax(0)
-        if x.dim() == 4 and axis == 1 and x.stride(1) < _SHORT_ROWS:
-            low, high = x.amin(0), x.amax(0)
-            return low.amin((1, 2)), high.amax((1, 2))
-        return (x.amin(others), x.amax(others)) if others else (x, x)
 
     def _add_channels(self, low: Tensor, high: Tensor) -> None:
         if self._channel_min.numel():
@@ -216,7 +202,7 @@ class TensorStats:
         merged.count = self.count + other.count
         merged.nan_count = self.nan_count + other.nan_count
         merged.inf_count = self.inf_count + other.inf_count
-        merged._keys, merged._table = add_tables(
+        merged._keys, merged._table = counting.merge_tables(
             (self._keys, self._table), (other._keys, other._table)
         )
         for part in (self, other):
@@ -236,6 +222,11 @@ class TensorStats:
         if bool((copied.batch_index < 0).any()):
             raise ArgumentError("A batch index is 0 or above", received=f"a shift by {by}")
         return copied
+
+    @property
+    def channels(self) -> int:
+        """How many channels were seen; 0 where they are not told apart."""
+        return self._channel_min.numel()
 
     def _settings(self) -> dict[str, object]:
         return {"channel_axis": self.channel_axis, "histogram": self.has_histogram}
@@ -412,9 +403,3 @@ class TensorStats:
         if self.nan_count or self.inf_count:
             parts.append(f"nan={self.nan_count}, inf={self.inf_count}")
         return f"TensorStats({', '.join(parts)})"
-
-
-def _flat(x: Tensor) -> Tensor:
-    """All elements in memory order, without a copy where the memory has no gaps."""
-    order = sorted(range(x.dim()), key=x.stride, reverse=True)
-    return x.permute(order).reshape(-1).contiguous()

@@ -42,6 +42,12 @@ def test_training_wins_accuracy_back(tmp_path: Path):
     assert trained > rounded + 3
 
 
+def test_a_cluster_sees_what_one_process_sees(tmp_path: Path):
+    printed = run(ROOT / "examples" / "calibrate_on_dask.py", tmp_path)
+    assert "256 images" in printed
+    assert "identical to one process: True" in printed
+
+
 def test_the_list_of_examples_is_complete():
     listed = (ROOT / "examples" / "README.md").read_text()
     assert set(re.findall(r"\]\((\w+)\.py\)", listed)) == {path.stem for path in EXAMPLES}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import io
 import json
+import pickle
+import struct
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
@@ -143,3 +145,57 @@ def png(array: Any) -> bytes:
 
 def weights(model: nn.Module) -> bytes:
     return safetensors.torch.save({k: v.clone() for k, v in model.state_dict().items()})
+
+
+@functools.cache
+def hostile_models() -> dict[str, tuple[str, bytes]]:
+    """Files that are made to do harm, by what they try: their names and bytes."""
+    archive = small_archive()
+    members = members_of(archive)
+    program = next(n for n in members if n.startswith("models/"))
+    config = next(n for n in members if n.endswith("_weights_config.json"))
+
+    def changed(change: Callable[[Any], Any], member: str = program) -> bytes:
+        return with_json(archive, member, change)
+
+    def target(name: str) -> bytes:
+        return changed(lambda d: _nodes(d)[0].update(target=name))
+
+    def size(value: Any) -> bytes:
+        return changed(lambda d: _sizes(d).__setitem__(1, value))
+
+    pickled = pickle.dumps(print)
+    header = (10 * 2**30).to_bytes(8, "little") + b'{"x": 1}'
+    bomb = bytearray(pack({"x": bytes(2**20)}, "m", zipfile.ZIP_DEFLATED))
+    struct.pack_into("<I", bomb, bomb.rindex(b"PK\x01\x02") + 24, 3 * 2**30)
+    return {
+        "pickle": ("m.pt", pickled),
+        "pickle with another name": ("m.pt2", pickled),
+        "pickled weight": ("m.pt2", with_json(archive, config, _pickle_all)),
+        "pickle in a zip": ("m.pt2", pack({"data.pkl": pickled}, "archive")),
+        "shell": ("m.pt2", target("os.system")),
+        "file operator": ("m.pt2", target("torch.ops.aten.from_file.default")),
+        "expression": ("m.pt2", size({"as_expr": {"expr_str": "__import__('os').abort()"}})),
+        "huge input": ("m.pt2", size({"as_int": 2**40})),
+        "compiled member": ("m.pt2", pack(members | {"data/aotinductor/m/a.so": b"\x7fELF"})),
+        "path": ("m.pt2", pack({"../../etc/x": b""}, "")),
+        "bomb": ("m.pt2", bytes(bomb)),
+        "deep": ("m.pt2", pack(members | {program: b"[" * 10**6})),
+        "truncated": ("m.pt2", archive[: len(archive) // 2]),
+        "claims 10 GB": ("m.safetensors", header),
+        "nothing": ("m.pt2", b""),
+        "data": ("m.pt2", npz(x=np.zeros(3))),
+    }
+
+
+def _nodes(data: Any) -> Any:
+    return data["graph_module"]["graph"]["nodes"]
+
+
+def _sizes(data: Any) -> Any:
+    return data["graph_module"]["graph"]["tensor_values"]["x"]["sizes"]
+
+
+def _pickle_all(data: Any) -> None:
+    for entry in data["config"].values():
+        entry["use_pickle"] = True

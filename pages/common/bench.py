@@ -29,14 +29,15 @@ Places = tuple[DeltaGenerator, DeltaGenerator, DeltaGenerator]
 def draw(view: View, loaded: Loaded, name: str) -> None:
     """Knobs and charts together: a knob redraws these and nothing else."""
     with messages.shown("bench"):
-        step = loaded.lab.plan(view.mapping).step(name)
-        if step.execution == "shared" or not loaded.lab.layer(name).quantizable:
+        quantizable = loaded.lab.layer(name).quantizable
+        if not quantizable or loaded.lab.plan(view.mapping).step(name).execution == "shared":
             tensors.draw(Shown("activation", loaded.lab.statistics(name)))
             return
         with st.container(key="verdict"):
             verdict = st.columns([2, 2, 1.5, 2], vertical_alignment="center")
         with st.container(key="sides"):
             left, right = st.columns(2, gap="large")
+        step = loaded.lab.plan(view.mapping).step(name)
         draft = _knobs(view, loaded, step, (verdict[2], left, right))
         what = loaded.what_if(name, draft, view.mapping)
         _verdict(view, loaded, (draft, what), verdict)

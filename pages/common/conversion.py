@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ class Conversion:
 
 def file_name(choice: Choice, changes: int) -> str:
     """Name of the files, without suffix: model, preset, and whether it was changed by hand."""
-    model = choice.model.replace(":", ".")
+    model = re.sub(r"[^\w.()+-]+", ".", choice.model).strip(".")
     return f"{model}-{choice.preset}{'-changed' if changes else ''}"
 
 
@@ -50,10 +51,10 @@ def convert(loaded: Loaded, mapping: QConfigMapping, workspace: Workspace) -> Co
     """Makes and checks the files; ends the page's run while that takes."""
 
     def work(progress: Progress) -> Conversion:
-        import torch
         from torch import fx
 
         import qlab
+        from qlab.cli.batches import length
 
         progress.report(0, STEPS, "converting")
         converted = loaded.lab.convert(mapping)
@@ -63,11 +64,10 @@ def convert(loaded: Loaded, mapping: QConfigMapping, workspace: Workspace) -> Co
             recipe = loaded.lab.export(Path(folder) / "recipe.json", mapping)
             checkpoint, text = path.read_bytes(), recipe.read_text(encoding="utf-8")
         progress.report(2, STEPS, "reading it back")
-        images = loaded.images()
-        with torch.no_grad():
-            identical = torch.equal(converted(images), qlab.load_quantized(checkpoint)(images))
+        batch = loaded.batch()
+        identical = loaded.lab.identical(converted, qlab.load_quantized(checkpoint), batch)
         code = converted.code if isinstance(converted, fx.GraphModule) else repr(converted)
-        return Conversion(checkpoint, text, code, identical, len(images))
+        return Conversion(checkpoint, text, code, identical, length(batch))
 
     key = ("conversion", loaded.sample.name, loaded.samples, mapping)
     return wait_for(key, "Making the integer model", work, workspace)
@@ -94,7 +94,7 @@ def latency(loaded: Loaded, mapping: QConfigMapping, workspace: Workspace) -> La
     def work(progress: Progress) -> Latency:
         measured = loaded.lab.latency(
             mapping,
-            loaded.images()[:1],
+            loaded.batch(1),
             RUNS,
             on_progress=progress.report,
             should_stop=progress.should_stop,

@@ -33,17 +33,22 @@ class Described:
     @classmethod
     def of(cls, lab: Lab, report: Report) -> Described:
         """Describes the model of a lab under the configuration of a report."""
-        steps = [report.plan.step(layer.name) for layer in lab.layers]
+        # Layers that nothing called have no step; the engine says of the layer itself why.
+        steps = {step.name: step for step in report.plan.steps}
+        runs = [steps.get(layer.name) for layer in lab.layers]
         rows = pd.DataFrame(
             {
                 "type": [layer.type for layer in lab.layers],
-                "execution": [step.execution for step in steps],
+                "execution": ["float" if step is None else step.execution for step in runs],
                 "inputs": [layer.inputs for layer in lab.layers],
                 "in": [shape(layer.input_shape) for layer in lab.layers],
                 "out": [shape(layer.output_shape) for layer in lab.layers],
                 "parameters": [layer.parameters for layer in lab.layers],
                 "fused": [", ".join(layer.fused) for layer in lab.layers],
-                "reason": [step.reason for step in steps],
+                "reason": [
+                    layer.reason if step is None else step.reason
+                    for layer, step in zip(lab.layers, runs, strict=True)
+                ],
             },
             index=[layer.name for layer in lab.layers],
         )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from pages.common import stale
+from pages.common import models, stale
 from pages.common.format import count, number, size
 from pages.common.frame import View
 from pages.common.glossary import define
@@ -15,21 +15,25 @@ from pages.common.stale import Standing
 from pages.common.workspace import OUTCOME
 
 if TYPE_CHECKING:
+    from pages.common.models import OwnModel
     from qlab.analysis.report import Report
+    from sample_models import SampleModel
 
 
-def draw(report: Report, shown: Standing, *, trained: bool) -> None:
+def draw(report: Report, shown: Standing, sample: SampleModel | OwnModel) -> None:
     """Draws the numbers; stale ones are greyed and say so.
 
     Args:
         report: The comparison that they come from.
         shown: Whether the configuration has changed since.
-        trained: Whether the model's accuracy means anything.
+        sample: The model, which says whether its accuracy means anything, and what its data are.
     """
+    trained = sample.trained and not models.noise(sample)
     mark = shown.mark
     with shown.container("headline"):
         accuracy, sqnr, bytes_, operators = st.columns(4)
-        agreement = number(report.output["top1_agreement"], "%")
+        scores = "top1_agreement" in report.output  # else the outputs rank no classes
+        agreement = number(report.output["top1_agreement"], "%") if scores else "n/a"
         if trained and "accuracy" in report.output:
             before, after = report.output["float_accuracy"], report.output["accuracy"]
             accuracy.metric(
@@ -62,8 +66,10 @@ def draw(report: Report, shown: Standing, *, trained: bool) -> None:
             delta_color="off",
             help=define("integer"),
         )
-    images = f"{count(report.samples)} {'test' if trained else 'noise'} images"
-    st.caption(f"Measured on {images}: both networks choose the same class on {agreement}.")
+    images = f"{count(report.samples)} {models.kind_of_data(sample)}"
+    told = f"both networks choose the same class on {agreement}"
+    told = told if scores else "the outputs are no scores of classes"
+    st.caption(f"Measured on {images}: {told}.")
 
 
 def network(view: View, loaded: Loaded) -> None:
@@ -75,4 +81,4 @@ def network(view: View, loaded: Loaded) -> None:
         stale.ask(view, OUTCOME, "Compare", key="compare")
         return
     found = compare(loaded, shown.mapping, view.workspace)
-    draw(found.report, shown, trained=loaded.sample.trained)
+    draw(found.report, shown, loaded.sample)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pages.common import tried
+from pages.common import tried, uploads
 from pages.common.engine import wait_for
 from pages.common.format import number
 from pages.common.jobs import CancelledError, Key, Progress, Work
@@ -14,8 +14,6 @@ from pages.common.store import store
 from pages.common.workspace import Choice, Draft, Workspace
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from pages.common.models import OwnModel
     from qlab import Lab
     from qlab.analysis.causes import Cause
@@ -93,10 +91,29 @@ class Loaded:
             self._sqnr[key] = self.what_if(name, draft, mapping).output_sqnr
         return self._sqnr[key]
 
-    def images(self) -> Tensor:
-        """One batch to try a model on: test images where there are any."""
+    @property
+    def called(self) -> str:
+        """What people call the model."""
+        return getattr(self.sample, "called", self.sample.name)
+
+    def batch(self, most: int | None = None) -> Any:
+        """Inputs of one call to try a model on: test data where there are any.
+
+        Args:
+            most: Samples at most, where the model takes any number.
+        """
+        from qlab.cli.batches import head
+
         evaluation = self.sample.evaluation()
-        return evaluation[0][0] if evaluation else self.sample.calibration(self.samples)[0]
+        batch = evaluation[0] if evaluation else self.sample.calibration(self.samples)[0]
+        fixed = self.at_once is not None
+        return batch if most is None or fixed else head(batch, most)
+
+    @property
+    def at_once(self) -> int | None:
+        """How many samples the model takes at once; None for any number."""
+        subject = getattr(self.sample, "subject", None)
+        return None if subject is None else subject.batch
 
     def policies(self, name: str, spec: TensorSpec, kind: str) -> dict[str, QuantizationError]:
         """What every observer would cost on one tensor, whichever the spec names itself."""
@@ -134,25 +151,25 @@ class Outcome:
     seconds: float
 
 
-def loaded_key(choice: Choice) -> Key:
+def loaded_key(choice: Choice, space: Workspace | None = None) -> Key:
     """Names the calibrated lab of a choice on the board; presets share it."""
-    return ("loaded", choice.model, choice.samples)
+    return ("loaded", uploads.identity(space, choice.model), choice.samples)
 
 
 def load(choice: Choice, workspace: Workspace) -> Loaded:
     """The calibrated lab of the chosen model; ends the page's run while it is being made."""
-    return wait_for(*loading(choice), workspace)
+    return wait_for(*loading(choice, workspace), workspace)
 
 
-def loading(choice: Choice) -> tuple[Key, str, Work]:
-    """The job that makes the calibrated lab of a choice."""
+def loading(choice: Choice, space: Workspace | None = None) -> tuple[Key, str, Work]:
+    """The job that makes the calibrated lab of a choice, be it of a workspace's uploads."""
 
     def work(progress: Progress) -> Loaded:
         from pages.common import models
         from qlab import Lab
 
         progress.report(0, 0, "reading the model")
-        sample = models.load(choice.model)
+        sample = models.load(choice.model, space, progress)
         lab = Lab(
             sample.model,
             sample.example_inputs,
@@ -164,7 +181,7 @@ def loading(choice: Choice) -> tuple[Key, str, Work]:
             raise CancelledError
         return Loaded(sample, choice.samples, lab)
 
-    return loaded_key(choice), "Collecting the model's ranges", work
+    return loaded_key(choice, space), "Collecting the model's ranges", work
 
 
 def outcome_key(loaded: Loaded, mapping: QConfigMapping) -> Key:
@@ -185,7 +202,7 @@ def _record(
     """Keeps a comparison among the workspace's runs, once."""
     from qlab.runs import record_report
 
-    tried.note_model(workspace, loaded.lab.subject, loaded.sample.name)
+    tried.note_model(workspace, loaded.lab.subject, loaded.called)
     key = outcome_key(loaded, mapping)
     if key not in workspace.recorded:
         workspace.recorded.add(key)
@@ -195,6 +212,7 @@ def _record(
             outcome.report,
             subject=loaded.lab.subject,
             seconds=outcome.seconds,
+            calibration=loaded.lab.calibrated,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,19 +12,32 @@ from typing import Any
 from pages.common import engine, models
 from pages.common.jobs import log_error
 from pages.common.loaded import comparison, loading
-from pages.common.sidebar import DEFAULT_PRESET, DEFAULT_SIZE
+from pages.common.sidebar import DEFAULT_PRESET
 from pages.common.workspace import Choice
 
 log = logging.getLogger(__name__)
 OWNER = "server"
-GREETING = Choice(models.greeting(), DEFAULT_PRESET, DEFAULT_SIZE[True])
+GREETING = Choice(models.greeting(), DEFAULT_PRESET, models.offered()[models.greeting()].size)
 
 
 @asynccontextmanager
 async def lifespan(_: Any) -> AsyncIterator[None]:
-    """Starts to prepare the first page as soon as the server does."""
+    """Prepares the first page while the server starts.
+
+    A server answers when it has what every page imports; before that it could only show an empty
+    frame. The first page's numbers are computed while the browser reads the app.
+    """
+    await asyncio.to_thread(import_engine)
     Thread(target=greet, name="preload", daemon=True).start()
     yield
+
+
+def import_engine() -> None:
+    """Imports what every page draws and computes with."""
+    import pandas  # noqa: F401
+    import plotly.graph_objects  # noqa: F401
+
+    import qlab  # noqa: F401
 
 
 def greet() -> None:
@@ -33,9 +47,6 @@ def greet() -> None:
     They belong to the server, so that nobody's leaving ends them.
     """
     try:
-        import pandas  # noqa: F401, the pages need it at once
-        import plotly.graph_objects  # noqa: F401
-
         from qlab import presets
 
         board = engine.board()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from pages.common.workspace import Choice, Draft, Workspace
+from pages.common.workspace import Choice, Draft, ModelFile, SampleFile, Workspace
 
 if TYPE_CHECKING:
     from qlab.qconfig import QConfigMapping
@@ -40,6 +42,10 @@ def to_json(space: Workspace) -> str:
             ],
             "drafts": [[*key, _draft(draft)] for key, draft in space.drafts.items()],
             "refused": [[*key, row] for key, row in space.refused.items()],
+            "models": {name: asdict(file) for name, file in space.models.items()},
+            "samples": {name: asdict(file) for name, file in space.samples.items()},
+            "reading_model": space.reading_model and asdict(space.reading_model),
+            "reading_samples": {k: asdict(file) for k, file in space.reading_samples.items()},
         }
     return json.dumps(data)
 
@@ -96,11 +102,44 @@ def from_json(text: str, id: str) -> Workspace:
             },
             drafts={(m, p, name): _read_draft(draft) for m, p, name, draft in data["drafts"]},
             refused={(m, p, name): dict(row) for m, p, name, row in data["refused"]},
+            **_uploads(data),
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         if isinstance(error, FormatError):
             raise
         raise FormatError("Not a saved workspace", received=text[:80]) from error
+
+
+def _uploads(data: dict[str, Any]) -> dict[str, Any]:
+    """What was uploaded; workspaces of before have nothing of that kind."""
+    reading = data.get("reading_model")
+    return {
+        "models": {name: _model_file(file) for name, file in data.get("models", {}).items()},
+        "samples": {name: _sample_file(file) for name, file in data.get("samples", {}).items()},
+        "reading_model": None if reading is None else _model_file(reading),
+        "reading_samples": {
+            name: _sample_file(file) for name, file in data.get("reading_samples", {}).items()
+        },
+    }
+
+
+def _model_file(data: dict[str, Any]) -> ModelFile:
+    file = ModelFile(**data)
+    _check_hash(file.file)
+    return file
+
+
+def _sample_file(data: dict[str, Any]) -> SampleFile:
+    numbers = {name: tuple(map(float, data[name])) for name in ("mean", "std")}
+    file = SampleFile(**{**data, **numbers})
+    _check_hash(file.file)
+    return file
+
+
+def _check_hash(file: str) -> None:
+    """It becomes part of a path."""
+    if not re.fullmatch("[0-9a-f]{32}", file):
+        raise ValueError(file)
 
 
 def _mapping(data: Any) -> QConfigMapping:

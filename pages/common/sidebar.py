@@ -7,10 +7,8 @@ from pages.common.format import escape
 from pages.common.workspace import Choice, Workspace
 
 DEFAULT_PRESET = "int8"
-#: Calibration images to choose from; the large untrained networks take seconds per image.
-SIZES = {True: (8, 16, 32, 64, 128, 256), False: (2, 4, 8, 16)}
 _JUST_SET = "choices_just_set"
-DEFAULT_SIZE = {True: 256, False: 4}
+_NEXT = "model_to_choose"
 
 NOISE = "Random noise, no real images: ranges and errors say nothing about real data."
 
@@ -19,8 +17,10 @@ def draw(workspace: Workspace) -> Choice:
     """Draws the sidebar and returns what it says; the address carries the same."""
     from qlab.presets import PRESETS
 
-    offered = models.offered()
+    offered = models.offered(workspace)
     _restore(workspace)
+    if (chosen := st.session_state.pop(_NEXT, None)) is not None:
+        choose_model(chosen)
     _accept_plain_name()
     with st.sidebar:
         model = st.selectbox(
@@ -32,8 +32,8 @@ def draw(workspace: Workspace) -> Choice:
             bind="query-params",
             help="Sample models with their data. The trained ones read 8×8 digits.",
         )
-        trained = offered[model].trained
-        st.caption(f"{escape(offered[model].title)}. {escape(offered[model].teaches)}")
+        offer = offered[model]
+        st.caption(f"{escape(offer.title)}. {escape(offer.teaches)}")
         preset = st.selectbox(
             "Preset",
             list(PRESETS),
@@ -45,13 +45,13 @@ def draw(workspace: Workspace) -> Choice:
         st.caption(escape(PRESETS[preset].description))
         samples = st.selectbox(
             "Calibration images",
-            SIZES[trained],
-            index=_keep_valid("samples", SIZES[trained], DEFAULT_SIZE[trained]),
+            offer.sizes,
+            index=_keep_valid("samples", offer.sizes, offer.size),
             key="samples",
             bind="query-params",
             help="How many images the float model sees, once, to learn the range of every tensor.",
         )
-        if not trained:
+        if offer.noise:
             st.caption(f":orange[**{NOISE}**]")
         choice = Choice(model, preset, samples)
         _changes(workspace, choice)
@@ -80,6 +80,11 @@ def choose_model(name: str) -> None:
     """Chooses a model from elsewhere; to be called before the sidebar is drawn."""
     if st.session_state.get("model") != name:
         _set("model", name)
+
+
+def choose_next(name: str) -> None:
+    """Chooses a model from within a page, as of its next run."""
+    st.session_state[_NEXT] = name
 
 
 def _set(key: str, value: object) -> None:

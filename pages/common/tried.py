@@ -81,12 +81,23 @@ def table(space: Workspace, runs: Sequence[Run]) -> pd.DataFrame:
             "Model": model_of(space, run),
             "Measured": run.created,
             **{metric.title: metric.words(run.metrics.get(metric.name)) for metric in METRICS},
+            "Calibrated on": calibrated_on(run),
             "Made from": names.get(run.parent, "") if run.parent is not None else "",
         }
         for run in runs
     ]
-    columns = ["Name", "Model", "Measured", *(m.title for m in METRICS), "Made from"]
+    columns = ["Name", "Model", "Measured", *(m.title for m in METRICS), "Calibrated on"]
+    columns.append("Made from")
     return pd.DataFrame(rows, index=pd.Index([run.id for run in runs], name="run"), columns=columns)
+
+
+def calibrated_on(run: Run) -> str:
+    """How many samples the run's ranges come from; runs of before that was kept do not say."""
+    samples = run.metrics.get("calibration_samples")
+    if samples is None:
+        return "not kept"
+    early = "" if run.metrics.get("calibration_complete") else ", stopped early"
+    return f"{samples:.0f} samples{early}"
 
 
 def metrics_of(a: Run, b: Run) -> pd.DataFrame:

@@ -58,6 +58,44 @@ class Applied:
     after: QConfigMapping
 
 
+@dataclass(frozen=True)
+class ModelFile:
+    """A model that was uploaded.
+
+    Attributes:
+        file: What its bytes are known by.
+        title: What the person called the file.
+        architecture: What weights belong to; empty for an archive, which says it itself.
+        size: Bytes.
+    """
+
+    file: str
+    title: str
+    architecture: str = ""
+    size: int = 0
+
+
+@dataclass(frozen=True)
+class SampleFile:
+    """Data that were uploaded for a model, and what is done to them where they are images.
+
+    Attributes:
+        file: What its bytes are known by.
+        title: What the person called the file.
+        height: Pixels that images are scaled and cropped to; 0 leaves them as they are.
+        width: As the height.
+        mean: Subtracted from values in [0, 1].
+        std: Divided by afterwards.
+    """
+
+    file: str
+    title: str
+    height: int = 0
+    width: int = 0
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+
 def _changes(
     method: Callable[Concatenate[Workspace, P], R],
 ) -> Callable[Concatenate[Workspace, P], R]:
@@ -70,6 +108,12 @@ def _changes(
             return method(self, *args, **kwargs)
 
     return locked
+
+
+def _drop(by_model: dict[Any, Any], model: str) -> None:
+    """Deletes what is kept for a model, by keys that begin with its name."""
+    for key in [key for key in by_model if key[0] == model]:
+        del by_model[key]
 
 
 @dataclass(eq=False)
@@ -87,6 +131,10 @@ class Workspace:
         drafts: Knobs that were moved and not applied, by (model, preset, layer).
         refused: Entries of *Configure* that make no sense yet, by (model, preset, layer): the
             table's row as it was typed.
+        models: Models that were uploaded, by the name that they are chosen by.
+        samples: Data that were uploaded, by the model that they are for.
+        reading_model: A model that is being read, or was refused, until it is on offer.
+        reading_samples: Data that are being read, or were refused, by model.
         declined: Computations that were cancelled here; they start again when asked for.
         applied: The last remedy that was applied, by (model, preset).
         recorded: Comparisons that are among the workspace's runs already.
@@ -102,6 +150,10 @@ class Workspace:
     shown: dict[tuple[str, Choice], QConfigMapping] = field(default_factory=dict)
     drafts: dict[tuple[str, str, str], Draft] = field(default_factory=dict)
     refused: dict[tuple[str, str, str], dict[str, Any]] = field(default_factory=dict)
+    models: dict[str, ModelFile] = field(default_factory=dict)
+    samples: dict[str, SampleFile] = field(default_factory=dict)
+    reading_model: ModelFile | None = None
+    reading_samples: dict[str, SampleFile] = field(default_factory=dict)
     declined: set[tuple[Hashable, ...]] = field(default_factory=set)
     applied: dict[tuple[str, str], Applied] = field(default_factory=dict)
     recorded: set[tuple[Hashable, ...]] = field(default_factory=set)
@@ -140,6 +192,43 @@ class Workspace:
     def set(self, key: str, value: Setting) -> None:
         """Notes how a page's widget stands."""
         self.settings[key] = value
+
+    @_changes
+    def read_model(self, file: ModelFile | None) -> None:
+        """Notes a model that is being read; None for no one any more."""
+        self.reading_model = file
+
+    @_changes
+    def read_samples(self, model: str, file: SampleFile | None) -> None:
+        """Notes data that are being read for a model; None for none any more."""
+        self.reading_samples.pop(model, None)
+        if file is not None:
+            self.reading_samples[model] = file
+
+    @_changes
+    def set_model(self, name: str, file: ModelFile) -> None:
+        """Puts a model on offer that was read."""
+        self.models[name] = file
+        self.reading_model = None
+
+    @_changes
+    def set_samples(self, model: str, file: SampleFile | None) -> None:
+        """Gives a model data that were read; None takes them away."""
+        self.reading_samples.pop(model, None)
+        self.samples.pop(model, None)
+        if file is not None:
+            self.samples[model] = file
+
+    @_changes
+    def forget_model(self, name: str) -> None:
+        """Takes a model and its data back, and whatever was changed for it."""
+        for kept in (self.models, self.samples, self.reading_samples, self.selected):
+            kept.pop(name, None)
+        for by_model in (self.history, self.drafts, self.refused, self.applied):
+            _drop(by_model, name)
+        for key in [key for key in self.shown if key[1].model == name]:
+            del self.shown[key]
+        self.generation += 1
 
     def apply(self, choice: Choice, layer: str, draft: Draft) -> None:
         """Adds a rule for one layer to the configuration."""

@@ -61,13 +61,38 @@ class Calibration:
             )
         later = {node: stats.renumbered(self.batches) for node, stats in theirs.items()}
         return Calibration(
-            {node: mine[node].merge(later[node]) for node in mine if node in later}
+            {node: _merged(mine[node], later[node]) for node in mine if node in later}
             or copy.deepcopy(mine or later),
             self.batches + other.batches,
             self.samples + other.samples,
             self.complete and other.complete,
             self.seen + other.seen,
         )
+
+
+def _merged(mine: TensorStats, theirs: TensorStats) -> TensorStats:
+    """Statistics of one tensor; channels only where both passes saw as many of them."""
+    axes = {stats.channel_axis for stats in (mine, theirs)}
+    counts = {stats.channels for stats in (mine, theirs)} - {0}
+    if len(axes) > 1 or len(counts) > 1:
+        mine, theirs = _without_channels(mine), _without_channels(theirs)
+    return mine.merge(theirs)
+
+
+def _has_channels_of(stats: TensorStats, x: Tensor) -> bool:
+    """Whether a tensor has as many channels as those seen before it."""
+    axis, known = stats.channel_axis, stats.channels
+    if axis is None or not known:
+        return True
+    return -x.dim() <= axis < x.dim() and x.shape[axis] == known
+
+
+def _without_channels(stats: TensorStats) -> TensorStats:
+    """A copy that tells no channels apart: what was taken for them turned out to be none."""
+    parts = stats.state_dict()
+    for name in ("channel_axis", "channel_min", "channel_max"):
+        parts[name] = parts[name][:0]
+    return TensorStats.from_state_dict(parts)
 
 
 def collect_statistics(
@@ -188,6 +213,9 @@ class _Watch:
         if stats is None:
             axis = self._axes.get(node, default_channel_axis(value.ndim))
             stats = self._statistics[node] = TensorStats(channel_axis=axis)
+        elif node not in self._axes and not _has_channels_of(stats, value):
+            # The axis was a guess: attention may have the samples or the tokens there.
+            stats = self._statistics[node] = _without_channels(stats)
         nan, infinite = stats.nan_count, stats.inf_count
         stats.update(value, self._batch)
         if stats.nan_count > nan:

@@ -75,6 +75,9 @@ class ChannelSums:
         x, y = (_by_channel(self.step.counting(t), axis) for t in (reference, value))
         found = _sums(x, y, self._limits)
         self._sums = self._sums or [ErrorSums() for _ in found]
+        if self.axis is None and len(self._sums) != len(found):
+            # The axis was a guess: attention may have the samples or the tokens there.
+            self._sums, found = [_joined(self._sums)], [_joined(found)]
         for one, other in zip(self._sums, found, strict=True):
             one.merge(other)
 
@@ -83,6 +86,13 @@ class ChannelSums:
         scale = math.nan if self.layer.output is None else self.layer.output.scale_value
         rows = [_row(one, scale, self._limits is not None) for one in self._sums]
         return pd.DataFrame(rows).rename_axis("channel")
+
+
+def _joined(sums: list[ErrorSums]) -> ErrorSums:
+    total = ErrorSums()
+    for one in sums:
+        total.merge(one)
+    return total
 
 
 def _row(sums: ErrorSums, scale: float, rounds: bool) -> dict[str, float]:

@@ -107,6 +107,7 @@ def compare_graphs(
     data: tuple[Batches, RunStore],
     ideal_sqnr: Callable[[str, TensorSpec], float],
     *,
+    original: RunStore | None = None,
     on_progress: Progress | None = None,
     should_stop: Stop | None = None,
 ) -> Report:
@@ -121,6 +122,8 @@ def compare_graphs(
             them as far as they are cached.
         ideal_sqnr: The best SQNR [dB] that a quantizer of a spec's type reaches on the float
             tensor of a node.
+        original: What the output is compared with: the float values of the model before it was
+            repaired. Those of ``data`` if not given.
         on_progress: Called as ``(batches done, batches in all, label)``.
         should_stop: Asked after each batch; the report then says ``complete=False``.
 
@@ -146,7 +149,10 @@ def compare_graphs(
                 errors.add(errors.accumulated, reference, real(value, place.layer.output))
 
             result = quantized_run.watch(batch.inputs, add)
-            output.update(run.output, result, batch.labels)
+            own = run
+            if original is not None and original is not floats:
+                own = original.get(done, total, batch.inputs)
+            output.update(own.output, result, batch.labels)
             done, samples = done + 1, samples + batch.samples
             if on_progress is not None:
                 on_progress(done, total, "comparing")

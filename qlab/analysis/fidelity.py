@@ -22,11 +22,10 @@ from qlab.analysis.batches import Batch, Batches
 from qlab.analysis.calibration import Progress, Stop
 from qlab.analysis.metrics import ErrorSums, LabelCounts
 from qlab.analysis.networks import first_tensor
-from qlab.analysis.simulation import simulate, simulated_layer
+from qlab.analysis.simulation import codes_of, module_of, simulate, simulated_layers
 from qlab.execution import GraphRunner
 from qlab.graph.plan import Plan, Step
 from qlab.nn.quantized.base import QuantizedModule
-from qlab.nn.quantized.holder import WEIGHT
 from qlab.qparams import QParams, quantize_round_first
 
 TIE = 1e-4  # of a step: float32 sums of one layer are no closer to the exact one
@@ -220,6 +219,7 @@ def measure_fidelity(
     plan: Plan,
     batches: Batches,
     *,
+    reference: fx.GraphModule | None = None,
     on_progress: Progress | None = None,
     should_stop: Stop | None = None,
 ) -> Fidelity:
@@ -229,13 +229,14 @@ def measure_fidelity(
         graphs: The fused float graph, and what `convert` makes of it under ``plan``.
         plan: What `annotate` decided.
         batches: Data to measure on, with labels for accuracies.
+        reference: The float graph whose values count, where the fused one was repaired.
         on_progress: Called as ``(batches done, batches in all, label)``.
         should_stop: Asked after each batch; the result then says ``complete=False``.
 
     Raises:
         NonFiniteError: NaN or infinity in a layer.
     """
-    networks = _Networks(*graphs, plan)
+    networks = _Networks(*graphs, plan, reference or graphs[0])
     output, total, done, samples = _Output(), len(batches), 0, 0
     with torch.no_grad():
         for batch in batches:
@@ -252,33 +253,26 @@ def measure_fidelity(
     return Fidelity(table, output.as_dict(), samples, complete=done >= total)
 
 
-def _module_of(graph_module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    return graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
-
-
 class _Networks:
     """The three networks, ready to run."""
 
-    def __init__(self, floating: fx.GraphModule, converted: fx.GraphModule, plan: Plan) -> None:
+    def __init__(
+        self,
+        floating: fx.GraphModule,
+        converted: fx.GraphModule,
+        plan: Plan,
+        reference: fx.GraphModule,
+    ) -> None:
         coded = {n.meta["source"]: n for n in converted.graph.nodes if "qparams" in n.meta}
         operators = {node.name: node for node in converted.graph.nodes}
         sources = {node.name: node for node in floating.graph.nodes}
         self.layers: dict[str, _Layer] = {}
-        replaced: dict[str, nn.Module] = {}
+        replaced = simulated_layers(floating, converted, plan)
         for step in plan.steps:
-            if step.execution == "dynamic":  # rounds its input itself: no simulation of its own
-                replaced[step.node] = converted.get_submodule(str(operators[step.node].target))
-            integer = _module_of(converted, operators[step.node])
-            float_layer = _module_of(floating, sources[step.node])
-            computes = step.execution in ("integer", "simulated") or (
-                step.execution == "shared" and isinstance(integer, QuantizedModule)
-            )
-            if not computes or integer is None or float_layer is None:
+            integer = module_of(converted, operators.get(step.node))
+            if step.execution == "dynamic" or step.node not in replaced or integer is None:
                 continue
             carrier = coded.get(step.node, operators[step.node])
-            own = integer if isinstance(integer, QuantizedModule) and step.weight else None
-            weight = own.get_qparams(WEIGHT) if own is not None else None
-            replaced[step.node] = simulated_layer(float_layer, weight)
             self.layers[step.node] = _Layer(
                 step,
                 tuple(a.name for a in sources[step.node].args if isinstance(a, fx.Node)),
@@ -287,10 +281,9 @@ class _Networks:
                 carrier.name,
                 carrier.meta.get("qparams"),
             )
-        qparams = {source: node.meta["qparams"] for source, node in coded.items()}
-        simulation = simulate(floating, plan, qparams, replaced)
+        simulation = simulate(floating, plan, codes_of(converted), replaced)
         watched = set(self.layers).union(*(layer.inputs for layer in self.layers.values()))
-        self.float_run = GraphRunner(floating, watched)
+        self.float_run = GraphRunner(reference, watched)
         self.simulated_run = GraphRunner(simulation, set(self.layers))
         self.integer_run = GraphRunner(converted, {x.carrier for x in self.layers.values()})
 

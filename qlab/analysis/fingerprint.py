@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 from qlab.analysis.batches import Batch
 from qlab.graph.lift import attribute
@@ -48,10 +49,16 @@ def graph_fingerprint(graph_module: fx.GraphModule) -> dict[str, str]:
 
 
 def graph_tensors(graph_module: fx.GraphModule) -> dict[str, Tensor]:
-    """Every tensor of a graph by name: its state, and buffers outside of it that nodes read."""
+    """Every tensor that a graph computes with, by name: its modules' state, and what nodes read.
+
+    A parameter that was taken apart, such as the one of an attention's three projections, stays in
+    the module that it came from and is read by nobody.
+    """
     read = {str(n.target): n for n in graph_module.graph.nodes if n.op == "get_attr"}
+    called = tuple(f"{n.target}." for n in graph_module.graph.nodes if n.op == "call_module")
     loose = {name: attribute(graph_module, node) for name, node in read.items()}
-    return {**loose, **graph_module.state_dict()}
+    state = graph_module.state_dict()
+    return {**loose, **{k: v for k, v in state.items() if k in read or k.startswith(called)}}
 
 
 def _name_of(function: Any) -> str:
@@ -69,6 +76,15 @@ def first_difference(expected: Mapping[str, str], received: Mapping[str, str]) -
             return f"the values of {part} differ" if same_kind else f"{part}: {was} became {now}"
     extra = next((part for part in received if part not in expected), None)
     return None if extra is None else f"{extra} is new"
+
+
+def same_values(one: Any, other: Any) -> bool:
+    """Whether two networks' outputs are the very same numbers, nested in the same way."""
+    (a, shape), (b, other_shape) = (pytree.tree_flatten(value) for value in (one, other))
+    return shape == other_shape and all(
+        torch.equal(x, y) if isinstance(x, Tensor) and isinstance(y, Tensor) else x == y
+        for x, y in zip(a, b, strict=True)
+    )
 
 
 def data_fingerprint(batches: Iterable[Batch]) -> str:

@@ -24,8 +24,10 @@ Observe = Callable[[str, Sequence[Any], Any], None]
 class DynamicLayer(QuantizedLayer):
     """A layer that quantizes its input as it comes: it takes and gives what the float layer does"""
 
-    def run(self, inputs: Sequence[Any]) -> Any:
-        """The float layer's arguments → what it gives."""
+    def run(
+        self, inputs: Sequence[Any], order: torch.memory_format = torch.contiguous_format
+    ) -> Any:
+        """The float layer's arguments, in any order of memory → what it gives."""
         with torch.no_grad():
             return self.module(*inputs)
 

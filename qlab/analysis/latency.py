@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from qlab.analysis.calibration import Progress, Stop
-from qlab.errors import ArgumentError
+from qlab.errors import ArgumentError, QlabError
 
 WARM_UP = 3
 FEWEST = 4  # for quartiles
@@ -98,7 +98,7 @@ def measure_latency(
             least 4 runs are.
 
     Raises:
-        ArgumentError: Fewer than 4 repeats.
+        ArgumentError: Fewer than 4 repeats, or inputs that the float model does not take.
     """
     if not isinstance(repeats, int) or repeats < FEWEST:
         raise ArgumentError(
@@ -107,7 +107,9 @@ def measure_latency(
     first = next(x for x in inputs if isinstance(x, Tensor))
     times: tuple[list[float], list[float]] = ([], [])
     with torch.no_grad():
-        for _ in range(WARM_UP):
+        _first(models[0], inputs)
+        models[1](*inputs)
+        for _ in range(WARM_UP - 1):
             for model in models:
                 model(*inputs)
         for done in range(1, repeats + 1):
@@ -128,6 +130,21 @@ def measure_latency(
         device=str(first.device),
         complete=len(times[0]) >= repeats,
     )
+
+
+def _first(model: Callable[..., Any], inputs: tuple[Any, ...]) -> None:
+    """Runs a model on inputs that it may not take."""
+    try:
+        model(*inputs)
+    except (QlabError, torch.OutOfMemoryError):
+        raise
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        shapes = (str(tuple(x.shape)) if isinstance(x, Tensor) else repr(x) for x in inputs)
+        raise ArgumentError(
+            "Lab.latency: the model does not take this batch",
+            expected="inputs as those of the calibration data",
+            received=f"{', '.join(shapes)}: {str(error).splitlines()[0]}",
+        ) from error
 
 
 def _seconds(model: Callable[..., Any], inputs: tuple[Any, ...], device: torch.device) -> float:

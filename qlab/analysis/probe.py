@@ -36,8 +36,15 @@ class QuantizedLayer:
         """``"integer"`` or ``"simulated"``."""
         return self.module.execution if isinstance(self.module, QuantizedModule) else "simulated"
 
-    def run(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Float inputs, quantized on entry → the layer's output as real numbers."""
+    def run(
+        self, inputs: Sequence[Tensor], order: torch.memory_format = torch.contiguous_format
+    ) -> Tensor:
+        """Float inputs, quantized on entry → the layer's output as real numbers.
+
+        Args:
+            inputs: The layer's tensors, float32.
+            order: The result's order in memory; ``preserve_format`` for that which the layer gives.
+        """
         with torch.no_grad():
             if not isinstance(self.module, QuantizedModule):
                 result = self.module(*inputs)
@@ -47,16 +54,23 @@ class QuantizedLayer:
                 x if qparams is None else quantize_in_parts(x, qparams)
                 for x, qparams in zip(inputs, bound, strict=True)
             ]
-            return real(self.module(*codes), self.output)
+            return real(self.module(*codes), self.output, order)
 
 
-def real(value: Tensor, qparams: QParams | None) -> Tensor:
+def real(
+    value: Tensor,
+    qparams: QParams | None,
+    order: torch.memory_format = torch.contiguous_format,
+) -> Tensor:
     """A value of a quantized graph as real numbers.
 
     Codes are brought into the memory layout of the float network first, which later steps are
     fast in: some integer kernels give another.
     """
-    return value if qparams is None else ops.dequantize(value.contiguous(), qparams)
+    if qparams is None:
+        return value
+    ordered = value if order is torch.preserve_format else value.contiguous(memory_format=order)
+    return ops.dequantize(ordered, qparams)
 
 
 def quantize_in_parts(x: Tensor, qparams: QParams) -> Tensor:
@@ -142,7 +156,8 @@ class LayerProbe:
             output: How its output is quantized; None for float.
 
         Raises:
-            UnsupportedError: The registry has no integer form of it.
+            UnsupportedError: The registry has no integer form of it, or it takes codes only and an
+                input stays float.
         """
         row = self._row
         if row is None or row.static is None:
@@ -157,6 +172,13 @@ class LayerProbe:
         made = static.from_qparams(
             self.module, weight=weight, output=None if static.output_of is Output.INPUT else output
         )
+        if None in inputs and not made.takes_real_numbers:
+            raise UnsupportedError(
+                f"The layer {self.name!r} works on codes, and what feeds it stays in float",
+                expected="a quantized input",
+                received=f"{type(self.module).__name__} with an input in float",
+                fix="Quantize the layer that feeds it, or ask about another layer.",
+            )
         made.bind_inputs(*inputs)
         return QuantizedLayer(made, output)
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from qlab.graph.plan import Plan, Step
 from qlab.graph.prepare import insert_behind
 from qlab.nn.intrinsic.fold import core
+from qlab.nn.quantized.base import QuantizedModule
+from qlab.nn.quantized.holder import WEIGHT
 from qlab.qparams import QParams, fake_quantize
 
 
@@ -25,8 +29,15 @@ class Rounding(nn.Module):
         super().__init__()
         self.qparams = qparams
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Real numbers → the nearest that the codes stand for; any shape."""
+    def forward(self, x: Any) -> Any:
+        """Real numbers → the nearest that the codes stand for.
+
+        Args:
+            x: Of any shape; or several tensors, as a split gives them.
+        """
+        return pytree.tree_map_only(Tensor, self._rounded, x)
+
+    def _rounded(self, x: Tensor) -> Tensor:
         return fake_quantize(x, self.qparams).to(x.dtype)
 
 
@@ -78,6 +89,47 @@ def simulate(
             _round_behind(node, name, steps)
     made.recompile()
     return made.eval()
+
+
+def simulated_layers(
+    float_graph: fx.GraphModule, converted: fx.GraphModule, plan: Plan
+) -> dict[str, nn.Module]:
+    """What `simulate` puts in place of each step that computes on quantized numbers, by node.
+
+    Args:
+        float_graph: The fused float graph.
+        converted: What `convert` makes of it under ``plan``.
+        plan: What `annotate` decided.
+    """
+    operators = {node.name: node for node in converted.graph.nodes}
+    sources = {node.name: node for node in float_graph.graph.nodes}
+    found: dict[str, nn.Module] = {}
+    for step in plan.steps:
+        integer = module_of(converted, operators.get(step.node))
+        layer = module_of(float_graph, sources[step.node])
+        if step.execution == "dynamic" and integer is not None:
+            found[step.node] = integer  # rounds its input itself: no simulation of its own
+        computes = step.execution in ("integer", "simulated") or (
+            step.execution == "shared" and isinstance(integer, QuantizedModule)
+        )
+        if computes and integer is not None and layer is not None:
+            own = integer if isinstance(integer, QuantizedModule) and step.weight else None
+            weight = own.get_qparams(WEIGHT) if own is not None else None
+            found[step.node] = simulated_layer(layer, weight)
+    return found
+
+
+def module_of(graph_module: fx.GraphModule, node: fx.Node | None) -> nn.Module | None:
+    """The module that a node calls; None where it calls none."""
+    if node is None or node.op != "call_module":
+        return None
+    return graph_module.get_submodule(str(node.target))
+
+
+def codes_of(converted: fx.GraphModule) -> dict[str, QParams]:
+    """How every quantized value of a converted graph is read, by the float node that it carries."""
+    nodes = converted.graph.nodes
+    return {n.meta["source"]: n.meta["qparams"] for n in nodes if "qparams" in n.meta}
 
 
 def _round_behind(node: fx.Node, rounding: str, steps: Mapping[str, Step]) -> None:

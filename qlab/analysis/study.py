@@ -59,6 +59,11 @@ class Study:
         example_inputs: Inputs of one call, on that device.
         data: Calibration data.
         memory_budget: How many bytes of the float network's activations are kept.
+        reference: The float graph whose values layers are compared with and ranges come from, where
+            a repair changed ``graph``: its nodes have the same names. ``graph`` if not given.
+
+    Attributes:
+        original: The model's own float values, which the network's output is compared with.
     """
 
     def __init__(
@@ -67,11 +72,14 @@ class Study:
         example_inputs: tuple[Any, ...],
         data: Batches,
         memory_budget: int = 0,
+        reference: fx.GraphModule | None = None,
     ) -> None:
         self.graph = graph
+        self.reference = graph if reference is None else reference
         self.example_inputs = example_inputs
         self.sources = [data]
-        self.floats = RunStore(Program.of(graph), memory_budget)
+        self.floats = RunStore(Program.of(self.reference), memory_budget)
+        self.original = self.floats
         self.calibration: Calibration | None = None
         self.sample_inputs: tuple[Any, ...] | None = None
         self._version = 0
@@ -82,6 +90,30 @@ class Study:
         self._converted: LastResults[fx.GraphModule] = LastResults(_KEPT_GRAPHS)
         self._qparams: LastResults[QParams] = LastResults(_KEPT_QPARAMS)
         self._weights: LastResults[tuple[QParams, QuantizationError]] = LastResults(_KEPT_WEIGHTS)
+
+    def repaired(self, graph: fx.GraphModule, reference: fx.GraphModule | None = None) -> Study:
+        """The same model and data after a repair; the original's outputs stay what counts.
+
+        Args:
+            graph: What is quantized from now on. Nodes keep their names.
+            reference: A float graph that computes what the original does, where the repair changed
+                what its inner tensors look like; it is calibrated anew, with one float pass. Not
+                given, inner tensors are compared with those of the present reference, whose
+                statistics are kept: no pass.
+        """
+        made = Study(
+            graph,
+            self.example_inputs,
+            self.sources[0],
+            self.floats.budget,
+            self.reference if reference is None else reference,
+        )
+        made.sources = list(self.sources)
+        made.original = self.original
+        if reference is None:
+            made.floats, made.calibration = self.floats, self.calibration
+            made.sample_inputs, made._sampled = self.sample_inputs, self._sampled
+        return made
 
     def calibrate(
         self, on_progress: Progress | None = None, should_stop: Stop | None = None
@@ -116,7 +148,7 @@ class Study:
 
     def float_values(self, probe: LayerProbe) -> Iterator[dict[str, Any]]:
         """The float values around a layer for all calibration data, call by call."""
-        runner = GraphRunner(self.graph, {probe.node, *probe.inputs})
+        runner = GraphRunner(self.reference, {probe.node, *probe.inputs})
         for batch in itertools.chain.from_iterable(self.sources):
             yield runner.collect(batch.inputs)[1]
 
@@ -136,9 +168,10 @@ class Study:
         called: str = "calibration",
         **hooks: Any,
     ) -> Calibration:
-        nodes = [node for node in self.graph.graph.nodes if node.op != "output"]
+        graph = self.reference
+        nodes = [node for node in graph.graph.nodes if node.op != "output"]
         names = {node.name: str(node.meta.get("name", node.name)) for node in nodes}
-        return collect_statistics(self.graph, sources, names, start=start, called=called, **hooks)
+        return collect_statistics(graph, sources, names, start=start, called=called, **hooks)
 
     def merge(self, other: Calibration) -> Calibration:
         """Takes in what another Lab of the same model saw, after all that was seen here."""
@@ -182,12 +215,16 @@ class Study:
 
     def callables(self, mapping: QConfigMapping) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """The float and the quantized network, for the inputs of a batch; not to be changed."""
-        return self.graph, self.converted(mapping)
+        return self.reference, self.converted(mapping)
 
     def compare(self, mapping: QConfigMapping, data: Batches, **hooks: Any) -> Report:
         """Every layer's error and the network's; see `compare_graphs` for the ``hooks``."""
         return compare_graphs(
-            self._networks(mapping), (data, self.floats), self.ideal_sqnr, **hooks
+            self._networks(mapping),
+            (data, self.floats),
+            self.ideal_sqnr,
+            original=self.original,
+            **hooks,
         )
 
     def channels(self, name: str, mapping: QConfigMapping, data: Batches) -> DataFrame:
@@ -342,10 +379,10 @@ class Study:
 
     def _take_sample(self) -> tuple[dict[str, Any], int]:
         if self.sample_inputs is None:
-            size = activation_bytes(self.graph, self.example_inputs)
+            size = activation_bytes(self.reference, self.example_inputs)
             self.sample_inputs = self._first_samples(size)
         names = [node.name for node in self.graph.graph.nodes if node.op != "output"]
-        _, values = GraphRunner(self.graph, names).collect(self.sample_inputs)
+        _, values = GraphRunner(self.reference, names).collect(self.sample_inputs)
         return values, samples_in(self.sample_inputs)
 
     def _first_samples(self, example_bytes: int) -> tuple[Any, ...]:

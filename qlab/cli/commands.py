@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import traceback
@@ -13,9 +14,9 @@ import click
 
 from qlab import presets
 from qlab.cli import console
-from qlab.cli.explore import DATA, MODEL, serve, server_command
+from qlab.cli.explore import DATA, MODEL, OPTIONS, serve, server_command
 from qlab.cli.gates import METRICS, Gate, check_gates, parse_gate
-from qlab.cli.subject import load_subject
+from qlab.cli.subject import load_subject, sample_models
 from qlab.cli.work import (
     Work,
     analysis,
@@ -25,6 +26,7 @@ from qlab.cli.work import (
     show_comparison,
 )
 from qlab.errors import QlabError
+from qlab.io.replay import Origin
 
 #: Exit codes.
 PASSED, MISSED, FAILED, INTERRUPTED = 0, 1, 2, 130
@@ -38,8 +40,20 @@ Exit codes:
   130  interrupted
 """
 _MODEL = """
-MODEL is a sample model's name (see `qlab models`) or package.module:factory, a function without
-arguments that returns a torch.nn.Module; then --data names a function that returns batches.
+\b
+MODEL is one of
+  a file         model.pt2, or weights.safetensors with --architecture NAME
+  your own code  package.module:factory, a function that returns a torch.nn.Module
+  a name         of a sample model, which brings its data (see `qlab models`)
+
+\b
+DATA is one of
+  a file         .npz, .npy or .safetensors with arrays, or a .zip of images
+  your own code  package.module:loader, a function that returns batches
+  random         made-up inputs: whether it works, not how well
+
+Arrays are named as the model's inputs, and whole numbers called labels are labels. Folders of
+images are their classes. Files are read as data and run nothing; pickles are refused.
 """
 _METRICS = "\b\nMetrics of thresholds:\n" + "\n".join(
     f"  {name:<16} {words}" for name, words in METRICS.items()
@@ -80,7 +94,58 @@ def _options(*options: Callable[..., Any]) -> Callable[[Callable[..., Any]], Cal
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
-_data = click.option("--data", metavar="MODULE:LOADER", help="Where batches come from.")
+_data = click.option("--data", metavar="DATA", help="A file, MODULE:LOADER, or random; see below.")
+
+
+def _numbers(
+    _: click.Context, parameter: click.Parameter, text: str | None
+) -> tuple[float, ...] | None:
+    """``0.5`` or ``0.485,0.456,0.406``."""
+    try:
+        return None if text is None else tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no list of numbers such as 0.5,0.5,0.5") from None
+
+
+def _size(_: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    """``224`` or ``240x320``, height first."""
+    if text is None:
+        return None
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise click.BadParameter(f"{text!r} is no size such as 224 or 240x320 (height first)")
+    return int(sides[0]), int(sides[-1])
+
+
+_from_files = (
+    click.option(
+        "--architecture",
+        metavar="NAME",
+        help="What weights belong to: a sample model's name, or one of torchvision or timm.",
+    ),
+    click.option(
+        "--image-size",
+        callback=_size,
+        metavar="N|HxW",
+        help="Scales and crops images of a .zip; as they are if not given.",
+    ),
+    click.option(
+        "--image-mean", callback=_numbers, metavar="X[,X,X]", help="Subtracted from 0 to 1. [0]"
+    ),
+    click.option(
+        "--image-std", callback=_numbers, metavar="X[,X,X]", help="Divided by afterwards. [1]"
+    ),
+)
+
+
+def _images(options: dict[str, Any]) -> dict[str, Any] | None:
+    """What the options say of images, as `Preprocessing.of` takes it; None for nothing."""
+    names = {"image_size": "size", "image_mean": "mean", "image_std": "std"}
+    given = {field: options.pop(name) for name, field in names.items()}
+    found = {field: list(value) for field, value in given.items() if value is not None}
+    return found or None
+
+
 _runs = click.option(
     "--runs", type=_FILE, envvar="QLAB_RUNS", help="File of runs. Also $QLAB_RUNS."
 )
@@ -103,6 +168,7 @@ _thresholds = (
 _model = _options(
     click.argument("model"),
     _data,
+    *_from_files,
     click.option(
         "--preset",
         type=click.Choice(list(presets.PRESETS)),
@@ -127,9 +193,16 @@ def _work(options: dict[str, Any]) -> Work:
     """What the options of a model name; the data is read, nothing is computed yet."""
     if options["preset"] and options["recipe"]:
         raise click.UsageError("--preset and --mapping exclude each other.")
-    origin = (options["model"], options["data"], options["samples"])
+    origin = Origin(
+        options["model"], options["data"], options["samples"], options["architecture"],
+        _images(options),
+    )  # fmt: skip
+    subject = load_subject(
+        origin.model, origin.data, origin.samples,
+        architecture=origin.architecture, images=origin.images,
+    )  # fmt: skip
     return Work.of(
-        load_subject(*origin), origin, options["preset"], options["recipe"],
+        subject, origin, options["preset"], options["recipe"],
         device=options["device"], runs=options["runs"],
     )  # fmt: skip
 
@@ -149,30 +222,29 @@ def _finish(document: dict[str, Any], as_json: bool, show: Callable[[Any], None]
     raise SystemExit(MISSED if missed else PASSED)
 
 
-@cli.command()
-@click.argument("model", required=False, metavar="[MODULE:FACTORY]")
+@cli.command(epilog=_MODEL)
+@click.argument("model", required=False)
 @_data
+@_options(*_from_files)
 @click.option("--port", type=click.IntRange(1, 65535), default=8501, show_default=True)
 @click.option("--address", default="127.0.0.1", show_default=True, help="Who may connect.")
-def explore(model: str | None, data: str | None, port: int, address: str) -> None:
-    """Opens the app in the browser's reach.
+def explore(model: str | None, data: str | None, port: int, address: str, **options: Any) -> None:
+    """Opens the app in the browser's reach, on MODEL if one is given.
 
-    With MODULE:FACTORY, on a model of your own: a function without arguments that returns a
-    torch.nn.Module, and --data names one that returns batches. Both are code, so they are taken
-    from this command line and from nowhere else.
+    Your own code is taken from this command line and from nowhere else; in the app, files alone
+    can be uploaded.
     """
     environment = dict(os.environ)
-    for variable in (MODEL, DATA):
+    for variable in (MODEL, DATA, OPTIONS):
         environment.pop(variable, None)
     if model is not None:
-        if ":" not in model:
-            raise click.UsageError("Sample models are chosen in the app; name MODULE:FACTORY.")
-        subject = load_subject(model, data, 1)  # a mistake is told here, not in the browser
-        if len(subject.example_inputs) != 1 or isinstance(next(iter(subject.calibration)), dict):
+        if model in sample_models().names() and data is None:
             raise click.UsageError(
-                "The app shows models of one positional input so far; `qlab analyze` takes others."
+                "Sample models are chosen in the app; name a file or MODULE:FACTORY."
             )
-        environment |= {MODEL: model} | ({DATA: data} if data else {})
+        asked = {"architecture": options["architecture"], "images": _images(options)}
+        load_subject(model, data, 1, **asked)  # a mistake is told here, not in the browser
+        environment |= {MODEL: model, OPTIONS: json.dumps(asked)} | ({DATA: data} if data else {})
     serve(server_command(port, address), environment)
 
 
@@ -274,8 +346,6 @@ def compare(
 @_json
 def models(as_json: bool) -> None:
     """Lists the sample models."""
-    from qlab.cli.subject import sample_models
-
     catalog = sample_models().catalog.MODELS
     if as_json:
         about = {n: {"title": e.title, "teaches": e.teaches} for n, e in catalog.items()}

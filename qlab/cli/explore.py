@@ -10,9 +10,9 @@ import sys
 from qlab.cli.subject import app_folder
 from qlab.errors import ArgumentError
 
-#: Where the server finds the model and the data that the command line named. Only the process that
-#: this command starts has them: nobody's browser can name code.
-MODEL, DATA = "QLAB_EXPLORE_MODEL", "QLAB_EXPLORE_DATA"
+#: Where the server finds the model, the data and what else the command line said (JSON). Only the
+#: process that this command starts has them: nobody's browser can name code.
+MODEL, DATA, OPTIONS = "QLAB_EXPLORE_MODEL", "QLAB_EXPLORE_DATA", "QLAB_EXPLORE_OPTIONS"
 
 
 def server_command(port: int, address: str) -> list[str]:

@@ -14,65 +14,123 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from qlab.cli.batches import head, limited
+from qlab.cli.files import (
+    MADE_UP,
+    FileData,
+    data_by_name,
+    data_for,
+    is_file,
+    known_model,
+    open_model_file,
+)
 from qlab.errors import ArgumentError, DTypeError, QlabError, UnknownNameError
+from qlab.graph.inputs import Inputs
+from qlab.io.uploads import Preprocessing, UploadedModel, batch_of
 
 #: Calibration images of a sample model where none are asked for, trained and untrained.
 IMAGES = {True: 256, False: 4}
-_FILES = (".pt2", ".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".onnx")
+#: What batches that are dicts call their labels.
+LABELS = ("labels", "label")
 
 
 class OwnCodeError(QlabError, RuntimeError):
     """A person's own factory or loader, or the module it is in, failed."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Subject:
     """A float model and its data, as `qlab.Lab` takes them.
 
     Attributes:
         name: What it was called on the command line.
         model: In eval mode.
-        example_inputs: Inputs of one call, a batch of one sample.
+        example_inputs: Inputs of one call, a batch of one sample or of as many as the model takes.
         calibration: Batches.
-        evaluation: Batches of (inputs, labels); None where the calibration data serves.
+        evaluation: Batches of inputs and labels; None where the calibration data serves.
+        about: What the data are, where they come from a file or are made up.
+        made_up: Whether the data are random, so that they say nothing of real data.
+        batch: How many samples the model takes at once; None for any number.
     """
 
     name: str
     model: nn.Module
-    example_inputs: tuple[Any, ...]
+    example_inputs: Inputs
     calibration: Any
     evaluation: Any | None
+    about: str = ""
+    made_up: bool = False
+    batch: int | None = None
 
 
-def load_subject(model: str, data: str | None = None, samples: int | None = None) -> Subject:
+def load_subject(
+    model: str,
+    data: str | None = None,
+    samples: int | None = None,
+    *,
+    architecture: str | None = None,
+    images: Preprocessing | Mapping[str, Any] | None = None,
+) -> Subject:
     """Finds a model and its data.
 
     Args:
-        model: The name of a sample model, or ``package.module:factory``, a callable without
-            arguments that returns a float ``nn.Module``. The module is imported, which runs it.
-        data: ``package.module:loader``, a callable that returns batches as `Lab` takes them, or
-            ``{"calibration": batches, "evaluation": batches}``. A sample model brings its own.
+        model: The name of a sample model; or a file, ``.pt2`` or weights in ``.safetensors``; or
+            ``package.module:factory``, a callable without arguments that returns a float
+            ``nn.Module``. The module is imported, which runs it; a file runs nothing.
+        data: A file: ``.npz``, ``.npy``, ``.safetensors`` or a ``.zip`` of images; or
+            ``package.module:loader``, a callable that returns batches as `Lab` takes them, or
+            ``{"calibration": batches, "evaluation": batches}``; or ``random``, made-up inputs for
+            a model whose file says what it takes. A sample model brings its own.
         samples: At most so many calibration samples; if not given, all, and of a sample model 256
             (4 where it is large and untrained).
+        architecture: What weights belong to: a sample model's name, or one of torchvision or timm.
+        images: What is done to images of a zip file.
 
     Raises:
-        UnknownNameError: No sample model has this name.
-        ArgumentError: A factory without data, or a file, which is not read yet.
+        UnknownNameError: No sample model has this name, or no architecture.
+        ArgumentError: A model without data, or a file that is not there.
         DTypeError: The factory returned no module.
         OwnCodeError: It could not be imported, or raised an error.
+        QlabError: A file that is refused, or data that do not fit the model.
     """
     if samples is not None and samples < 1:
         raise ArgumentError("Calibration needs samples", expected="1 or more", received=samples)
-    if ":" in model:
-        return _own(model, data, samples)
-    if model.endswith(_FILES) or "/" in model:
+    if not is_file(model) and architecture is not None:
         raise ArgumentError(
-            "qlab reads no model files from the command line yet",
-            expected="a sample model's name or package.module:factory",
+            "The architecture is for weights in safetensors",
             received=model,
-            fix="Write a function that returns the model, and name it package.module:function.",
+            fix="Leave it out, or name a .safetensors file.",
         )
-    return _sample(model, data, samples)
+    if is_file(model):
+        return _from_file(model, architecture, _Source(data, samples, images))
+    if ":" in model:
+        return _own(model, _Source(data, samples, images))
+    return _sample(model, _Source(data, samples, images))
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where data come from, as `load_subject` was told."""
+
+    name: str | None
+    samples: int | None
+    images: Preprocessing | Mapping[str, Any] | None
+
+    @property
+    def is_file(self) -> bool:
+        return self.name is not None and (self.name == MADE_UP or is_file(self.name))
+
+    def of_model(self, model: UploadedModel) -> FileData:
+        """A file's data, or made-up ones, for a model that says what it takes."""
+        assert self.name is not None
+        return data_for(model, self.name, self.images)
+
+    def limit(self, batches: Any, batch: int | None = None) -> Any:
+        """As many samples as asked for, in whole batches where the model takes no others."""
+        if self.samples is None:
+            return batches
+        size = batch or 1
+        return list(limited(batches, -(-self.samples // size) * size))
 
 
 def app_folder() -> Path:
@@ -108,19 +166,23 @@ def sample_models() -> ModuleType:
     return module
 
 
-def _sample(name: str, data: str | None, samples: int | None) -> Subject:
+def _sample(name: str, source: _Source) -> Subject:
     models = sample_models()
     if name not in models.names():
         error = UnknownNameError.of("model", name, models.names())
         raise UnknownNameError(
             error.problem,
-            expected=f"a sample model ({', '.join(models.names())}) or package.module:factory",
+            expected=f"a sample model ({', '.join(models.names())}), a .pt2 or .safetensors file, "
+            "or package.module:factory",
             fix=error.fix,
         )
     sample = models.load(name)
-    if data is not None:
-        calibration, evaluation = _data(data, samples)
+    if source.is_file:
+        return _with_file(name, known_model(sample.model, sample.example_inputs), source)
+    if source.name is not None:
+        calibration, evaluation = _data(source.name, source.samples)
     else:
+        samples = source.samples
         try:
             calibration = sample.calibration(samples or IMAGES[sample.trained])
         except ValueError as error:
@@ -129,13 +191,47 @@ def _sample(name: str, data: str | None, samples: int | None) -> Subject:
     return Subject(name, sample.model, sample.example_inputs, calibration, evaluation)
 
 
-def _own(factory: str, data: str | None, samples: int | None) -> Subject:
-    if data is None:
-        raise ArgumentError(
-            f"The model {factory!r} comes without data",
-            expected="--data package.module:loader",
-            fix="The loader returns batches to calibrate with, a list or a DataLoader.",
-        )
+def _from_file(path: str, architecture: str | None, source: _Source) -> Subject:
+    """A model file, which is read as data and runs nothing."""
+    if source.name is None:
+        raise _without_data(path, f"--data {MADE_UP}: made-up inputs, to see that it works")
+    if architecture is not None:
+        sample_models()  # where it is part of a wheel, it is not on Python's path
+    model = open_model_file(path, architecture)
+    if source.is_file:
+        return _with_file(path, model, source)
+    calibration, evaluation = _data(source.name, source.samples)
+    batch = batch_of(model.inputs)
+    return Subject(path, model.model, model.example_inputs, calibration, evaluation, batch=batch)
+
+
+def _with_file(name: str, model: UploadedModel, source: _Source) -> Subject:
+    found = source.of_model(model)
+    calibration = source.limit(found.calibration, found.batch)
+    return Subject(
+        name,
+        model.model,
+        model.example_inputs,
+        calibration,
+        found.evaluation,
+        found.about,
+        found.made_up,
+        found.batch,
+    )
+
+
+def _without_data(model: str, other: str = "") -> ArgumentError:
+    ways = "--data with a file (.npz, .npy, .safetensors, .zip of images) or package.module:loader"
+    return ArgumentError(
+        f"The model {model!r} comes without data",
+        expected=ways + (f", or {other}" if other else ""),
+        fix="The loader returns batches to calibrate with, a list or a DataLoader.",
+    )
+
+
+def _own(factory: str, source: _Source) -> Subject:
+    if source.name is None:
+        raise _without_data(factory)
     made = _called(factory)
     if not isinstance(made, nn.Module):
         raise DTypeError(
@@ -143,9 +239,15 @@ def _own(factory: str, data: str | None, samples: int | None) -> Subject:
             expected="a torch.nn.Module",
             received=type(made).__name__,
         )
-    calibration, evaluation = _data(data, samples)
     model = made.eval()
-    return Subject(factory, model, _example(model, calibration, data), calibration, evaluation)
+    if source.is_file:
+        found = data_by_name(model, source.name, source.images)
+        calibration, evaluation = source.limit(found.calibration), found.evaluation
+        example = _example(model, calibration, source.name)
+        return Subject(factory, model, example, calibration, evaluation, found.about)
+    calibration, evaluation = _data(source.name, source.samples)
+    example = _example(model, calibration, source.name)
+    return Subject(factory, model, example, calibration, evaluation)
 
 
 def _data(loader: str, samples: int | None) -> tuple[Any, Any | None]:
@@ -172,48 +274,20 @@ def _data(loader: str, samples: int | None) -> tuple[Any, Any | None]:
     return (list(made) if isinstance(made, Iterator) else made), evaluation
 
 
-def limited(batches: Iterable[Any], samples: int) -> Iterator[Any]:
-    """The first samples of batches in any form that `load_subject` takes, batched as they come."""
-    left = samples
-    for batch in batches:
-        size = min(_length(batch), left)
-        yield _head(batch, size)
-        left -= size
-        if left <= 0:
-            return
-
-
-def _length(batch: Any) -> int:
-    parts: Any = batch.values() if isinstance(batch, Mapping) else batch
-    if not isinstance(parts, Tensor):
-        parts = next((x for x in parts if isinstance(x, Tensor) and x.ndim), ())
-    return len(parts)
-
-
-def _head(value: Any, size: int) -> Any:
-    """The first ``size`` samples of a batch; what is not per sample stays."""
-    if isinstance(value, Tensor):
-        return value[:size] if value.ndim else value
-    if isinstance(value, Mapping):
-        return {name: _head(part, size) for name, part in value.items()}
-    if isinstance(value, tuple | list):
-        if all(isinstance(x, int) for x in value):  # labels as a plain list
-            return value[:size]
-        return type(value)(_head(part, size) for part in value)
-    return value
-
-
-def _example(model: nn.Module, batches: Iterable[Any], loader: str) -> tuple[Any, ...]:
+def _example(model: nn.Module, batches: Iterable[Any], loader: str) -> Inputs:
     """Inputs of one call: one sample of the first batch, as many inputs as forward requires."""
     first = next(iter(batches), None)
     if first is None:
         raise ArgumentError(f"{loader} returned no batches", expected="at least one")
-    one = _head(first, 1)
+    one = head(first, 1)
     if isinstance(one, Tensor):
         return (one,)
     parameters = inspect.signature(model.forward).parameters.values()
     if isinstance(one, Mapping):
-        return tuple(one[p.name] for p in parameters if p.name in one)
+        # A forward that may be given labels, to compute a loss of them, works without.
+        labels = {p.name for p in parameters if p.name in LABELS and p.default is not p.empty}
+        taken = [p.name for p in parameters if p.name in one and p.name not in labels]
+        return {name: one[name] for name in taken}
     places = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     required = [p for p in parameters if p.kind in places and p.default is p.empty]
     return tuple(one[: max(1, len(required))])

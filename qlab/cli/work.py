@@ -58,7 +58,7 @@ class Work:
     def of(
         cls,
         subject: Subject,
-        origin: tuple[str, str | None, int | None],
+        origin: Origin,
         preset: str | None,
         recipe: Path | None,
         *,
@@ -74,7 +74,7 @@ class Work:
         mapping = _recipe(recipe) if recipe else presets.get(name).mapping()
         data = (subject.calibration, subject.evaluation)
         lab = Lab(subject.model, subject.example_inputs, *data, device, runs=runs)
-        return cls(subject, Origin(*origin), lab, mapping, name, runs is not None)
+        return cls(subject, origin, lab, mapping, name, runs is not None)
 
     def heading(self, command: str) -> dict[str, Any]:
         """What every document begins with."""
@@ -158,6 +158,7 @@ def analysis(work: Work, worst: int) -> dict[str, Any]:
     calibration, run = work.lab.calibrate(), work.lab.runs.latest(work.lab.subject)
     return work.heading("analyze") | {
         "subject": work.lab.subject,
+        "data": work.subject.about or work.origin.data,
         "calibration_samples": calibration.samples,
         "evaluation_samples": report.samples,
         "metrics": report_metrics(report),
@@ -196,6 +197,8 @@ def show_analysis(document: dict[str, Any]) -> None:
         f"calibrated on {document['calibration_samples']} samples, "
         f"measured on {document['evaluation_samples']}"
     )
+    if document["data"]:
+        console.say(document["data"])
     console.say()
     _show_numbers(document["metrics"])
     console.say()

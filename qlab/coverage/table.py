@@ -28,7 +28,12 @@ from qlab.registry.asked import asked_by
 
 COLUMNS = ("name", "kind", "does", "data types", "devices", "place", "reference", "documentation")
 #: Where a kernel runs, by its name.
-_RUNS = {"onednn": "x86 CPU with VNNI (oneDNN)", "reference": "any", "simulated": "any"}
+_RUNS = {
+    "onednn": "x86 CPU with VNNI (oneDNN)",
+    "compiled": "CPU (Numba)",
+    "reference": "any",
+    "simulated": "any",
+}
 _FLOATING = "floating point"
 
 

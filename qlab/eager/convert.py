@@ -10,7 +10,13 @@ from torch import nn
 from torch.nn.utils.parametrize import type_before_parametrizations as type_of
 
 from qlab.eager.fuse import check_model
-from qlab.eager.prepare import custom_mappings, get_observer_dict, observe_output, static_mappings
+from qlab.eager.prepare import (
+    custom_mappings,
+    get_observer_dict,
+    observe_input,
+    observe_output,
+    static_mappings,
+)
 from qlab.errors import ArgumentError, QlabError
 from qlab.nn.quantized.observed import forget_calibration, placeholders, warn_uncalibrated
 from qlab.nn.quantized.whole import loads_as_a_whole
@@ -138,7 +144,8 @@ def swap_module(
     else:
         return mod
     for hook in mod._forward_pre_hooks.values():
-        new.register_forward_pre_hook(hook)
+        if hook is not observe_input:
+            new.register_forward_pre_hook(hook)
     for hook in mod._forward_hooks.values():
         if hook is not observe_output:
             new.register_forward_hook(hook)
@@ -167,7 +174,8 @@ def _is_prepared(module: nn.Module) -> bool:
 def _remove_qconfig(module: nn.Module) -> None:
     for part in list(module.modules()):
         vars(part).pop("qconfig", None)
-        for identifier, hook in list(part._forward_hooks.items()):
-            if hook is observe_output:
-                del part._forward_hooks[identifier]
-                del part.activation_post_process
+        for hooks in (part._forward_hooks, part._forward_pre_hooks):
+            for identifier, hook in list(hooks.items()):
+                if hook is observe_output or hook is observe_input:
+                    del hooks[identifier]
+                    del part.activation_post_process

@@ -185,9 +185,14 @@ def is_observed(
 
 
 def hang(module: nn.Module, observer: nn.Module) -> None:
-    """Lets what a module gives pass through an observer from now on."""
+    """Lets what a module gives pass through an observer from now on.
+
+    What a dynamic fake quantizer rounds is the input, since that is what will be quantized.
+    """
     module.add_module("activation_post_process", observer)
-    if not isinstance(module, FloatFunctional | QFunctional):
+    if isinstance(observer, FakeQuantizeBase) and getattr(observer, "is_dynamic", False):
+        module.register_forward_pre_hook(observe_input)
+    elif not isinstance(module, FloatFunctional | QFunctional):
         module.register_forward_hook(observe_output, prepend=True)
 
 
@@ -209,6 +214,12 @@ def observe_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any
     """Forward hook: what the module gives passes through its observer."""
     observer: Any = module.activation_post_process
     return observer(output)
+
+
+def observe_input(module: nn.Module, args: tuple[Any, ...]) -> Any:
+    """Forward pre-hook: the first input of the module passes through its observer."""
+    observer: Any = module.activation_post_process
+    return (observer(args[0]), *args[1:]) if args else None
 
 
 def get_observer_dict(mod: nn.Module, target_dict: dict[str, nn.Module], prefix: str = "") -> None:

@@ -36,6 +36,10 @@ _MODULES = {
     Mul,
     Cat,
 }
+# What these compute may overwrite what they are given; their gradient needs only the result.
+_OVERWRITING = (nn.ReLU, nn.ReLU6, nn.LeakyReLU)
+# What these return is new memory, which nothing else holds.
+_ANEW = (nn.Conv2d, nn.Linear, Add)
 _FUNCTIONS = {
     operator.add,
     operator.mul,
@@ -59,6 +63,9 @@ def channels_last(program: Program) -> Program:
     that may ask for strides. Sums are taken in another order: values are those of the program
     within the rounding of float32. Holds one more copy of these weights.
 
+    Activations fused with what they follow overwrite its result, which nobody else sees: fresh
+    memory for a large tensor costs more than filling it.
+
     Returns:
         The program itself where nothing would change: no such layer, or not on the CPU.
     """
@@ -70,6 +77,7 @@ def channels_last(program: Program) -> Program:
     ordered: set[str] = set()  # values that may lie in channels-last order
     for instruction in program.instructions:
         name, made = instruction.name, faster.get(instruction.name, instruction)
+        made = _overwriting(made)
         if _indifferent(instruction) and (
             name in faster or not ordered.isdisjoint(instruction.reads)
         ):
@@ -112,6 +120,22 @@ def _faster(instruction: Instruction) -> Instruction | None:
         layer = copy.copy(module)
         layer.__dict__["_modules"] = {**module._modules, "0": first}
     return None if layer is None else replace(instruction, target=layer)
+
+
+def _overwriting(instruction: Instruction) -> Instruction:
+    """A fused layer whose activations work in place, as far as that changes nothing outside."""
+    module = instruction.target
+    if not isinstance(module, FusedModule) or type(module[0]) not in _ANEW:
+        return instruction
+    parts = dict(module._modules)
+    for name, part in list(parts.items())[1:]:
+        if type(part) not in _OVERWRITING:
+            break
+        parts[name] = copy.copy(part)
+        parts[name].__dict__["inplace"] = True
+    layer = copy.copy(module)
+    layer.__dict__["_modules"] = parts
+    return replace(instruction, target=layer)
 
 
 def _with_ordered_weight(module: nn.Module) -> nn.Module | None:

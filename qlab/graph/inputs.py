@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from qlab.errors import ArgumentError
@@ -122,6 +122,13 @@ class Call:
         """What a model of this signature gives for other values of `names`."""
         bound = replace(self._bound, dict(zip(self.names, inputs, strict=True)))
         return model(*bound.args[1:], **bound.kwargs)
+
+    def run_quantized(self, model: nn.Module, inputs: Sequence[Any]) -> Any:
+        """As `run`, of a graph too, whose inputs are `names` alone; without gradients."""
+        with torch.no_grad():
+            if isinstance(model, fx.GraphModule):
+                return model(*inputs)
+            return self.run(model, inputs)
 
 
 def each_tensor(

@@ -170,13 +170,15 @@ def read_bytes(source: Any, caller: str) -> bytes:
         ) from error
 
 
-def read_header(content: bytes, form: str, version: int, what: str) -> dict[str, Any]:
+def read_header(
+    content: bytes, form: str, version: int | tuple[int, ...], what: str
+) -> dict[str, Any]:
     """The JSON that qlab keeps in a safetensors file's metadata.
 
     Args:
         content: The file.
         form: The format that the metadata must name.
-        version: The version that it must have.
+        version: The version that it must have, or those that it may have.
         what: What such a file holds, in words.
 
     Raises:
@@ -206,10 +208,11 @@ def read_header(content: bytes, form: str, version: int, what: str) -> dict[str,
             received=repr(metadata["format"])[:80],
             fix="qlab.load_quantized reads quantized models, qlab.load_lab Labs.",
         )
-    if found != version:
+    known = version if isinstance(version, tuple) else (version,)
+    if found not in known:
         raise FormatError(
             "The file has another version",
-            expected=f"version {version}",
+            expected=f"version {' or '.join(map(str, known))}",
             received=f"version {found!r}",
             fix="Load it with the qlab that wrote it, or export it again.",
         )

@@ -33,6 +33,23 @@ from qlab.stats import TensorStats
 
 FORMAT = "qlab-lab"
 VERSION = 1
+REPAIRED_VERSION = 2
+"""Of a file that holds a repaired model, too."""
+
+
+@dataclass(frozen=True)
+class RepairFile:
+    """A repaired model beside the original one.
+
+    Attributes:
+        graph: The repaired graph, which is quantized.
+        reference: The float graph that its layers are compared with; None for the original.
+        reports: What was done, as JSON-ready data.
+    """
+
+    graph: fx.GraphModule
+    reference: fx.GraphModule | None
+    reports: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -50,6 +67,8 @@ class LabFile:
         calibration: Statistics of every tensor, and how much data they saw.
         mapping: The configuration.
         runs: Rows of the store of runs.
+        repair: The repaired model that the statistics and the configuration belong to; None where
+            nothing was repaired.
     """
 
     graph: fx.GraphModule | None
@@ -62,6 +81,7 @@ class LabFile:
     mapping: QConfigMapping
     runs: list[dict[str, Any]]
     without_graph: str = ""
+    repair: RepairFile | None = None
 
     def model(self, model: nn.Module | None) -> nn.Module:
         """The float model to go on with: the one given, else the file's own.
@@ -158,7 +178,8 @@ def save_lab(contents: LabFile, path: str | os.PathLike[str]) -> Path:
         tensors |= {f"stats/{node}/{key}": value for key, value in stats.state_dict().items()}
     runs = json.dumps(contents.runs, separators=(",", ":")).encode()
     tensors["runs"] = torch.from_numpy(np.frombuffer(runs, dtype=np.uint8).copy())
-    header = {
+    repair = contents.repair and _describe_repair(contents.repair, tensors)
+    header: dict[str, Any] = {
         "version": VERSION,
         "graph": graph,
         "without_graph": reason,
@@ -171,6 +192,8 @@ def save_lab(contents: LabFile, path: str | os.PathLike[str]) -> Path:
         "nodes": list(contents.calibration.statistics),
         "mapping": contents.mapping.to_json(),
     }
+    if repair is not None:  # files without one stay readable by a qlab that knows no repairs
+        header |= {"version": REPAIRED_VERSION, "repair": repair}
     plain = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     header["digest"] = _digest(header, plain)
     write_atomically(path, save(plain, {"format": FORMAT, "qlab": _json(header)}))
@@ -186,7 +209,7 @@ def read_lab(path: str | os.PathLike[str]) -> LabFile:
         DTypeError: Not a path.
     """
     content = read_bytes(path, "load_lab")
-    header = read_header(content, FORMAT, VERSION, "a Lab that qlab saved")
+    header = read_header(content, FORMAT, (VERSION, REPAIRED_VERSION), "a Lab that qlab saved")
     try:
         tensors = load(content)
     except (SafetensorError, ValueError, KeyError) as error:
@@ -222,7 +245,32 @@ def _contents(header: dict[str, Any], tensors: dict[str, Tensor]) -> LabFile:
         calibration=Calibration(statistics=statistics, **seen),
         mapping=QConfigMapping.from_json(header["mapping"]),
         runs=json.loads(tensors["runs"].numpy().tobytes()),
+        repair=_build_repair(header["repair"], tensors) if "repair" in header else None,
     )
+
+
+def _describe_repair(repair: RepairFile, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """A repaired model as JSON; its graphs' tensors go into ``tensors``.
+
+    Raises:
+        UnsupportedError: A graph that a file may not describe: without it, statistics and
+            configuration would be those of another model.
+    """
+    found: dict[str, Any] = {"reports": repair.reports}
+    for name, graph in (("repaired", repair.graph), ("reference", repair.reference)):
+        if graph is not None:
+            found[name], held = float_graph.describe(graph)
+            tensors |= {f"{name}/{key}": tensor for key, tensor in held.items()}
+    return found
+
+
+def _build_repair(data: dict[str, Any], tensors: dict[str, Tensor]) -> RepairFile:
+    graphs = {
+        name: float_graph.build(data[name], _below(tensors, f"{name}/"))
+        for name in ("repaired", "reference")
+        if name in data
+    }
+    return RepairFile(graphs["repaired"], graphs.get("reference"), list(data["reports"]))
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

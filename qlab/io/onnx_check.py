@@ -65,7 +65,7 @@ class OnnxCheck:
     @property
     def most_local_steps(self) -> int:
         """The largest difference of any operator that was fed qlab's codes, in steps."""
-        return int(self.table["max_steps_local"].max()) if len(self.table) else 0
+        return max(self.table["max_steps_local"].tolist(), default=0)
 
     def totals(self, where: str) -> dict[str, int]:
         """Sums of ``codes`` and the ``off_by_…`` counts over all tensors.
@@ -74,7 +74,7 @@ class OnnxCheck:
             where: ``"local"`` or ``"accumulated"``.
         """
         names = ("codes", "off_by_1", "off_by_2", "off_by_more")
-        return {name: int(self.table[f"{name}_{where}"].sum()) for name in names}
+        return {name: sum(self.table[f"{name}_{where}"].tolist()) for name in names}
 
     def describe(self) -> str:
         """The result in one sentence."""

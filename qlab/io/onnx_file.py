@@ -130,6 +130,7 @@ def _code_tensors(program: ExportedProgram) -> dict[str, str]:
 def _finish(model: Any, tensors: dict[str, str]) -> None:
     """Names, narrow weights, and nothing of this machine."""
     import onnx_ir
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
 
     values = {value.name: value for node in model.graph for value in node.outputs}
     tensors = {tensor: node for tensor, node in tensors.items() if tensor in values}
@@ -149,7 +150,7 @@ def _finish(model: Any, tensors: dict[str, str]) -> None:
         value.metadata_props.clear()
     _name_constants(model.graph)
     _name_axes(model, onnx_ir)
-    onnx_ir.passes.common.RemoveUnusedNodesPass()(model)
+    RemoveUnusedNodesPass()(model)
     model.graph.name, model.producer_name = "model", "qlab"
     model.producer_version = version("qlab")
     model.metadata_props.clear()

@@ -81,8 +81,9 @@ def _onnx_type(dtype: QDType) -> str:
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """How `torch.onnx.export` writes the operators: its ``custom_translation_table``."""
     import onnx_ir
-    from onnxscript import opset23 as op
+    import onnxscript
 
+    op: Any = onnxscript.opset23  # its types know no value of which only the run knows the type
     types = onnx_ir.DataType
 
     def code_type(dtype: str, constant: bool) -> Any:

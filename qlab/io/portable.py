@@ -200,9 +200,11 @@ class _Step(_Taken):
         """The float module of the same arguments and tensors."""
         made: nn.Module = type(module).plain_float_type()(**module._arguments_of(module))
         for name in module.tensors:
-            held = made._parameters if name in made._parameters else made._buffers
             value = module._buffers[name]
-            held[name] = value if value is None or held is made._buffers else _constant(value)
+            if name in made._parameters:
+                made._parameters[name] = None if value is None else _constant(value)
+            else:
+                made._buffers[name] = value
         return made.eval()
 
     def forward(self, *inputs: Tensor) -> Tensor:

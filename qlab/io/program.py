@@ -12,15 +12,19 @@ import math
 import operator
 import re
 from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn import functional as F
 
 from qlab import registry
 from qlab.errors import FormatError, UnsupportedError
 from qlab.graph.sizes import check_sizes
 from qlab.io import modules
+from qlab.io.uploads.operators import ALLOWED, operator_of
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _PATH = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*\Z")
@@ -33,18 +37,44 @@ def functions() -> dict[str, Callable[..., Any]]:
     known = {function_name(f): f for row in registry.ROWS for f in row.functions}
     arithmetic = (operator.floordiv, operator.mul, operator.add, operator.sub)
     extra = (operator.getitem, *arithmetic, check_sizes)
-    return known | {function_name(f): f for f in extra} | {"builtins.getattr": getattr}
+    plain = {function_name(f): f for f in (*_operators(), *_plain_functions())}
+    return plain | known | {function_name(f): f for f in extra} | {"builtins.getattr": getattr}
+
+
+@cache
+def _operators() -> tuple[Callable[..., Any], ...]:
+    """The operators that an uploaded program may call: they only make tensors of tensors."""
+    found = []
+    for name in ALLOWED:
+        for overload in getattr(torch.ops.aten, name).overloads():
+            with suppress(UnsupportedError):  # it writes into tensors it was given
+                found.append(operator_of(f"torch.ops.aten.{name}.{overload}"))
+    return tuple(found)
+
+
+@cache
+def _plain_functions() -> tuple[Callable[..., Any], ...]:
+    """What people call those operators by: functions of torch, and comparisons of Python."""
+    names = sorted(ALLOWED)
+    found = [getattr(place, name, None) for place in (torch, F) for name in names]
+    signs = (operator.neg, operator.truediv, operator.pow, operator.mod, operator.matmul)
+    compared = (operator.gt, operator.lt, operator.ge, operator.le, operator.eq, operator.ne)
+    logical = (operator.and_, operator.or_, operator.invert)
+    return (*filter(callable, found), *signs, *compared, *logical)
 
 
 def function_name(function: Callable[..., Any]) -> str:
     """What `functions` calls a function."""
+    if isinstance(function, torch._ops.OpOverload):
+        return f"torch.ops.{function!s}"
     module = getattr(function, "__module__", None) or "torch"
     module = "operator" if module == "_operator" else module
     return f"{module}.{function.__name__}"
 
 
 def _methods() -> set[str]:
-    return {method for row in registry.ROWS for method in row.methods} | set(_PLAIN_METHODS)
+    known = {method for row in registry.ROWS for method in row.methods} | set(_PLAIN_METHODS)
+    return known | {name for name in ALLOWED if callable(getattr(torch.Tensor, name, None))}
 
 
 def encode(value: Any) -> Any:
@@ -70,6 +100,8 @@ def encode(value: Any) -> Any:
             return {"slice": [encode(v) for v in (value.start, value.stop, value.step)]}
         case torch.dtype():
             return {"dtype": str(value).removeprefix("torch.")}
+        case torch.device():
+            return {"device": value.type}
     if value is Ellipsis:
         return {"ellipsis": True}
     raise UnsupportedError(
@@ -104,6 +136,8 @@ def decode(data: Any, nodes: dict[str, fx.Node]) -> Any:
             dtype = getattr(torch, name, None) if _IDENTIFIER.match(name) else None
             if isinstance(dtype, torch.dtype):
                 return dtype
+        case {"device": str(name)} if name in ("cpu", "cuda"):
+            return torch.device(name)
     raise FormatError("A node's argument is not readable", received=repr(data)[:200])
 
 

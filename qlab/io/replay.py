@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pprint
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -25,11 +26,15 @@ class Origin:
         model: A sample model's name or ``package.module:factory``.
         data: ``package.module:loader``; None where the model brings its data.
         samples: Calibration samples at most.
+        architecture: What a file of weights belongs to.
+        images: What is done to images of a zip file: fields of `qlab.io.uploads.Preprocessing`.
     """
 
     model: str
     data: str | None = None
     samples: int | None = None
+    architecture: str | None = None
+    images: Mapping[str, Any] | None = None
 
 
 class Replayed(Protocol):
@@ -109,6 +114,8 @@ def replay_script(lab: Replayed, mapping: QConfigMapping, origin: Origin | None)
         model=repr(origin and origin.model),
         data=repr(origin and origin.data),
         samples=repr(origin and origin.samples),
+        architecture=repr(origin and origin.architecture),
+        images=repr(origin and origin.images),
         evidence=",\n    ".join(f"{name}={value!r}" for name, value in found._asdict().items()),
     )
     return script.encode()
@@ -117,10 +124,11 @@ def replay_script(lab: Replayed, mapping: QConfigMapping, origin: Origin | None)
 _SCRIPT = '''\
 """Repeats a conversion that qlab made: the same model, data and configuration, the same integers.
 
-Usage: python THIS_FILE [MODEL] [--data MODULE:LOADER] [--samples N] [--output FILE.safetensors]
+Usage: python THIS_FILE [MODEL] [--data DATA] [--samples N] [--output FILE.safetensors]
 
-MODEL is a sample model's name, or package.module:factory, a function that returns the float model;
-the loader returns its calibration batches.
+MODEL is a sample model's name, a file (.pt2, or .safetensors with --architecture NAME), or
+package.module:factory, a function that returns the float model. DATA is a file, or
+package.module:loader, a function that returns calibration batches.
 """
 
 import argparse
@@ -132,6 +140,7 @@ from qlab.cli import load_subject
 from qlab.io.replay import Evidence, verify
 
 RECIPE = {recipe}
+IMAGES = {images}
 EVIDENCE = Evidence(
     {evidence},
 )
@@ -141,11 +150,18 @@ model = {model}
 parser.add_argument("model", nargs="?" if model else None, default=model)
 parser.add_argument("--data", default={data})
 parser.add_argument("--samples", type=int, default={samples})
+parser.add_argument("--architecture", default={architecture})
 parser.add_argument("--output")
 given = parser.parse_args()
 
 try:
-    subject = load_subject(given.model, given.data, given.samples)
+    subject = load_subject(
+        given.model,
+        given.data,
+        given.samples,
+        architecture=given.architecture,
+        images=IMAGES,
+    )
     lab = qlab.Lab(subject.model, subject.example_inputs, subject.calibration)
     mapping = qlab.QConfigMapping.from_json(json.dumps(RECIPE))
     verify(lab, mapping, EVIDENCE)

@@ -9,13 +9,14 @@ from collections.abc import Mapping as Named
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from qlab import presets
+from qlab.algorithms import RepairReport
 from qlab.analysis.batches import Batches
 from qlab.analysis.calibration import Calibration, Progress, Stop
 from qlab.analysis.fingerprint import combined, data_fingerprint, graph_fingerprint, joined
@@ -29,7 +30,7 @@ from qlab.graph import Plan
 from qlab.graph.inputs import Call, Inputs
 from qlab.graph.shapes import tensors_in
 from qlab.io.float_graph import is_float_graph
-from qlab.io.lab_file import LabFile, save_lab
+from qlab.io.lab_file import LabFile, RepairFile, save_lab
 from qlab.object_types import ObjectType
 from qlab.qconfig import QConfigMapping
 from qlab.qparams import QParams
@@ -82,6 +83,8 @@ class LabBase:
         self.runs = runs if isinstance(runs, Runs) else Runs(runs)
         self.mapping = resolve_mapping(None)
         self._data: list[str] = []
+        self.repairs: tuple[RepairReport, ...] = ()
+        self.before: Self | None = None
 
     @contextmanager
     def _finding_the_first(self) -> Iterator[None]:
@@ -287,10 +290,45 @@ class LabBase:
 
     @cached_property
     def subject(self) -> str:
-        """A fingerprint of model and evaluation data: runs with the same one are comparable."""
+        """A fingerprint of model and evaluation data: runs with the same one are comparable.
+
+        A repaired model has its own; its first run has one of the model before as its parent.
+        """
+        if self.before is not None:
+            study = self._study
+            graphs = (study.graph, study.reference)
+            return combined(self.original.subject, *map(graph_fingerprint, graphs))
         return combined(
             graph_fingerprint(self._study.graph), data_fingerprint(self._evaluation_data)
         )
+
+    @property
+    def original(self) -> Self:
+        """The Lab of the model before any repair; itself where there was none."""
+        return self if self.before is None else self.before.original
+
+    def repaired(
+        self,
+        graph: fx.GraphModule,
+        reference: fx.GraphModule | None = None,
+        reports: tuple[RepairReport, ...] = (),
+    ) -> Self:
+        """A Lab of a changed float graph whose reference stays the original model.
+
+        `Lab.apply` calls it. Data, runs and this Lab's statistics are shared, not copied.
+
+        Args:
+            graph: What is quantized from now on; nodes keep their names.
+            reference: As `Study.repaired`.
+            reports: What was done, added to `repairs`.
+        """
+        made = copy.copy(self)
+        vars(made).pop("subject", None)
+        made._study = self._study.repaired(graph, reference)
+        made.repairs, made.before = (*self.repairs, *reports), self
+        made._data = list(self._data)
+        made.layers = made._study.layers(made.plan())
+        return made
 
     def save(self, path: str | os.PathLike[str], mapping: Mapping = None) -> Path:
         """Writes the Lab to one file, whole or not at all; `qlab.load_lab` reads it. No pickle.
@@ -309,12 +347,12 @@ class LabBase:
         """
         self.calibrate()
         self._study.sample()
-        error = self.trace_error
+        error, original = self.trace_error, self.original._study.graph
         return save_lab(
             LabFile(
-                graph=self._study.graph if error is None else None,
+                graph=original if error is None else None,
                 without_graph="" if error is None else str(error),
-                fingerprint=graph_fingerprint(self._study.graph),
+                fingerprint=graph_fingerprint(original),
                 data=self.data,
                 subject=self.subject,
                 example_inputs=self._call.example_inputs,
@@ -322,9 +360,17 @@ class LabBase:
                 calibration=self.calibrate(),
                 mapping=self.mapping if mapping is None else resolve_mapping(mapping),
                 runs=self.runs.dump(),
+                repair=self._repair(),
             ),
             path,
         )
+
+    def _repair(self) -> RepairFile | None:
+        if self.before is None:
+            return None
+        study, original = self._study, self.original._study.graph
+        reference = None if study.reference is original else study.reference
+        return RepairFile(study.graph, reference, [report.to_dict() for report in self.repairs])
 
     @property
     def data(self) -> str:
@@ -333,12 +379,15 @@ class LabBase:
             self._data.append(data_fingerprint(batches))
         return joined(self._data)
 
-    def restore(self, stored: LabFile, with_data: bool) -> None:
+    def restore(self, stored: LabFile, with_data: bool) -> Self:
         """Goes on where a file was saved; `qlab.load_lab` calls it.
 
         Args:
             stored: The file.
             with_data: Whether the Lab has calibration data of its own, to be checked.
+
+        Returns:
+            This Lab; where the file was saved from a repaired one, a Lab of the repaired model.
 
         Raises:
             ArgumentError: The file was saved from another model or other data.
@@ -347,8 +396,17 @@ class LabBase:
         if with_data:
             stored.check_data(data_fingerprint(self._study.sources[0]))
         self._data, self.mapping = [stored.data], stored.mapping
-        self._study.restore(stored.calibration, _to(stored.sample_inputs, self.device))
         self.runs.restore(stored.runs)
+        lab, repair = self, stored.repair
+        if repair is not None:
+            reports = tuple(map(RepairReport.from_dict, repair.reports))
+            graph, reference = (
+                None if graph is None else graph.to(self.device)
+                for graph in (repair.graph, repair.reference)
+            )
+            lab = self.repaired(graph or self._study.graph, reference, reports)
+        lab._study.restore(stored.calibration, _to(stored.sample_inputs, self.device))
+        return lab
 
 
 def resolve_mapping(mapping: Mapping) -> QConfigMapping:

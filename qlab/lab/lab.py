@@ -18,6 +18,7 @@ from qlab.analysis.calibration import Progress, Stop
 from qlab.analysis.causes import Cause
 from qlab.analysis.diagnosis import causes_of, remedied
 from qlab.analysis.fidelity import Fidelity, measure_fidelity
+from qlab.analysis.fingerprint import same_values
 from qlab.analysis.latency import Latency, measure_latency
 from qlab.analysis.parts import only
 from qlab.analysis.report import Report
@@ -26,18 +27,20 @@ from qlab.analysis.sensitivity import WAYS, Sensitivity, names_of
 from qlab.analysis.what_if import WhatIf, compare_policies, what_if
 from qlab.analysis.worked_norms import WorkedNorm, norm_in_layer
 from qlab.analysis.worked_sums import WorkedSum, sum_in_layer
+from qlab.errors import UnsupportedError
 from qlab.graph.inputs import Inputs
 from qlab.io.exports import export
 from qlab.io.files import path_of
 from qlab.io.onnx_check import OnnxCheck, check_onnx
 from qlab.io.replay import Origin
-from qlab.lab.base import DEFAULT_PRESET, LabBase, Mapping, resolve_mapping
+from qlab.lab.base import DEFAULT_PRESET, Mapping, resolve_mapping
+from qlab.lab.repairs import RepairableLab
 from qlab.qconfig import QConfigMapping
 from qlab.ranges import QuantizationError, TensorSpec
 from qlab.runs import record_report
 
 
-class Lab(LabBase):
+class Lab(RepairableLab):
     """What-ifs about one model, answered from one calibration pass.
 
     Args:
@@ -58,6 +61,8 @@ class Lab(LabBase):
     Attributes:
         runs: Every configuration that was measured.
         mapping: A configuration that `save` keeps; the default preset until somebody sets it.
+        repairs: What was done to the model, as reports, in order; see `repair_with` and `apply`.
+        before: The Lab of the model before the last repair; None for an original model.
 
     Raises:
         ArgumentError: Example inputs that do not fit the model, no such device, or a budget that is
@@ -115,7 +120,8 @@ class Lab(LabBase):
         measured = replace(measured, complete=measured.complete and not stopped)
         seconds = time.monotonic() - began
         told: Any = {"subject": self.subject, "name": name, "parent": parent}
-        record_report(self.runs, resolved, measured, seconds=seconds, **told)
+        told |= {"seconds": seconds, "calibration": self.calibrated}
+        record_report(self.runs, resolved, measured, **told)
         if not parts:
             return measured
         weight, activation = (
@@ -352,6 +358,7 @@ class Lab(LabBase):
                 (graph, self._study.converted(resolved)),
                 self._study.plan(resolved),
                 self._evaluation_data,
+                reference=self._study.reference,
                 on_progress=on_progress,
                 should_stop=should_stop,
             )
@@ -375,7 +382,7 @@ class Lab(LabBase):
             should_stop: Asked after each pair of runs.
 
         Raises:
-            ArgumentError: Fewer than 4 repeats.
+            ArgumentError: Fewer than 4 repeats, or a batch that the model does not take.
         """
         data = self._evaluation_data if batch is None else self._batches([batch], "timing")
         return measure_latency(
@@ -385,6 +392,19 @@ class Lab(LabBase):
             on_progress=on_progress,
             should_stop=should_stop,
         )
+
+    def identical(self, one: nn.Module, other: nn.Module, batch: Inputs | None = None) -> bool:
+        """Whether two of this Lab's networks, such as a converted one and the same read back from
+        its file, give the very same outputs.
+
+        Args:
+            one: What `convert` returned, or `qlab.load_quantized`.
+            other: Another one.
+            batch: Inputs of one call, as data gives them; the first evaluation batch if not given.
+        """
+        data = self._evaluation_data if batch is None else self._batches([batch], "given")
+        inputs = next(iter(data)).inputs
+        return same_values(*(self._call.run_quantized(model, inputs) for model in (one, other)))
 
     def policies(
         self, name: str, spec: TensorSpec, kind: str = "activation", mapping: Mapping = None
@@ -424,10 +444,16 @@ class Lab(LabBase):
         Raises:
             ArgumentError: Another suffix, or no file can be written there.
             UnknownNameError: The mapping holds something unregistered, which no file can name.
-            UnsupportedError: A checkpoint, program or script of a model that has no graph, or ONNX
-                of what it cannot express; names operator and module.
+            UnsupportedError: A checkpoint, program or script of a model that has no graph, a script
+                of a repaired one, or ONNX of what it cannot express: names operator and module.
         """
         target = path_of(path, "Lab.export")
+        if target.suffix == ".py" and self.repairs:
+            raise UnsupportedError(
+                "No script repeats the conversion of a repaired model",
+                received=", ".join(report.title for report in self.repairs),
+                fix="Export a .safetensors checkpoint, or save the Lab.",
+            )
         if target.suffix in (".safetensors", ".onnx", ".pt2", ".py"):
             self._study.whole_graph(f"A {target.suffix} file")
         return export(self, target, resolve_mapping(mapping), origin)
@@ -457,4 +483,5 @@ class Lab(LabBase):
         """
         self._study.whole_graph("Lab.check_onnx")
         hooks: Any = {"on_progress": on_progress, "should_stop": should_stop}
-        return check_onnx(source, self.convert(mapping), self._study.sources, level=level, **hooks)
+        converted: Any = self.convert(mapping)
+        return check_onnx(source, converted, self._study.sources, level=level, **hooks)

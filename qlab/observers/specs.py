@@ -235,8 +235,8 @@ def observer_for(spec: TensorSpec) -> Partial:
 def _fixed(spec: TensorSpec, policy: Fixed) -> Partial:
     low, high = spec.limits
     return FixedQParamsObserver.with_args(
-        scale=policy.scale,
-        zero_point=policy.zero_point,
+        scale=policy.scales[0],
+        zero_point=policy.zero_points[0],
         dtype=spec.dtype,
         qscheme=scheme_of(spec),
         quant_min=low,

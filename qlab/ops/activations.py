@@ -22,11 +22,19 @@ from qlab.qparams import QParams, dequantize, quantize_round_first
 def _clamp(op: str, x: Tensor, x_qparams: QParams, low: float | None, high: float | None) -> Tensor:
     checks.codes(op, "input", x, x_qparams)
     checks.per_tensor(op, "input", x_qparams)
+    if torch.compiler.is_compiling():
+        limits = (None if value is None else _code(value, x_qparams) for value in (low, high))
+        return x.clamp(*limits)
     least = None if low is None else code_of(low, x_qparams)
     most = None if high is None else code_of(high, x_qparams)
     if x.dtype.is_floating_point:
         return selected(lambda codes: codes.clamp(least, most), x)
     return x.clamp(least, most)
+
+
+def _code(value: float, qparams: QParams) -> Tensor:
+    """`qlab.ops.codes.code_of` as a tensor, which ``torch.compile`` can trace."""
+    return quantize_round_first(torch.full_like(qparams.scale, value), qparams)
 
 
 @defined

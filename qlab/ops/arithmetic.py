@@ -10,12 +10,12 @@ from torch import Tensor
 
 from qlab import qparams as rounding
 from qlab.errors import ArgumentError
-from qlab.ops import checks
-from qlab.ops.kernels import defined
+from qlab.ops import checks, compiled
+from qlab.ops.kernels import compiled_by, defined
 from qlab.qparams import QParams
 
 
-@defined
+@compiled_by(compiled.quantize_obstacle, compiled.quantize)
 def quantize(x: Tensor, qparams: QParams) -> Tensor:
     """Codes of real numbers: `qlab.qparams.quantize`, counted as an operator.
 
@@ -35,7 +35,7 @@ def quantize(x: Tensor, qparams: QParams) -> Tensor:
     return rounding.quantize(x, qparams)
 
 
-@defined
+@compiled_by(compiled.dequantize_obstacle, compiled.dequantize)
 def dequantize(codes: Tensor, qparams: QParams) -> Tensor:
     """Real numbers of codes, ``(q - z) · s``: `qlab.qparams.dequantize`, counted.
 
@@ -73,7 +73,7 @@ def _combine(
     return _rounded(real, y_qparams, relu)
 
 
-@defined
+@compiled_by(compiled.add_obstacle, compiled.add)
 def add(
     a: Tensor,
     a_qparams: QParams,

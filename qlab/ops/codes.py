@@ -57,7 +57,33 @@ def linear_map(
     steps = x.to(dtype)
     if not x_qparams.symmetric_around_zero:
         steps = steps - x_qparams.zero_point
-    mapped = function(steps)
+    return rounded_map(function(steps), x_qparams, y_qparams)
+
+
+def rounded_map(mapped: Tensor, x_qparams: QParams, y_qparams: QParams | None) -> Tensor:
+    """``quantize(s_x · mapped)``; where the output keeps the input's parameters the scale cancels.
+
+    Args:
+        mapped: Steps of the input's scale, from its zero point.
+        x_qparams: Per tensor.
+        y_qparams: The output's parameters; None keeps the input's.
+    """
+    if y_qparams is None and torch.compiler.is_compiling():  # which does not look into caches
+        unit = replace(x_qparams, scale=torch.ones_like(x_qparams.scale))
+        return quantize_round_first(mapped, unit)
     if y_qparams is None:
         return quantize_round_first(mapped, _unit_steps(x_qparams))
     return quantize_round_first(mapped.to(torch.float32) * x_qparams.scale, y_qparams)
+
+
+def exact_mean(
+    x: Tensor, x_qparams: QParams, dim: int | tuple[int, ...] | None, keepdim: bool
+) -> Tensor:
+    """Mean of ``x - z_x`` over some axes, float64: the quotient of the exact sum, rounded once."""
+    if x.dtype not in (torch.uint8, torch.int8):
+        steps = x.to(torch.float64)
+        return (steps - x_qparams.zero_point).mean(dim, keepdim)
+    # int32 is summed ten times as fast, and holds 2**23 codes of a byte.
+    total = x.sum(dim, keepdim, dtype=torch.int32 if x.numel() < 2**23 else torch.int64)
+    count = x.numel() // max(total.numel(), 1)
+    return (total - count * x_qparams.zero_point).to(torch.float64) / count

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from functools import partial
 from typing import Any, TypedDict, Unpack
 
@@ -12,8 +12,8 @@ from torch import Tensor
 from qlab.ops import calls, onednn
 from qlab.ops.calls import Call, Ints
 from qlab.ops.exact import exact_obstacle, no_obstacle, run_exact, run_simulated
-from qlab.ops.kernels import Kernel, Operator, forced
-from qlab.ops.packed import PackedWeight
+from qlab.ops.kernels import Kernel, Operator, count, forced
+from qlab.ops.packed import PackedWeight, Ready, stamps_of
 from qlab.qparams import QParams
 
 _ONEDNN: Kernel[Call] = Kernel("onednn", onednn.obstacle, onednn.run)
@@ -29,13 +29,25 @@ _conv: dict[int, Operator[Call]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """The kernel for calls like one that was checked, and what they have in common."""
+def _bound(operator: Operator[Call], call: Call) -> Callable[[Tensor], Tensor]:
+    """A checked call as a function of its input's codes; it is counted."""
+    kernel = operator.choose(call)
+    run = onednn.bound(call) if kernel is _ONEDNN else _rebound(kernel, call)
+    name = operator.name, kernel.name
 
-    kernel: Kernel[Call]
-    kind: type[Call]
-    shared: dict[str, Any]
+    def counted(x: Tensor) -> Tensor:
+        count(*name)
+        return run(x)
+
+    return counted
+
+
+def _rebound(kernel: Kernel[Call], call: Call) -> Callable[[Tensor], Tensor]:
+    """A kernel's run as a function of the input's codes."""
+    names = {field.name for field in fields(call)} - {"x", "packed"}
+    shared = {name: getattr(call, name) for name in names}
+    kind = type(call)
+    return lambda x: kernel.run(kind(x=x, packed=None, **shared))
 
 
 def _run(
@@ -49,20 +61,18 @@ def _run(
     if packed is None or not isinstance(x, Tensor):
         return operator(operator.bind(*arguments, **options, packed=packed))
 
-    def plan() -> _Plan | None:
+    def bind() -> Callable[[Tensor], Tensor] | None:
         call = operator.bind(*arguments, **options, packed=packed)
-        if call.x is not x:  # it was padded
-            return None
-        names = {field.name for field in fields(call)} - {"x", "packed"}
-        shared = {name: getattr(call, name) for name in names}
-        return _Plan(operator.choose(call), type(call), shared)
+        return _bound(operator, call) if call.x is x else None  # else it was padded
 
     values = tuple(map(calls.hashable, options.values()))
     given = (x.shape, x.dtype, x.device, x_qparams, w_qparams, y_qparams)
-    found = packed.get("plan", (weight, bias), (*given, forced(), *options, *values), plan)
+    found = packed.get("bound", (weight, bias), (*given, forced(), *options, *values), bind)
     if found is None:
         return operator(operator.bind(*arguments, **options, packed=packed))
-    return operator.run(found.kernel, found.kind(x=x, packed=packed, **found.shared))
+    kept = (x.shape, x.dtype, x.device, x.is_cpu, forced(), x_qparams, y_qparams)
+    packed.ready = Ready(*kept, stamps_of(weight, bias), found)
+    return found(x)
 
 
 def linear(

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from qlab.dtypes import QDType, quint8
+from qlab.dtypes import QDType, as_qdtype, quint8
 from qlab.errors import DTypeError, NonFiniteError
+from qlab.ops import compiled, onednn
+from qlab.ops.calls import bind_linear
 from qlab.ops.contractions import linear
+from qlab.ops.kernels import count, forced
 from qlab.ops.packed import PackedWeight
 from qlab.qparams import QParams, check_float, quantize, reduced_range
 
@@ -89,7 +93,7 @@ def linear_dynamic(
     w_qparams: QParams,
     bias: Tensor | None,
     *,
-    dtype: QDType = quint8,
+    dtype: QDType | str = quint8,
     reduce_range: bool = True,
     relu: bool = False,
     packed: PackedWeight | None = None,
@@ -114,7 +118,76 @@ def linear_dynamic(
         ShapeError: ``x`` does not fit the weight.
         NonFiniteError: NaN or infinity in ``x``.
     """
+    dtype = as_qdtype(dtype)
+    if packed is not None and dtype is quint8 and dense(x):
+        fast = bound_dynamic(x, weight, w_qparams, bias, (reduce_range, relu), packed)
+        real = None if fast is None else fast(x)
+        if real is not None:
+            return real
     x_qparams = dynamic_qparams(x, dtype, reduce_range=reduce_range)
     codes = quantize(x, x_qparams)
     real = linear(codes, x_qparams, weight, w_qparams, bias, None, relu=relu, packed=packed)
     return real.to(x.dtype)
+
+
+def dense(x: Tensor) -> bool:
+    """Whether compiled loops may run through a tensor of real numbers."""
+    return (
+        type(x) is Tensor
+        and x.dtype is torch.float32
+        and x.is_cpu
+        and x.is_contiguous()
+        and x.numel() > 0
+        and forced() is None
+        and not torch.compiler.is_compiling()
+        and not (x.requires_grad and torch.is_grad_enabled())
+    )
+
+
+def bound_dynamic(
+    x: Tensor,
+    weight: Tensor,
+    w_qparams: QParams,
+    bias: Tensor | None,
+    options: tuple[bool, bool],
+    packed: PackedWeight,
+) -> Callable[[Tensor], Tensor | None] | None:
+    """`linear_dynamic` as a function of its input alone; None where no fast kernel applies.
+
+    Args:
+        x: An input, for its number of features.
+        weight: As in `linear_dynamic`, like everything that follows.
+        options: ``reduce_range`` and ``relu``.
+
+    Returns:
+        A function of inputs that are `dense`, to be used while the weight stays as it is; it gives
+        None for an input that is not finite.
+    """
+    key = w_qparams, options, x.shape[-1]
+
+    def build() -> Callable[[Tensor], Tensor | None] | None:
+        return _bind(x.shape[-1], (weight, w_qparams, bias), options)
+
+    return packed.get("dynamic", (weight, bias), key, build)
+
+
+def _bind(
+    features: int, layer: tuple[Tensor, QParams, Tensor | None], options: tuple[bool, bool]
+) -> Callable[[Tensor], Tensor | None] | None:
+    (weight, w_qparams, bias), (reduce_range, relu) = layer, options
+    codes = torch.zeros((1, features), dtype=torch.uint8, device=weight.device)
+    unit = QParams.per_tensor(1.0, 0, quint8, weight.device)
+    call = bind_linear(codes, unit, weight, w_qparams, bias, None, relu=relu)
+    if compiled.unavailable() is not None or onednn.obstacle(call) is not None:
+        return None
+    limits = reduced_range(quint8) if reduce_range else (quint8.quant_min, quint8.quant_max)
+    multiply = compiled.product_of(weight, w_qparams.scale, bias, relu)
+
+    def run(x: Tensor) -> Tensor | None:
+        found = compiled.quantize_dynamic(x, limits, SMALLEST_SCALE)
+        if found is None:
+            return None
+        count("linear", "onednn")
+        return multiply(*found)
+
+    return run

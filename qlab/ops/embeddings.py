@@ -136,7 +136,11 @@ def _check_table(op: str, indices: Tensor, weight: Tensor, w_qparams: QParams) -
             expected=f"both on {weight.device}",
             received=f"indices on {indices.device}",
         )
-    if indices.numel():
+    if torch.compiler.is_compiling():  # a trace asks for no value; the check is part of it
+        inside = ((indices >= 0) & (indices < weight.shape[0])).all()
+        message = f"{op}: an index lies outside the table"
+        torch._assert_async(inside, message)  # pyright: ignore[reportPrivateImportUsage]
+    elif indices.numel():
         low, high = (int(value) for value in indices.aminmax())
         if low < 0 or high >= weight.shape[0]:
             raise ArgumentError(

@@ -4,6 +4,8 @@ An `Operator` has kernels in order of preference. Each states its own obstacle: 
 applies, otherwise the condition that fails, in words. Names in use:
 
 - ``onednn``: oneDNN's integer kernels (x86 CPU with VNNI)
+- ``compiled``: loops that Numba compiles, one pass over memory (CPU, 8-bit codes); the codes of
+  ``reference``, bit by bit
 - ``reference``: exact integer accumulation, or the definition itself, on any device
 - ``simulated``: dequantize, compute in float32, requantize; for what an integer accumulator cannot
   express (16 bits, float8, scales along the summed axis)
@@ -21,10 +23,12 @@ from threading import Lock
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from qlab.errors import UnknownNameError, UnsupportedError
 
 CallT = TypeVar("CallT")
+T = TypeVar("T")
 P = ParamSpec("P")
 
 _FORCED: ContextVar[str | None] = ContextVar("forced kernel", default=None)
@@ -70,7 +74,8 @@ class Operator(Generic[CallT]):
 
     def run(self, kernel: Kernel[CallT], call: CallT) -> Tensor:
         """Runs a kernel that `choose` returned, and counts it."""
-        count(self.name, kernel.name)
+        if not is_compiling():
+            count(self.name, kernel.name)
         return kernel.run(call)
 
     def choose(self, call: CallT) -> Kernel[CallT]:
@@ -79,8 +84,8 @@ class Operator(Generic[CallT]):
         Raises:
             UnsupportedError: A forced kernel, or every kernel, has an obstacle.
         """
-        forced = _FORCED.get()
-        candidates = [k for k in self.kernels if k.name == forced] or self.kernels
+        asked = forced()
+        candidates = [k for k in self.kernels if k.name == asked] or self.kernels
         obstacles = []
         for kernel in candidates:
             obstacle = kernel.obstacle(call)
@@ -89,7 +94,7 @@ class Operator(Generic[CallT]):
             obstacles.append(f"{kernel.name}: {obstacle}")
         raise UnsupportedError(
             f"{self.name}: "
-            + (f"the forced kernel {forced!r}" if len(candidates) == 1 else "no kernel")
+            + (f"the forced kernel {asked!r}" if len(candidates) == 1 else "no kernel")
             + " cannot compute this call",
             received="; ".join(obstacles),
             fix="Leave `ops.use`, or name a kernel that applies (`ops.kernel_for` tells which).",
@@ -124,10 +129,59 @@ def defined(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
 
     @wraps(function)
     def counted(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-        count(name, "reference")
+        if not is_compiling():
+            count(name, "reference")
         return function(*args, **kwargs)
 
     return counted
+
+
+@dataclass(frozen=True, slots=True)
+class _Arguments:
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def given_to(self, function: Callable[..., T]) -> T:
+        return function(*self.args, **self.kwargs)
+
+
+def compiled_by(
+    obstacle: Callable[..., str | None], run: Callable[..., Tensor]
+) -> Callable[[Callable[P, Tensor]], Callable[P, Tensor]]:
+    """As `defined`, with a kernel ``compiled`` in front of the definition.
+
+    Args:
+        obstacle: Takes the operator's arguments, unchecked: what the definition would refuse must
+            be an obstacle.
+        run: Takes the operator's arguments.
+    """
+
+    def decorate(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
+        kernels = (
+            Kernel[_Arguments](
+                "compiled", lambda c: c.given_to(obstacle), lambda c: c.given_to(run)
+            ),
+            Kernel[_Arguments]("reference", _no_obstacle, lambda c: c.given_to(function)),
+        )
+
+        def bind(*args: P.args, **kwargs: P.kwargs) -> _Arguments:
+            return _Arguments(args, kwargs)
+
+        name = function.__name__
+        chosen = Operator(name, bind, kernels)
+
+        @wraps(function)
+        def counted(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+            if is_compiling():
+                return function(*args, **kwargs)
+            if _FORCED.get() is None and obstacle(*args, **kwargs) is None:
+                count(name, "compiled")  # as the operator would choose, without its detours
+                return run(*args, **kwargs)
+            return chosen(bind(*args, **kwargs))
+
+        return counted
+
+    return decorate
 
 
 def kernel_for(operator: str, /, *args: Any, **kwargs: Any) -> str:
@@ -139,7 +193,7 @@ def kernel_for(operator: str, /, *args: Any, **kwargs: Any) -> str:
         **kwargs: Likewise.
 
     Returns:
-        ``"onednn"``, ``"reference"`` or ``"simulated"``.
+        ``"onednn"``, ``"compiled"``, ``"reference"`` or ``"simulated"``.
 
     Raises:
         UnknownNameError: No operator has this name.
@@ -166,7 +220,7 @@ def use(kernel: str) -> Iterator[None]:
     ``"reference"`` or ``"onednn"`` is forced.
 
     Args:
-        kernel: ``"reference"``, ``"onednn"`` or ``"simulated"``.
+        kernel: ``"reference"``, ``"onednn"``, ``"compiled"`` or ``"simulated"``.
 
     Raises:
         UnknownNameError: No operator has a kernel of this name.
@@ -184,8 +238,8 @@ def use(kernel: str) -> Iterator[None]:
 
 
 def forced() -> str | None:
-    """The name given to the innermost `use`, or None."""
-    return _FORCED.get()
+    """The name given to the innermost `use`, or None; None in a compiler's trace."""
+    return None if is_compiling() else _FORCED.get()
 
 
 def counts() -> dict[tuple[str, str], int]:

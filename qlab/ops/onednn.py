@@ -14,6 +14,7 @@ differed, inside them oneDNN returned wrong numbers.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -23,6 +24,7 @@ from torch.nn import functional as F
 
 from qlab.granularity import PerTensor
 from qlab.ops.calls import Call, ConvCall
+from qlab.ops.compiled import int_mm, interleaved
 from qlab.ops.exact import combined_scale, exact_obstacle
 from qlab.ops.packed import PackedWeight
 from qlab.qparams import requantize
@@ -72,7 +74,8 @@ def _wrong_sums() -> str | None:
     flat, weight = x.reshape(2, -1), torch.full((32, 800), 127, dtype=torch.int8)
     packed = pack(weight, torch.ones(1), 3, None, flat.shape)
     total = multiply(flat, 3, packed, None, (1.0, 0, torch.float32, "none"))
-    if not bool((total == 252 * 127 * 800).all()):
+    signed = int_mm(torch.full((2, 800), -128, dtype=torch.int8), weight.t())
+    if not bool((total == 252 * 127 * 800).all() and (signed == -128 * 127 * 800).all()):
         return "oneDNN's integer matrix product is not exact on this CPU"
     return None
 
@@ -178,23 +181,42 @@ def multiply(
 
 def run(call: Call) -> Tensor:
     """linear or a convolution by oneDNN; the formula of `qlab.ops.exact.run_exact`."""
-    x, zero_point = call.x, call.x_qparams.zero_point_value
-    if x.dtype == torch.int8:
-        x, zero_point = torch.bitwise_xor(x.view(torch.uint8), 128), zero_point + 128
+    return bound(call)(call.x)
+
+
+def bound(call: Call) -> Callable[[Tensor], Tensor]:
+    """A call as a function of its input's codes: what does not depend on them is done here."""
+    zero_point, signed = call.x_qparams.zero_point_value, call.x.dtype == torch.int8
+    zero_point += 128 if signed else 0
     layout = None
     if isinstance(call, ConvCall):
         layout = (call.stride, call.padding, call.dilation, call.groups)
-    store = call.packed if call.packed is not None else PackedWeight()
+    shape, store = call.x.shape, call.packed if call.packed is not None else PackedWeight()
     packed = store.get(
         "onednn",
         (call.weight,),
         (call.x_qparams, call.w_qparams, layout),
-        lambda: pack(call.weight, combined_scale(call), zero_point, layout, x.shape, store),
+        lambda: pack(call.weight, combined_scale(call), zero_point, layout, shape, store),
     )
-    output = _output(call)
-    if layout is None:
-        return _finish(multiply(x, zero_point, packed, call.bias, output), call)
-    return _finish(convolve(x, zero_point, packed, call.bias, layout, output), call)
+    bias = None if call.bias is None else call.bias.detach().clone()
+    *out, relu = _output(call)
+    given = (1.0, zero_point, packed.weight, packed.scale, packed.zero_points, bias)
+    given = (*given, *(layout or ()), *out, relu, [], "")
+    images = layout is not None and len(shape) == 4 and shape[1] == 3
+    operator = torch.ops.onednn.qlinear_pointwise.default
+    if layout is not None:
+        operator = torch.ops.onednn.qconv_pointwise.default
+    finish = _finisher(call)
+
+    def compute(x: Tensor) -> Tensor:
+        if signed:
+            x = torch.bitwise_xor(x.view(torch.uint8), 128)
+        if images:
+            x = interleaved(x)
+        result = operator(x, *given)
+        return result if finish is None else finish(result)
+
+    return compute
 
 
 def _relu_inside(call: Call) -> bool:
@@ -217,14 +239,15 @@ def _output(call: Call) -> _Output:
     return y.scale_value, y.zero_point_value, y.dtype.storage, relu
 
 
-def _finish(result: Tensor, call: Call) -> Tensor:
+def _finisher(call: Call) -> Callable[[Tensor], Tensor] | None:
     """What oneDNN leaves to do: ReLU over three axes, other output types, narrower ranges."""
     y, relu_left = call.y_qparams, call.relu and not _relu_inside(call)
-    if y is None or not _requantized_inside(call):
-        real = F.relu(result) if relu_left else result
-        return real if y is None else requantize(real, y)
+    if y is None:
+        return F.relu if relu_left else None
+    if not _requantized_inside(call):
+        return lambda real: requantize(F.relu(real) if relu_left else real, y)
     least = max(y.quant_min, y.zero_point_value) if relu_left else y.quant_min
     limits = torch.iinfo(y.dtype.storage)
-    if least > limits.min or y.quant_max < limits.max:
-        result.clamp_(least, y.quant_max)
-    return result
+    if least == limits.min and y.quant_max == limits.max:
+        return None
+    return lambda codes: codes.clamp_(least, y.quant_max)

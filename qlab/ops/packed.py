@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 T = TypeVar("T")
@@ -20,6 +21,47 @@ class _Entry:
     value: Any
 
 
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A layer's call, checked and bound to everything but its input.
+
+    Attributes:
+        shape: Of the inputs that it serves.
+        dtype: Likewise.
+        device: Likewise.
+        on_cpu: Whether that is the CPU.
+        forced: The kernel that `qlab.ops.use` asked for.
+        x_qparams: How the input is read.
+        y_qparams: How the output is written; None for float32.
+        run: Computes the call, and counts it.
+    """
+
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+    on_cpu: bool
+    forced: str | None
+    x_qparams: Any
+    y_qparams: Any
+    stamps: tuple[_Stamp, ...]
+    run: Callable[[Tensor], Tensor]
+
+    def serves(
+        self, x: object, asked: str | None, weight: Tensor | None, bias: Tensor | None
+    ) -> bool:
+        """Whether the call would be the same for another input and these weight and bias."""
+        if type(x) is not Tensor or x.dtype is not self.dtype or x.shape != self.shape:
+            return False
+        if asked != self.forced or not (x.is_cpu if self.on_cpu else x.device == self.device):
+            return False
+        return unchanged(weight, self.stamps[0]) and unchanged(bias, self.stamps[1])
+
+
+def stamps_of(*tensors: Tensor | None) -> tuple[_Stamp, ...]:
+    """What `Ready.serves` knows tensors by."""
+    return tuple(map(_stamp, tensors))
+
+
 class PackedWeight:
     """Holds a layer's weight in a kernel's own layout; rebuilt when the weight changes.
 
@@ -29,14 +71,16 @@ class PackedWeight:
     (through NumPy or ``.data``, or to inference tensors) call for `clear`.
     """
 
-    __slots__ = ("_entries",)
+    __slots__ = ("_entries", "ready")
 
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}
+        self.ready: Ready | None = None
 
     def clear(self) -> None:
         """Forgets everything."""
         self._entries.clear()
+        self.ready = None
 
     def get(
         self, name: str, tensors: tuple[Tensor | None, ...], key: Hashable, build: Callable[[], T]
@@ -50,7 +94,7 @@ class PackedWeight:
             build: Makes the value.
         """
         entry = self._entries.get(name)
-        if entry is None or entry.key != key or not all(map(_unchanged, tensors, entry.stamps)):
+        if entry is None or entry.key != key or not all(map(unchanged, tensors, entry.stamps)):
             value = build()
             entry = self._entries[name] = _Entry(key, tuple(map(_stamp, tensors)), value)
         return entry.value
@@ -76,8 +120,11 @@ def _stamp(tensor: Tensor | None) -> _Stamp:
     return None if tensor is None else (weakref.ref(tensor), tensor.data_ptr(), _version(tensor))
 
 
-def _unchanged(tensor: Tensor | None, stamp: _Stamp) -> bool:
+def unchanged(tensor: Tensor | None, stamp: _Stamp) -> bool:
+    """Whether a tensor is the one of a stamp, with the same contents."""
     if tensor is None or stamp is None:
         return tensor is None and stamp is None
     reference, address, version = stamp
-    return reference() is tensor and tensor.data_ptr() == address and _version(tensor) == version
+    if reference() is not tensor or tensor.data_ptr() != address:
+        return False
+    return version == (tensor._version if version >= 0 else _version(tensor))

@@ -12,9 +12,9 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from qlab.ops import checks
-from qlab.ops.codes import linear_map, selected
-from qlab.ops.kernels import defined
+from qlab.ops import checks, compiled
+from qlab.ops.codes import exact_mean, linear_map, rounded_map, selected
+from qlab.ops.kernels import compiled_by, defined
 from qlab.ops.windows import window_maximum
 from qlab.qparams import QParams
 
@@ -90,7 +90,7 @@ def max_pool1d(
     return _sliding_maximum("max_pool1d", 1, (x, x_qparams), *options)
 
 
-@defined
+@compiled_by(compiled.maximum_obstacle, compiled.max_pool2d)
 def max_pool2d(
     x: Tensor,
     x_qparams: QParams,
@@ -213,11 +213,30 @@ def adaptive_avg_pool1d(
     return _average(F.adaptive_avg_pool1d, 1, (x, x_qparams), y_qparams, output_size)
 
 
-@defined
+_ONE = (1, (1, 1), [1, 1])
+
+
+def _average_obstacle(
+    x: Tensor, x_qparams: QParams, output_size: Sizes, *, y_qparams: QParams | None = None
+) -> str | None:
+    found = compiled.mean_obstacle(x, x_qparams, y_qparams)
+    return found or (None if output_size in _ONE else "the output has more than one pixel")
+
+
+def _average_all(
+    x: Tensor, x_qparams: QParams, output_size: Sizes, *, y_qparams: QParams | None = None
+) -> Tensor:
+    return compiled.mean(x, x_qparams)
+
+
+@compiled_by(_average_obstacle, _average_all)
 def adaptive_avg_pool2d(
     x: Tensor, x_qparams: QParams, output_size: Sizes, *, y_qparams: QParams | None = None
 ) -> Tensor:
     """`adaptive_avg_pool1d` over 2 axes; None in ``output_size`` keeps the input's length."""
+    if output_size in _ONE and isinstance(x, Tensor) and x.numel():
+        _check("adaptive_avg_pool2d", x, x_qparams, 2)
+        return rounded_map(exact_mean(x, x_qparams, (-2, -1), True), x_qparams, y_qparams)
     return _average(F.adaptive_avg_pool2d, 2, (x, x_qparams), y_qparams, output_size)
 
 
@@ -284,4 +303,4 @@ def mean(
     with checks.torch_refusal("mean", f"shape {tuple(x.shape)}, dim {dim}"):
         if not x.numel():
             raise IndexError("the mean of no elements is not defined")
-        return linear_map(lambda steps: steps.mean(dim, keepdim), x, x_qparams, y_qparams)
+        return rounded_map(exact_mean(x, x_qparams, dim, keepdim), x_qparams, y_qparams)

@@ -7,6 +7,8 @@ order of magnitude slower, and raises on channels-last maps of more than 255 ele
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +20,26 @@ from qlab.ops import checks
 Ints = int | Sequence[int]
 
 
-def window_maximum(
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """The windows along one axis: window i covers ``i·stride - padding + j·dilation``, j < kernel.
+
+    Attributes:
+        kernel: Elements of a window.
+        stride: From one window to the next.
+        padding: In front of the axis.
+        dilation: From one element to the next.
+        count: How many windows.
+    """
+
+    kernel: int
+    stride: int
+    padding: int
+    dilation: int
+    count: int
+
+
+def windows(
     op: str,
     x: Tensor,
     n: int,
@@ -27,8 +48,8 @@ def window_maximum(
     padding: Ints,
     dilation: Ints,
     ceil_mode: bool,
-) -> Tensor:
-    """The largest element of each window over the last ``n`` axes; sizes as in PyTorch.
+) -> list[Windows]:
+    """The windows over the last ``n`` axes; sizes as in PyTorch.
 
     Raises:
         ArgumentError: Sizes that make no sense, padding of more than half the window, or windows
@@ -39,14 +60,22 @@ def window_maximum(
     steps = checks.whole_numbers(op, "stride", step, n, minimum=1)
     pads = checks.whole_numbers(op, "padding", padding, n, minimum=0)
     dilations = checks.whole_numbers(op, "dilation", dilation, n, minimum=1)
+    sizes = zip(kernel, steps, pads, dilations, strict=True)
+    return [
+        Windows(*given, _windows(op, length, given, ceil_mode))
+        for length, given in zip(x.shape[-n:], sizes, strict=True)
+    ]
+
+
+def window_maximum(op: str, x: Tensor, n: int, *options: Any) -> Tensor:
+    """The largest element of each window over the last ``n`` axes; see `windows`."""
     low = _smallest(x.dtype)
-    for axis, (k, s, p, d) in enumerate(zip(kernel, steps, pads, dilations, strict=True)):
-        axis += x.dim() - n
-        count = _windows(op, x.shape[axis], (k, s, p, d), ceil_mode)
-        behind = max((count - 1) * s + d * (k - 1) + 1 - p - x.shape[axis], 0)
+    for axis, along in enumerate(windows(op, x, n, *options), start=x.dim() - n):
+        k, s, p, d = along.kernel, along.stride, along.padding, along.dilation
+        behind = max((along.count - 1) * s + d * (k - 1) + 1 - p - x.shape[axis], 0)
         if p or behind:
             x = F.pad(x, [0, 0] * (x.dim() - 1 - axis) + [p, behind], value=low)
-        x = _along(x, axis, [(j * d, s) for j in range(k)], count)
+        x = _along(x, axis, [(j * d, s) for j in range(k)], along.count)
     return x
 
 
@@ -85,5 +114,5 @@ def _along(x: Tensor, axis: int, starts: list[tuple[int, int]], count: int) -> T
         return parts[0].clone()
     largest = torch.maximum(parts[0], parts[1])
     for part in parts[2:]:
-        torch.maximum(largest, part, out=largest)
+        largest = torch.maximum(largest, part)
     return largest

@@ -42,7 +42,8 @@ def _to_codes(rounded: Tensor, zero_point: Tensor, qparams: QParams) -> Tensor:
     """Clamps, NaN being the zero point; ``rounded`` is overwritten."""
     if qparams.dtype.bits > 16:  # float32 cannot express 2**31 - 1
         rounded = rounded.to(torch.float64)
-    if zero_point.dim() == 0 and not zero_point.is_floating_point():
+    traced = torch.compiler.is_compiling()  # which must not ask for a tensor's value
+    if zero_point.dim() == 0 and not zero_point.is_floating_point() and not traced:
         limits = {"posinf": torch.inf, "neginf": -torch.inf}
         rounded.nan_to_num_(nan=float(qparams.zero_point_value), **limits)
     else:

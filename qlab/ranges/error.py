@@ -162,10 +162,10 @@ class Grid:
         return x / self.scale + self.zero_point
 
     def nearest(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """The level that ``u`` rounds to, and that level's offset (see `_float_levels`)."""
+        """The level that ``u`` rounds to, and for float8 that level's offset (`_float_levels`)."""
         if self.levels is None:
-            level = torch.round(u).clamp(self.first, self.last)
-            return level, level / 12
+            level = torch.round(u).clamp_(self.first, self.last)
+            return level, level
         levels, thresholds, offsets = self.levels
         at = torch.bucketize(u, thresholds)
         return levels[at], offsets[at]
@@ -180,10 +180,17 @@ class Grid:
         low, high = mean - half, mean + half
         low_level, low_offset = self.nearest(low)
         high_level, high_offset = self.nearest(high)
-        cubes = ((high - high_level) ** 3 - (low - low_level) ** 3) / 3
-        crossing = (high_offset - low_offset + cubes) / (high - low)
-        one_level = (mean - low_level).square() + half.square() / 3
-        return torch.where(low_level == high_level, one_level, crossing)
+        low -= low_level  # from here on distances, worked out in place: large tables come here
+        high -= high_level
+        # With distances a and b of the ends, d levels apart, b - a = w - d, and so the integral is
+        # (b³ - a³)/3 + offsets = w·m + (offsets - d·m), m = (a² + ab + b²)/3.
+        levels = high_level.sub_(low_level)
+        offsets = levels / 12 if self.levels is None else high_offset - low_offset
+        product = low * high
+        mean_square = low.add_(high).square_().sub_(product).div_(3)
+        offsets.sub_(levels.mul_(mean_square))
+        # A width of 0 crosses no threshold: nothing is to be added then.
+        return mean_square.add_(offsets.mul_(_inverse(2 * half)))
 
     def clipped(self, bins: Bins) -> tuple[Tensor, Tensor]:
         """Each bin's share of values that saturate, and their part of `mean_square`."""
@@ -195,6 +202,11 @@ class Grid:
     def total(self, bins: Bins) -> Tensor:
         """Summed squared error in squared real units, shape S."""
         return (self.mean_square(bins) * bins.count).sum(-1) * self.scale[..., 0].square()
+
+
+def _inverse(width: Tensor) -> Tensor:
+    """1 / width; 0 where it is 0."""
+    return (1 / width).masked_fill_(width == 0, 0.0)
 
 
 def _above(mean: Tensor, half: Tensor, last: int, margin: float) -> tuple[Tensor, Tensor]:

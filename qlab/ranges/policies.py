@@ -14,6 +14,7 @@ from qlab.errors import (
     ArgumentError,
     FormatError,
     NonFiniteError,
+    ShapeError,
     UnknownNameError,
     UnsupportedError,
 )
@@ -234,35 +235,74 @@ def _bounded(low: float, high: float, bound: float, scheme: Scheme) -> Range:
 
 @dataclass(frozen=True)
 class Fixed(RangePolicy):
-    """A given scale and zero point, whatever the data; it needs no calibration.
+    """Given scales and zero points, whatever the data; it needs no calibration.
 
     Args:
-        scale: Positive, finite; real units per code.
-        zero_point: A code of the spec's type; 0 for float8.
+        scale: Positive, finite; real units per code. A tuple gives each channel or group its own,
+            in the order of the flattened scales.
+        zero_point: A code of the spec's type; 0 for float8. One for all scales, or a tuple.
     """
 
-    scale: float
-    zero_point: int
+    scale: float | tuple[float, ...]
+    zero_point: int | tuple[int, ...]
     name: ClassVar[str] = "fixed"
     needs_histogram: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.scale) and self.scale > 0):
+        for field in ("scale", "zero_point"):
+            if isinstance(given := getattr(self, field), list):
+                object.__setattr__(self, field, tuple(given))
+        if not all(math.isfinite(scale) and scale > 0 for scale in self.scales):
             raise ArgumentError(
-                "Fixed: a scale is positive and finite", received=f"scale={self.scale}"
+                "Fixed: a scale is positive and finite", received=f"scale={self.scale}"[:200]
             )
+        if isinstance(self.zero_point, tuple) and len(self.zero_point) != len(self.scales):
+            raise ArgumentError(
+                "Fixed: one zero point for all scales, or one for each",
+                expected=f"{len(self.scales)} zero points",
+                received=f"{len(self.zero_point)}",
+            )
+
+    @classmethod
+    def of(cls, qparams: QParams) -> Fixed:
+        """The policy that gives exactly these scales and zero points."""
+        if not qparams.scale.ndim:
+            return cls(float(qparams.scale), int(qparams.zero_point))
+        zero_points = tuple(qparams.zero_point.flatten().tolist())
+        same = len(set(zero_points)) == 1
+        return cls(tuple(qparams.scale.flatten().tolist()), zero_points[0] if same else zero_points)
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """All scales, of channels or groups in their order; one where they share it."""
+        return self.scale if isinstance(self.scale, tuple) else (self.scale,)
+
+    @property
+    def zero_points(self) -> tuple[int, ...]:
+        """All zero points, one for each scale."""
+        given = self.zero_point
+        return given if isinstance(given, tuple) else (given,) * len(self.scales)
 
     @property
     def label(self) -> str:
+        if isinstance(self.scale, tuple):
+            low, high = min(self.scale), max(self.scale)
+            return f"fixed at {len(self.scale)} scales from {low:g} to {high:g}"
         return f"fixed at scale {self.scale:g}, zero point {self.zero_point}"
 
     def check(self, scheme: Scheme) -> None:
         low, high = (0, 0) if scheme.dtype.is_float else scheme.limits
-        if not low <= self.zero_point <= high:
+        if not all(low <= zero_point <= high for zero_point in self.zero_points):
             raise ArgumentError(
                 f"Fixed: the zero point is no code of {scheme.dtype.name}",
                 expected=f"{low} to {high}",
-                received=self.zero_point,
+                received=str(self.zero_point)[:200],
+            )
+        if isinstance(self.scale, tuple) and isinstance(scheme.granularity, PerTensor):
+            raise ArgumentError(
+                "Fixed: one scale per tensor",
+                expected="a number",
+                received=f"{len(self.scale)} scales",
             )
 
     def range(self, stats: TensorStats, scheme: Scheme) -> Range:
@@ -289,13 +329,27 @@ class Fixed(RangePolicy):
         return channels
 
     def _range(self, shape: tuple[int, ...], scheme: Scheme) -> Range:
-        low, high = ((code - self.zero_point) * self.scale for code in scheme.limits)
-        return torch.full(shape, low), torch.full(shape, high)
+        scale, zero_point = self._filled(shape)
+        low, high = ((code - zero_point) * scale for code in scheme.limits)
+        return low, high
 
     def _qparams(self, shape: tuple[int, ...], scheme: Scheme) -> QParams:
-        scale = torch.full(shape, self.scale, dtype=torch.float32)
-        zero_point = torch.full(shape, self.zero_point, dtype=torch.int32)
+        scale, zero_point = self._filled(shape)
         return QParams(scale, zero_point, scheme.dtype, scheme.granularity, *scheme.limits)
+
+    def _filled(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Scales (float32) and zero points (int32) of a shape, in its order."""
+        scale = torch.tensor(self.scales, dtype=torch.float32)
+        zero_point = torch.tensor(self.zero_points, dtype=torch.int32)
+        if not isinstance(self.scale, tuple):
+            return scale[0].expand(shape).clone(), zero_point[0].expand(shape).clone()
+        if math.prod(shape) != len(self.scale):
+            raise ShapeError(
+                "Fixed: the scales do not fit the tensor",
+                expected=f"{math.prod(shape)} scales",
+                received=f"{len(self.scale)}",
+            )
+        return scale.reshape(shape), zero_point.reshape(shape)
 
 
 POLICIES: dict[str, type[RangePolicy]] = {

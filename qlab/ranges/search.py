@@ -14,6 +14,7 @@ _SHRINK = 2.0 ** (-torch.arange(48, dtype=torch.float64) / 3)
 _ZOOM_POINTS = 17
 _ZOOM_BINS = 1024  # with fewer bins more points are tried, since discrete data has sharp minima
 _STEPS = (0.3, 0.05, 0.008)
+_SMOOTH = (25, (0.25, 0.02))  # points and steps for many bins, whose minima are wide
 _MOST = torch.finfo(torch.float32).max
 _BOTH = torch.ones(1, 2, dtype=torch.float64)
 _EACH = torch.eye(2, dtype=torch.float64)
@@ -52,8 +53,9 @@ def best_range(bins: Bins, low: float, high: float, scheme: Scheme) -> tuple[flo
     codes = min(max(scheme.limits[1] - scheme.limits[0], 32), 512)
     fine = _joined(bins, torch.floor(bins.mean * (4 * codes / float(best.abs().max()))))
     density = min(max(_ZOOM_BINS // max(fine.count.numel(), 1), 1), 16)
-    zoom = torch.linspace(-1, 1, _ZOOM_POINTS * density, dtype=torch.float64)[:, None]
-    for step in _STEPS:
+    points, steps = (_ZOOM_POINTS * density, _STEPS) if density > 1 else _SMOOTH
+    zoom = torch.linspace(-1, 1, points, dtype=torch.float64)[:, None]
+    for step in steps:
         for move in moves:
             best = _best(fine, best * (1 + step * zoom * move), scheme)
     low, high = _best(bins, torch.stack([best, full]), scheme).tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qlab import presets
+from qlab.analysis.calibration import Calibration
 from qlab.analysis.report import Report
 from qlab.errors import QlabError
 from qlab.qconfig import QConfigMapping
@@ -19,6 +20,7 @@ def record_report(
     seconds: float,
     name: str | None = None,
     parent: int | None = None,
+    calibration: Calibration | None = None,
 ) -> Run | None:
     """Keeps a report as the run of its mapping.
 
@@ -31,6 +33,9 @@ def record_report(
         name: What people call it, also if it has a name; if not given, a new run is called after
             the preset that the mapping equals, else by its number.
         parent: The run that a new one was made from; the latest of the subject if not given.
+        calibration: What the ranges come from: kept as the numbers ``calibration_samples`` and
+            ``calibration_complete``, 1, or 0 where it was stopped early. Runs that an earlier qlab
+            kept have neither.
 
     Returns:
         The run. None, and nothing is kept, where the comparison was stopped early, or where the
@@ -44,7 +49,7 @@ def record_report(
         return None
     run = runs.record(
         mapping,
-        run_metrics(report),
+        run_metrics(report) | _calibration_metrics(calibration),
         subject=subject,
         name=name or _preset_of(mapping),
         parent=parent,
@@ -52,6 +57,15 @@ def record_report(
         seconds=seconds,
     )
     return run if name in (None, run.name) else runs.rename(run.id, name)
+
+
+def _calibration_metrics(calibration: Calibration | None) -> dict[str, float]:
+    if calibration is None:
+        return {}
+    return {
+        "calibration_samples": calibration.samples,
+        "calibration_complete": float(calibration.complete),
+    }
 
 
 def _preset_of(mapping: QConfigMapping) -> str | None:

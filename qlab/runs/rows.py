@@ -50,8 +50,14 @@ class Run:
 
         Raises:
             UnknownNameError: It names an observer or a class that is not registered any more.
+            FormatError: What is stored of it is damaged; names the run.
         """
-        return QConfigMapping.from_json(self._mapping)
+        try:
+            return QConfigMapping.from_json(self._mapping)
+        except FormatError as error:
+            raise FormatError(
+                f"The mapping of run {self.id} ({self.name!r}) is damaged: {error}"
+            ) from error
 
     @cached_property
     def layers(self) -> pd.DataFrame | None:
@@ -65,8 +71,11 @@ class Run:
 
 def run_of(row: tuple[Any, ...]) -> Run:
     id, name, created, seconds, subject, parent, mapping, metrics, layers = row
-    numbers = {key: float(value) for key, value in json.loads(metrics).items()}
-    when = datetime.fromisoformat(created)
+    try:
+        numbers = {key: float(value) for key, value in json.loads(metrics).items()}
+        when = datetime.fromisoformat(created)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise FormatError(f"What is stored of run {id} ({name!r}) is damaged: {error}") from error
     return Run(id, name, when, seconds, subject, parent, numbers, mapping, layers)
 
 

@@ -4,6 +4,7 @@ A case is a small network with its stubs, which modules to fuse, and a qconfig b
 under test brings the stubs, the workflow and the qconfigs.
 """
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,9 @@ class Case:
         fuse: Chains of layers, by position.
         qconfig: Name in the library's ``quantization`` module, or a backend of
             ``get_default_qat_qconfig``.
+        rows: Of a table, where the input is indices into it.
+        special: The layer is swapped by a mapping of its own, there are no stubs, and no graph
+            is made.
     """
 
     name: str
@@ -33,6 +37,14 @@ class Case:
     shape: tuple[int, ...]
     fuse: tuple[tuple[int, ...], ...] = ()
     qconfig: str = "onednn"
+    rows: int = 0
+    special: bool = False
+
+    def inputs(self) -> Tensor:
+        """A batch for every step."""
+        if self.rows:
+            return torch.randint(self.rows, (STEPS, *self.shape))
+        return torch.randn(STEPS, *self.shape)
 
 
 CASES = (
@@ -73,7 +85,43 @@ CASES = (
         "default_qat_qconfig_v2",
     ),
     Case("linear-bn", lambda: [nn.Linear(6, 5), nn.BatchNorm1d(5)], (8, 6), ((0, 1),)),
+    Case("conv1d-bn", lambda: [nn.Conv1d(3, 6, 3), nn.BatchNorm1d(6)], (4, 3, 9), ((0, 1),)),
+    Case("conv1d-relu", lambda: [nn.Conv1d(3, 6, 3), nn.ReLU()], (4, 3, 9), ((0, 1),)),
+    Case("conv1d-alone", lambda: [nn.Conv1d(3, 6, 3), nn.Conv1d(6, 2, 1)], (4, 3, 9)),
+    Case("conv3d-alone", lambda: [nn.Conv3d(2, 4, 2), nn.Conv3d(4, 2, 1)], (4, 2, 4, 4, 4)),
+    Case(
+        "conv3d-bn-relu",
+        lambda: [nn.Conv3d(2, 4, 2), nn.BatchNorm3d(4), nn.ReLU()],
+        (4, 2, 4, 4, 4),
+        ((0, 1, 2),),
+    ),
+    Case(
+        "embedding",
+        lambda: [nn.Embedding(12, 6)],
+        (4, 5),
+        qconfig="default_embedding_qat_qconfig",
+        rows=12,
+        special=True,
+    ),
+    Case(
+        "bag",
+        lambda: [nn.EmbeddingBag(12, 6, mode="sum")],
+        (4, 5),
+        qconfig="default_embedding_qat_qconfig",
+        rows=12,
+        special=True,
+    ),
+    Case(
+        "dynamic-linear",
+        lambda: [nn.Linear(6, 5)],
+        (8, 6),
+        qconfig="default_dynamic_qat_qconfig",
+        special=True,
+    ),
 )
+
+#: Those that are also trained as graphs.
+GRAPHS = tuple(case for case in CASES if not case.special)
 
 
 class Net(nn.Module):
@@ -101,7 +149,10 @@ def build(quantization: Any, case: Case, state: dict[str, Tensor] | None = None)
         case: Which.
         state: Parameters of the plain network to begin with.
     """
-    net = Net(case.layers(), quantization.QuantStub(), quantization.DeQuantStub())
+    stubs = (nn.Identity, nn.Identity)
+    if not case.special:
+        stubs = (quantization.QuantStub, quantization.DeQuantStub)
+    net = Net(case.layers(), *(stub() for stub in stubs))
     if state is not None:
         net.load_state_dict(state)
     net.train()
@@ -109,7 +160,37 @@ def build(quantization: Any, case: Case, state: dict[str, Tensor] | None = None)
     if case.fuse:
         chains = [[f"layers.{position}" for position in chain] for chain in case.fuse]
         net = quantization.fuse_modules_qat(net, chains)
-    return quantization.prepare_qat(net)
+    return quantization.prepare_qat(net, _mapping(quantization, case, "qat"))
+
+
+def finish(quantization: Any, case: Case, prepared: nn.Module) -> nn.Module:
+    """The trained network in integers."""
+    return quantization.convert(prepared, mapping=_mapping(quantization, case, "quantized"))
+
+
+def _mapping(quantization: Any, case: Case, place: str) -> dict[type, type] | None:
+    """Which class becomes which: float ones ("qat"), or those in training ("quantized").
+
+    The reference has quantization-aware `Conv1d` and `ConvReLU1d`, and in the eager workflow swaps
+    them in only when told to.
+    """
+    root = quantization.__name__.rpartition(".")[0]
+
+    def get(path: str, name: str) -> type:
+        return getattr(importlib.import_module(f"{root}.nn.{path}"), name)
+
+    if case.special:
+        kind = case.layers()[0].__class__
+        part = ".dynamic" if kind is nn.Linear else ""
+        aware, made = (get(path + part, kind.__name__) for path in ("qat", "quantized"))
+        return {kind: aware} if place == "qat" else {aware: made}
+    lone, with_relu = get("qat", "Conv1d"), get("intrinsic.qat", "ConvReLU1d")
+    if place == "qat":
+        known = quantization.get_default_qat_module_mappings()
+        return known | {nn.Conv1d: lone, get("intrinsic", "ConvReLU1d"): with_relu}
+    known = quantization.get_default_static_quant_module_mappings()
+    made = get("quantized", "Conv1d"), get("intrinsic.quantized", "ConvReLU1d")
+    return known | {lone: made[0], with_relu: made[1]}
 
 
 def build_fx(

@@ -1,5 +1,6 @@
 """The command line's own model is on offer beside the sample models, and only that one."""
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 import sample_models
 from pages.common import models
 from tests.pages.harness import metrics, open_page, settle
+from tests.upload_files import npz, weights
 
 CODE = """
 import torch
@@ -65,8 +67,8 @@ def test_no_other_code_can_be_named(own: str):
 
 def test_its_batches_are_those_of_the_loader(own: str, monkeypatch: pytest.MonkeyPatch):
     mine = models.load(NAME)
-    assert [len(x) for x in mine.calibration(20)] == [16, 4]
-    assert [len(x) for x in mine.calibration(20, 12)] == [12, 4, 4]
+    assert [len(x) for x, _ in mine.calibration(20)] == [16, 4]
+    assert [len(x) for x, _ in mine.calibration(20, 12)] == [12, 4, 4]
     assert [len(labels) for _, labels in mine.evaluation()] == [16, 16]
     monkeypatch.setenv("QLAB_EXPLORE_DATA", "my_own_code:unlabelled")
     models._load_own.cache_clear()
@@ -88,3 +90,26 @@ def test_its_integer_model_is_converted_and_read_back(own: str):
     page = open_page("convert", model=NAME, samples=32)
     settle(page.button(key="convert").click().run())
     assert "identical outputs on 16 images" in page.success[0].value
+
+
+@pytest.mark.parametrize("data", ["digits.npz", "random"])
+def test_files_from_the_command_line_are_shown_too(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    sample = sample_models.load("residual")
+    (x, labels), *_ = sample.evaluation()
+    name = f"net-{data}.safetensors"  # results are kept by name
+    (tmp_path / name).write_bytes(weights(sample.model))
+    (tmp_path / "digits.npz").write_bytes(npz(x=x[:40].numpy(), labels=labels[:40].numpy()))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("QLAB_EXPLORE_MODEL", name)
+    monkeypatch.setenv("QLAB_EXPLORE_DATA", data)
+    monkeypatch.setenv("QLAB_EXPLORE_OPTIONS", json.dumps({"architecture": "residual"}))
+    models._load_own.cache_clear()
+    page = open_page("overview", model=name, samples=32)
+    assert not page.error
+    shown = " ".join(caption.value for caption in page.caption)
+    assert ("40 samples" in shown) == (data != "random")
+    assert ("random samples" in shown) == (data == "random") == ("Random noise" in shown)
+    assert ("Accuracy" in " ".join(metrics(page))) == (data != "random")
+    models._load_own.cache_clear()

@@ -58,6 +58,7 @@ def test_every_run_has_its_numbers_newest_first(page: AppTest):
     assert list(table["Name"]) == ["run 2", "int8"]
     assert list(table["Model"]) == ["mlp", "mlp"]
     assert list(table["Made from"]) == ["int8", ""]
+    assert list(table["Calibrated on"]) == ["256 samples", "256 samples"]
     sample = sample_models.load("mlp")
     data = sample.calibration(), sample.evaluation()
     report = qlab.Lab(sample.model, sample.example_inputs, *data).compare()

@@ -167,30 +167,6 @@ class TestMerge:
 
 
 class TestUpdate:
-    def test_in_blocks_counts_as_at_once(self, monkeypatch: pytest.MonkeyPatch):
-        x = torch.randn(20_000)
-        whole = TensorStats.of(x)
-        for name, value in (("_BLOCK", 7000), ("_CHUNK", 900)):
-            monkeypatch.setattr(f"qlab.histogram.{name}", value)
-        assert TensorStats.of(x) == whole
-        monkeypatch.setattr("qlab.histogram._FEW", 10**6)
-        assert TensorStats.of(x) == whole
-
-    @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-    def test_in_threads_counts_as_in_one(self, mode, monkeypatch: pytest.MonkeyPatch):
-        x, threads = torch.randn(50_001), torch.get_num_threads()
-        whole = TensorStats.of(x)
-        monkeypatch.setattr("qlab.histogram._SHARE", 9_000)
-        try:
-            torch.set_num_threads(3)
-            with mode():
-                inside = TensorStats.of(x.clone())
-            assert inside == whole
-            inside.update(x)
-            assert inside.count == 2 * x.numel()
-        finally:
-            torch.set_num_threads(threads)
-
     def test_counts_in_a_forked_process(self):
         x = torch.randn(2**18)
         whole = TensorStats.of(x)  # the parent's threads exist from here on

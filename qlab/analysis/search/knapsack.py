@@ -14,6 +14,7 @@ from itertools import pairwise
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, milp
 
+from qlab.analysis.search.printing import printing_to_stderr
 from qlab.errors import ArgumentError, NonFiniteError, QlabError
 
 _SCALE = 1e4
@@ -224,16 +225,17 @@ def _select(
         one_each[row, start:end] = 1.0
     weights = np.concatenate(limited)
     unit = max(float(weights.max()), 1.0) / _SCALE  # so that tolerances are relative
-    result = milp(
-        np.concatenate(objective),
-        integrality=np.ones(ends[-1]),
-        bounds=Bounds(0.0, 1.0),
-        constraints=[
-            LinearConstraint(one_each, 1.0, 1.0),
-            LinearConstraint(weights[None] / unit, -np.inf, limit / unit),
-        ],
-        options={"mip_rel_gap": 0.0},
-    )
+    with printing_to_stderr():  # HiGHS prints some remarks whatever its options say
+        result = milp(
+            np.concatenate(objective),
+            integrality=np.ones(ends[-1]),
+            bounds=Bounds(0.0, 1.0),
+            constraints=[
+                LinearConstraint(one_each, 1.0, 1.0),
+                LinearConstraint(weights[None] / unit, -np.inf, limit / unit),
+            ],
+            options={"mip_rel_gap": 0.0},
+        )
     if result.x is None:
         if result.status != _INFEASIBLE:
             raise QlabError(f"HiGHS found no solution: {result.message}")

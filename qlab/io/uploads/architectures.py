@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from qlab.errors import ArgumentError, FormatError, UnknownNameError
 from qlab.io.uploads.arrays import read_safetensors
@@ -17,34 +18,81 @@ from qlab.io.uploads.strict_json import shown
 Architecture = str | nn.Module | Callable[[], nn.Module]
 
 
-def _from_samples(library: Any, name: str) -> nn.Module | None:
-    return library.load(name).model if name in library.names() else None
+@dataclass(frozen=True, eq=False)
+class Built:
+    """A model without weights of its own yet.
+
+    Attributes:
+        model: The architecture.
+        example_inputs: Of one call; None where only its author knows.
+    """
+
+    model: nn.Module
+    example_inputs: tuple[Tensor, ...] | None = None
 
 
-def _from_torchvision(library: Any, name: str) -> nn.Module | None:
+@dataclass(frozen=True)
+class Source:
+    """A library that knows architectures by name.
+
+    Attributes:
+        names: All of them.
+        build: One of them, without downloading anything.
+    """
+
+    names: Callable[[Any], Iterable[str]]
+    build: Callable[[Any, str], Built]
+
+
+def _sample(library: Any, name: str) -> Built:
+    sample = library.load(name)
+    return Built(sample.model, sample.example_inputs)
+
+
+def _torchvision_names(library: Any) -> Iterable[str]:
+    # Classification alone: other tasks take lists of images, or fetch the weights of a backbone.
+    return library.models.list_models(module=library.models)
+
+
+def _torchvision(library: Any, name: str) -> Built:
     models = library.models
-    return models.get_model(name, weights=None) if name in models.list_models() else None
+    transforms = models.get_model_weights(name).DEFAULT.transforms()
+    return Built(models.get_model(name, weights=None), (torch.zeros(1, 3, *_side(transforms)),))
 
 
-def _from_timm(library: Any, name: str) -> nn.Module | None:
-    return library.create_model(name, pretrained=False) if name in library.list_models() else None
+def _side(transforms: Any) -> tuple[int, int]:
+    side = transforms.crop_size
+    return (side[0], side[-1]) if isinstance(side, list | tuple) else (side, side)
 
 
-def _names(library: Any) -> list[str]:
-    if hasattr(library, "list_models"):
-        return list(library.list_models())
-    return list(library.models.list_models() if hasattr(library, "models") else library.names())
+def _timm(library: Any, name: str) -> Built:
+    model = library.create_model(name, pretrained=False)
+    return Built(model, (torch.zeros(1, *model.default_cfg["input_size"]),))
 
 
 #: Modules that know architectures by name, asked in this order where they can be imported.
-SOURCES: dict[str, Callable[[Any, str], nn.Module | None]] = {
-    "sample_models": _from_samples,
-    "torchvision": _from_torchvision,
-    "timm": _from_timm,
+SOURCES: dict[str, Source] = {
+    "sample_models": Source(lambda library: library.names(), _sample),
+    "torchvision": Source(_torchvision_names, _torchvision),
+    "timm": Source(lambda library: library.list_models(), _timm),
 }
 
 
-def load_weights(content: bytes, architecture: Architecture, limits: Limits) -> nn.Module:
+def architecture_names() -> dict[str, tuple[str, ...]]:
+    """Names of architectures by the library that knows them, of those that are installed."""
+    return {name: tuple(source.names(library)) for name, source, library in _installed()}
+
+
+def _installed() -> Iterator[tuple[str, Source, Any]]:
+    for name, source in SOURCES.items():
+        try:
+            library = importlib.import_module(name)
+        except ImportError:
+            continue
+        yield name, source, library
+
+
+def load_weights(content: bytes, architecture: Architecture, limits: Limits) -> Built:
     """A float model: the architecture with the file's weights in it.
 
     Args:
@@ -55,7 +103,7 @@ def load_weights(content: bytes, architecture: Architecture, limits: Limits) -> 
         limits: Bounds on the file.
 
     Returns:
-        The model in eval mode, no parameter requiring gradients.
+        The model in eval mode, no parameter requiring gradients, and inputs of one call.
 
     Raises:
         FormatError: Damaged, or weights of another architecture: lists what is missing, what is
@@ -63,15 +111,16 @@ def load_weights(content: bytes, architecture: Architecture, limits: Limits) -> 
         UnknownNameError: No source knows the name.
     """
     tensors = read_safetensors(content, limits)
-    model = _built(architecture)
-    _check_fit(model, tensors, architecture)
-    model.load_state_dict(tensors, strict=True)
-    return model.eval().requires_grad_(False)
+    built = _built(architecture)
+    _check_fit(built.model, tensors, architecture)
+    built.model.load_state_dict(tensors, strict=True)
+    built.model.eval().requires_grad_(False)
+    return built
 
 
-def _built(architecture: Architecture) -> nn.Module:
+def _built(architecture: Architecture) -> Built:
     if isinstance(architecture, nn.Module):
-        return architecture
+        return Built(architecture)
     if isinstance(architecture, str):
         return _by_name(architecture)
     model = architecture()
@@ -81,22 +130,18 @@ def _built(architecture: Architecture) -> nn.Module:
             expected="a name, a torch.nn.Module, or a function that returns one",
             received=type(model).__name__,
         )
-    return model
+    return Built(model)
 
 
-def _by_name(name: str) -> nn.Module:
+def _by_name(name: str) -> Built:
     """The model that a source makes of a name; the global random state is left alone."""
     known: list[str] = []
-    for source, build in SOURCES.items():
-        try:
-            library = importlib.import_module(source)
-        except ImportError:
-            continue
-        with torch.random.fork_rng(devices=[]):
-            model = build(library, name)
-        if model is not None:
-            return model
-        known += _names(library)
+    for _, source, library in _installed():
+        names = list(source.names(library))
+        if name in names:
+            with torch.random.fork_rng(devices=[]):
+                return source.build(library, name)
+        known += names
     raise UnknownNameError.of("architecture", name, known)
 
 

@@ -6,7 +6,6 @@ import io
 import warnings
 from dataclasses import dataclass
 from math import prod
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -18,13 +17,12 @@ from torch import Tensor
 from qlab.errors import ArgumentError, FormatError, ShapeError, UnsupportedError
 from qlab.io.uploads import strict_json
 from qlab.io.uploads.archive import Archive
+from qlab.io.uploads.images import Preprocessing, read_images
 from qlab.io.uploads.limits import Limits
 from qlab.io.uploads.recognise import Kind, pickled, recognise
 from qlab.io.uploads.strict_json import shown
 
 LABELS = ("labels", "label", "targets", "target", "y")
-_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 _HEADER = 10_000
 _SAFETENSORS = {
     "BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "I32": 4, "I64": 8, "F16": 2, "BF16": 2, "F32": 4,
@@ -40,32 +38,44 @@ class UploadedData:
         inputs: Tensors by name, all with the samples along the first axis.
         labels: int64, one per sample, or None.
         classes: What the labels stand for, where folders of images named them.
+        label: What the labels are called in the file; empty where there are none.
+        image_sizes: (height, width, channels) of images as their files have them, each once.
     """
 
     inputs: dict[str, Tensor]
     labels: Tensor | None = None
     classes: tuple[str, ...] = ()
+    label: str = ""
+    image_sizes: tuple[tuple[int, ...], ...] = ()
 
     def __len__(self) -> int:
         """Number of samples."""
         return len(next(iter(self.inputs.values())))
 
-    def batches(self, size: int = 32, *, labelled: bool = False) -> list[Any]:
+    def batches(self, size: int = 32, *, labelled: bool = False, whole: bool = False) -> list[Any]:
         """Batches as `Lab` takes them: a tensor, a dict of several, or a pair with the labels.
 
         Args:
             size: Samples per batch; the last may have fewer.
             labelled: Whether each batch has labels.
+            whole: Whether to leave out a last batch that has fewer, for a model that takes batches
+                of one size alone.
 
         Raises:
-            ArgumentError: Labels are asked for and there are none, or no whole size above 0.
+            ArgumentError: Labels are asked for and there are none, or no whole size above 0, or
+                there are fewer samples than one whole batch has.
         """
         if labelled and self.labels is None:
             raise ArgumentError("The data has no labels", expected="an array called 'labels'")
         if size < 1:
             raise ArgumentError("A batch has at least one sample", received=size)
+        end = len(self) // size * size if whole else len(self)
+        if not end:
+            raise ArgumentError(
+                "The data has fewer samples than one batch", expected=size, received=len(self)
+            )
         found: list[Any] = []
-        for start in range(0, len(self), size):
+        for start in range(0, end, size):
             part = {k: v[start : start + size] for k, v in self.inputs.items()}
             labels = None if self.labels is None else self.labels[start : start + size]
             if len(part) > 1:
@@ -76,11 +86,14 @@ class UploadedData:
         return found
 
 
-def read_arrays(content: bytes, name: str, limits: Limits) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_arrays(
+    content: bytes, name: str, limits: Limits, preprocessing: Preprocessing | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Reads calibration data; for the reading process.
 
     Returns:
-        ``{"classes": …}`` and tensors by name, labels among them.
+        What `collect` takes: what is known of classes and images, and tensors by name, labels
+        among them.
 
     Raises:
         FormatError: Damaged, or not what its header says.
@@ -88,7 +101,7 @@ def read_arrays(content: bytes, name: str, limits: Limits) -> tuple[dict[str, An
         ShapeError: Arrays of different numbers of samples, or none.
     """
     kind = recognise(content, name)
-    classes: list[str] = []
+    told: dict[str, Any] = {"classes": [], "sizes": []}
     if kind is Kind.ARRAY:
         tensors = {"input": read_npy(content, name, limits)}
     elif kind is Kind.SAFETENSORS:
@@ -100,9 +113,9 @@ def read_arrays(content: bytes, name: str, limits: Limits) -> tuple[dict[str, An
             limits.check("tensors", len(names), "The archive has too many arrays")
             tensors = {n[:-4]: read_npy(archive.read(n), n, limits) for n in names}
         else:
-            tensors, classes = _images(archive, limits)
+            tensors, told = read_images(archive, preprocessing or Preprocessing(), limits)
     _check(tensors)
-    return {"classes": classes}, tensors
+    return told, tensors
 
 
 def collect(data: Any, tensors: dict[str, Tensor]) -> UploadedData:
@@ -114,7 +127,10 @@ def collect(data: Any, tensors: dict[str, Tensor]) -> UploadedData:
     if labels is not None and (labels.ndim != 1 or labels.is_floating_point()):
         label = labels = None
     inputs = {k: v for k, v in tensors.items() if k != label}
-    return UploadedData(inputs, None if labels is None else labels.long(), classes)
+    sizes = strict_json.field(data, "sizes", list, "the result")
+    found = tuple(tuple(map(int, strict_json.of(s, list, "an image's size"))) for s in sizes)
+    labels = None if labels is None else labels.long()
+    return UploadedData(inputs, labels, classes, label or "", found)
 
 
 def _check(tensors: dict[str, Tensor]) -> None:
@@ -230,57 +246,3 @@ def _check_entry(name: str, entry: Any, available: int) -> None:
             expected=f"{elements} bytes for shape {shown(shape)} of {dtype}",
             received=f"offsets {shown(offsets)} in {available} bytes",
         )
-
-
-def _images(archive: Archive, limits: Limits) -> tuple[dict[str, Tensor], list[str]]:
-    """Images as float32 in [0, 1], (N, C, H, W); the folders they are in are their classes."""
-    names = sorted(n for n in archive if not n.startswith("__MACOSX/") and "/." not in f"/{n}")
-    foreign = [n for n in names if PurePosixPath(n).suffix.lower() not in _IMAGES]
-    if foreign or not names:
-        raise FormatError(
-            "The archive holds neither only arrays nor only images",
-            expected="*.npy, or " + ", ".join(f"*{s}" for s in _IMAGES),
-            received=shown(foreign[0]) if foreign else "nothing",
-        )
-    images, total = [], 0
-    for name in names:
-        images.append(_image(archive.read(name), name, limits))
-        total += images[-1].nbytes * 4
-        limits.check("unpacked_bytes", total, "The images take too much memory")
-    shapes = {image.shape for image in images}
-    if len(shapes) > 1:
-        raise ShapeError(
-            "The images have different sizes",
-            expected="one size and one number of channels",
-            received=shown(sorted(shapes)),
-            fix="Resize them as the model's training did, then upload them again.",
-        )
-    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-    tensors = {"input": pixels.float() / 255}
-    folders = [PurePosixPath(n).parent.name for n in names]
-    classes = sorted(set(folders))
-    if len(classes) > 1 and "" not in classes:
-        tensors["labels"] = torch.tensor([classes.index(f) for f in folders])
-        return tensors, classes
-    return tensors, []
-
-
-def _image(content: bytes, name: str, limits: Limits) -> np.ndarray[Any, Any]:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise UnsupportedError(
-            "Images are read with Pillow, which is not installed", fix="pip install pillow"
-        ) from error
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-                limits.check("pixels", image.width * image.height, f"{shown(name)} is too large")
-                plain = "L" if image.mode in ("1", "L") else "RGB"
-                array = np.asarray(image.convert(plain), dtype=np.uint8)
-    except FormatError:
-        raise
-    except Exception as error:  # Pillow's decoders raise anything on damaged files
-        raise FormatError(f"The image {shown(name)} cannot be read: {error}"[:300]) from error
-    return array[..., None] if array.ndim == 2 else array

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 
-from qlab.errors import FormatError
+from qlab.errors import ArgumentError, FormatError
 
 MIB = 2**20
 GIB = 2**30
+_PREFIX = "QLAB_UPLOAD_"
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,31 @@ class Limits:
     startup_seconds: int = 60
     memory_bytes: int = 8 * GIB
 
+    @classmethod
+    def from_environment(cls, variables: Mapping[str, str] | None = None, **given: int) -> Limits:
+        """The bounds that variables such as ``QLAB_UPLOAD_SECONDS=120`` set; others as given.
+
+        Args:
+            variables: By name, ``QLAB_UPLOAD_`` and an attribute in capitals; `os.environ` if None.
+            given: Bounds for which there is no variable.
+
+        Raises:
+            ArgumentError: One that is no whole number above 0, or names no bound.
+        """
+        names = {f"{_PREFIX}{bound.name.upper()}": bound.name for bound in fields(cls)}
+        bounds = dict(given)
+        for variable, text in (os.environ if variables is None else variables).items():
+            if not variable.startswith(_PREFIX):
+                continue
+            if variable not in names or not text.isdecimal() or int(text) < 1:
+                raise ArgumentError(
+                    f"{variable} sets no limit of uploads",
+                    expected=f"a whole number above 0, in one of {', '.join(names)}",
+                    received=repr(text),
+                )
+            bounds[names[variable]] = int(text)
+        return cls(**bounds)
+
     def check(self, bound: str, received: int, what: str) -> None:
         """Refuses a number above one of the bounds.
 
@@ -60,5 +88,6 @@ class Limits:
                 what,
                 expected=f"at most {allowed}{unit}",
                 received=f"{received}{unit}",
-                fix=f"If you trust the file, allow more with Limits({bound}=…).",
+                fix=f"If you trust the file, allow more with Limits({bound}=…); "
+                f"for the command and the app, {_PREFIX}{bound.upper()} sets it.",
             )

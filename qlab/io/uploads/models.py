@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from qlab.errors import FormatError, UnsupportedError
 from qlab.io.uploads import strict_json
@@ -42,11 +42,20 @@ class UploadedInput:
         name: The argument's name.
         shape: Sizes; None along an axis that may be of any length.
         dtype: Its dtype.
+        rows: Of the table that its integers are looked up in; None where there is none.
     """
 
     name: str
     shape: tuple[int | None, ...]
     dtype: torch.dtype
+    rows: int | None = None
+
+    def __str__(self) -> str:
+        """Such as ``ids int64 (N, 16)``; an axis of any length is N first and ``*`` elsewhere."""
+        sizes = [str(size) if size is not None else "*" for size in self.shape]
+        if sizes and sizes[0] == "*":
+            sizes[0] = "N"
+        return f"{self.name} {str(self.dtype).removeprefix('torch.')} ({', '.join(sizes)})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,13 +63,14 @@ class UploadedModel:
     """A float model read from an upload.
 
     Attributes:
-        graph: In eval mode; its layers are `torch.nn` modules under the model's own names.
-        inputs: What it takes, in order.
+        model: In eval mode. From an archive an `fx.GraphModule`, whose layers are `torch.nn`
+            modules under the model's own names; from weights the architecture's own module.
+        inputs: The tensors that it takes, in order.
         example_inputs: One value per argument: seeded numbers of the shapes that it was exported
             with, zeros for integers, True for masks.
     """
 
-    graph: fx.GraphModule
+    model: nn.Module
     inputs: tuple[UploadedInput, ...]
     example_inputs: tuple[Any, ...]
 
@@ -118,10 +128,28 @@ def _inputs(program: Program, graph: fx.GraphModule) -> list[UploadedInput]:
     given = [program.infos[name] for name in program.given if name is not None]
     names = [str(n.target) for n in graph.graph.nodes if n.op == "placeholder"]
     flat = names if len(names) == len(given) else [f"input_{i}" for i in range(len(given))]
+    rows = table_rows(graph)
     return [
-        UploadedInput(name, tuple(s.example if s.fixed else None for s in info.sizes), info.dtype)
+        UploadedInput(
+            name,
+            tuple(s.example if s.fixed else None for s in info.sizes),
+            info.dtype,
+            rows.get(name),
+        )
         for name, info in zip(flat, given, strict=True)
     ]
+
+
+def table_rows(graph: fx.GraphModule) -> dict[str, int]:
+    """Of inputs that an embedding looks up: how many rows its table has."""
+    rows: dict[str, int] = {}
+    for node in graph.graph.nodes:
+        if node.op == "call_module":
+            module, source = graph.get_submodule(str(node.target)), node.args[0]
+            if isinstance(module, nn.Embedding) and source.op == "placeholder":
+                name = str(source.target)
+                rows[name] = min(rows.get(name, module.num_embeddings), module.num_embeddings)
+    return rows
 
 
 def _layout(archive: Archive) -> tuple[str, str]:

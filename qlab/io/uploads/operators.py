@@ -34,6 +34,7 @@ _ACTIVATIONS = (
 )
 _ARITHMETIC = (
     "abs add addcdiv addcmul bitwise_and bitwise_not bitwise_or bitwise_xor ceil clamp clamp_max "
+    "__and__ __or__ __xor__ "
     "clamp_min clip cos div eq erf exp expm1 floor floor_divide fmod ge gt isfinite isinf isnan le "
     "lerp log log10 log1p log2 logical_and logical_not logical_or logical_xor lt maximum minimum "
     "mul nan_to_num ne neg pow reciprocal remainder round rsqrt rsub sign sin sqrt square sub "
@@ -135,4 +136,7 @@ def not_in_place(overload: Any) -> Callable[..., Any]:
 
 def is_in_place(function: object) -> bool:
     """Whether an operator writes to its first argument."""
-    return isinstance(function, torch._ops.OpOverload) and function._schema.name.endswith("_")
+    if not isinstance(function, torch._ops.OpOverload):
+        return False
+    name = function._schema.name
+    return name.endswith("_") and not name.endswith("__")  # aten.__and__ is Python's &

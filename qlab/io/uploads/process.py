@@ -12,6 +12,7 @@ import resource
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -25,8 +26,10 @@ from qlab import errors
 from qlab.errors import FormatError, QlabError
 from qlab.io.uploads import strict_json
 from qlab.io.uploads.arrays import read_arrays, read_safetensors
+from qlab.io.uploads.images import Preprocessing
 from qlab.io.uploads.limits import Limits
 from qlab.io.uploads.models import unpack
+from qlab.io.uploads.strict_json import shown
 
 Parts = tuple[dict[str, Any], dict[str, Tensor]]
 _LENGTH = 8
@@ -35,13 +38,34 @@ _ERRORS = {
     for name, kind in vars(errors).items()
     if isinstance(kind, type) and issubclass(kind, QlabError)
 }
-_READERS: dict[str, Callable[[bytes, str, Limits], Parts]] = {
-    "model": lambda content, _, limits: unpack(content, limits),
-    "data": read_arrays,
+Options = dict[str, Any]
+Stop = Callable[[], bool]
+_POLL_SECONDS = 0.05
+
+
+def _read_data(content: bytes, name: str, limits: Limits, options: Options) -> Parts:
+    return read_arrays(content, name, limits, Preprocessing.of(options))
+
+
+_READERS: dict[str, Callable[[bytes, str, Limits, Options], Parts]] = {
+    "model": lambda content, _name, limits, _options: unpack(content, limits),
+    "data": _read_data,
 }
 
 
-def read_apart(kind: str, content: bytes, name: str, limits: Limits) -> Parts:
+class StoppedError(QlabError, RuntimeError):
+    """The reading of a file was stopped because its caller asked for that."""
+
+
+def read_apart(
+    kind: str,
+    content: bytes,
+    name: str,
+    limits: Limits,
+    *,
+    options: Options | None = None,
+    should_stop: Stop | None = None,
+) -> Parts:
     """Reads a file in a process of its own.
 
     Args:
@@ -49,12 +73,16 @@ def read_apart(kind: str, content: bytes, name: str, limits: Limits) -> Parts:
         content: The file.
         name: What it is called, for messages.
         limits: What that process may take.
+        options: Of data: the fields of `Preprocessing` for its images.
+        should_stop: Asked while the process works; it is ended at once where that says so.
 
     Raises:
+        StoppedError: It was asked to stop.
         QlabError: What the reading raised.
         FormatError: The process ran out of time or memory, or died.
     """
-    request = json.dumps({"kind": kind, "name": name, "limits": asdict(limits)}).encode()
+    asked = {"kind": kind, "name": name, "limits": asdict(limits), "options": options or {}}
+    request = json.dumps(asked).encode()
     code = "from qlab.io.uploads.process import main; main()"
     child = subprocess.Popen(
         [sys.executable, "-c", code],
@@ -65,30 +93,47 @@ def read_apart(kind: str, content: bytes, name: str, limits: Limits) -> Parts:
         cwd="/",
     )
     assert child.stdin is not None and child.stdout is not None
-    late = threading.Event()
-
-    def stop() -> None:
-        late.set()
-        child.kill()
-
     seconds = limits.startup_seconds + limits.seconds
-    timer = threading.Timer(seconds, stop)
+    watch = _Watch(child, seconds, should_stop)
     writer = threading.Thread(target=_write_all, args=(child.stdin, request, content), daemon=True)
-    timer.start()
+    watch.start()
     writer.start()
     most = 2 * limits.json_bytes + limits.unpacked_bytes + 2 * _LENGTH
     try:
         reply = child.stdout.read(most + 1)
     finally:
-        timer.cancel()
+        watch.done.set()
         child.kill()
         child.wait()
         child.stdout.close()
         writer.join()
-    if late.is_set():
+    if watch.stopped:
+        raise StoppedError(f"Reading the file {shown(name)} was stopped, as asked")
+    if watch.late:
         raise _too_long(f"more than {seconds} s", limits)
     limits.check("unpacked_bytes", len(reply) - 2 * limits.json_bytes, "The model is too large")
     return _parts(reply, child.returncode, limits)
+
+
+class _Watch(threading.Thread):
+    """Ends a process that takes too long, or whose result nobody wants any more."""
+
+    def __init__(
+        self, child: subprocess.Popen[bytes], seconds: float, should_stop: Stop | None
+    ) -> None:
+        super().__init__(daemon=True)
+        self.done = threading.Event()
+        self.late = self.stopped = False
+        self._child, self._should_stop = child, should_stop
+        self._end = time.monotonic() + seconds
+
+    def run(self) -> None:
+        while not self.done.wait(_POLL_SECONDS):
+            self.late = time.monotonic() > self._end
+            self.stopped = self._should_stop is not None and self._should_stop()
+            if self.late or self.stopped:
+                self._child.kill()
+                return
 
 
 def _environment() -> dict[str, str]:
@@ -145,7 +190,7 @@ def _too_long(received: str, limits: Limits) -> FormatError:
         "Reading the file takes too long",
         expected=f"at most {limits.seconds} s",
         received=received,
-        fix="If you trust the file, allow more with Limits(seconds=…).",
+        fix="If you trust the file, allow more with Limits(seconds=…), or QLAB_UPLOAD_SECONDS.",
     )
 
 
@@ -154,7 +199,8 @@ def _died(code: int, limits: Limits) -> FormatError:
         "Reading the file was stopped: it ran out of memory or time, or broke the reading process",
         expected=f"at most {limits.memory_bytes} bytes and {limits.seconds} s",
         received=f"exit code {code}",
-        fix="If you trust the file, allow more with Limits(memory_bytes=…, seconds=…).",
+        fix="If you trust the file, allow more with Limits(memory_bytes=…, seconds=…), or for the "
+        "command and the app with QLAB_UPLOAD_MEMORY_BYTES and QLAB_UPLOAD_SECONDS.",
     )
 
 
@@ -171,7 +217,8 @@ def main() -> None:
     content = source.read(int.from_bytes(source.read(_LENGTH), "little"))
     limits = Limits(**request["limits"])
     confine(limits)
-    _write_all(replies, *answer(request["kind"], content, request["name"], limits))
+    options = request["options"]
+    _write_all(replies, *answer(request["kind"], content, request["name"], limits, options))
 
 
 def confine(limits: Limits) -> None:
@@ -192,10 +239,12 @@ def confine(limits: Limits) -> None:
         resource.setrlimit(bound, (value, value))
 
 
-def answer(kind: str, content: bytes, name: str, limits: Limits) -> tuple[bytes, bytes]:
+def answer(
+    kind: str, content: bytes, name: str, limits: Limits, options: Options | None = None
+) -> tuple[bytes, bytes]:
     """The reply to a request: JSON and safetensors."""
     try:
-        data, tensors = _READERS[kind](content, name, limits)
+        data, tensors = _READERS[kind](content, name, limits, options or {})
         return json.dumps(data).encode(), save(_contiguous(tensors)) if tensors else b""
     except QlabError as error:
         words = {k: getattr(error, k) for k in ("problem", "expected", "received", "fix")}

@@ -207,7 +207,8 @@ class _Reading:
         if [t.kind for t in pair] != ["tuple", "dict"]:
             raise FormatError(f"{what} holds no positional and keyword arguments")
         names = signature.get("forward_arg_names")
-        names = [strict_json.of(n, str, "an argument's name") for n in names or []]
+        names = [] if names is None else strict_json.of(names, list, "the arguments' names")
+        names = [strict_json.of(n, str, "an argument's name") for n in names]
         return in_tree, out_tree, tuple(names)
 
     def _ranges(self) -> dict[str, tuple[int | None, int | None]]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from qlab import ops
 from qlab.nn import functions
 from qlab.nn.quantized.base import Output
 from qlab.nn.quantized.families import ObservedModule
+from qlab.ops.compiled import Sum
+from qlab.ops.kernels import count, forced
 from qlab.qparams import QParams
 
 
@@ -18,6 +21,19 @@ class Add(ObservedModule):
 
     float_types = (functions.Add,)
     relu: ClassVar[bool] = False
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """As every `QuantizedModule`; plain codes like the last are not checked anew."""
+        ready: Any = None if is_compiling() else self._cache.get("ready")
+        if ready is not None and len(inputs) == 2 and forced() is None and ready.serves(*inputs):
+            count("add", "compiled")
+            return ready(*inputs)
+        result = super().forward(*inputs)
+        bound = self.input_qparams
+        if bound is not None and not is_compiling():
+            pairs: Any = zip(inputs, bound, strict=True)
+            self._cache["ready"] = Sum.of(*pairs, y=self._own_output(), relu=self.relu)
+        return result
 
     def compute(self, a: Tensor, a_qparams: QParams, b: Tensor, b_qparams: QParams) -> Tensor:
         """``quantize(dequantize(a) + dequantize(b))``."""

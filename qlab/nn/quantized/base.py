@@ -283,6 +283,8 @@ class QuantizedModule(QParamsHolder):
         Raises:
             DTypeError: Real numbers, or plain codes without bound inputs, or of another type.
         """
+        if torch.compiler.is_compiling():
+            self.know()
         if inputs and isinstance(inputs[0], QTensor):
             return self._forward_quantized(inputs)
         bound = self.input_qparams

@@ -147,6 +147,8 @@ class Embedding(WeightModule):
         return indices
 
     def _table(self) -> tuple[Tensor, QParams]:
+        if torch.compiler.is_compiling():
+            self.know()
         return self.get_buffer("weight_codes"), self.weight_qparams
 
     @property

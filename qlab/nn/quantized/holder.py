@@ -172,6 +172,21 @@ class QParamsHolder(nn.Module):
             self._cache["inputs"] = found
         return self._cache["inputs"]
 
+    @torch.compiler.assume_constant_result
+    def know(self) -> bool:
+        """Finds out, before a compiler traces the module, what a trace must not compute.
+
+        Their numbers become constants of the trace; it is made anew after they have changed.
+        """
+        for role in self._formats:
+            qparams = self.get_qparams(role)
+            if qparams is not None and not qparams.scale.is_meta:
+                _ = qparams.symmetric_around_zero
+                if not qparams.scale.dim():
+                    _ = qparams.scale_value, qparams.zero_point_value
+        _ = self.input_qparams
+        return True
+
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.__dict__.get("_buffers", ()):
             self._cache.clear()

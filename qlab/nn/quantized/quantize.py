@@ -52,6 +52,8 @@ class Quantize(QuantizedModule):
         Raises:
             DTypeError: Not floating point, or quantized already.
         """
+        if torch.compiler.is_compiling():
+            self.know()
         if isinstance(x, QTensor):
             raise DTypeError(
                 "Quantize: the tensor is quantized already",
@@ -76,6 +78,8 @@ class DeQuantize(QuantizedModule):
 
     def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """`QTensor`, or codes if inputs are bound → float32 of the same shape."""
+        if torch.compiler.is_compiling():
+            self.know()
         if not isinstance(x, Tensor):
             raise self._not_quantized((x,))
         passes = self.input_qparams is None and not isinstance(x, QTensor)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 from torch.func import functional_call
 
 from qlab import ops
@@ -16,7 +17,9 @@ from qlab.errors import ShapeError, UnsupportedError
 from qlab.nn.quantized.base import Output
 from qlab.nn.quantized.holder import OUTPUT, float_copy, qparams_of_numbers
 from qlab.nn.quantized.weight import WeightModule
-from qlab.qparams import QParams, quantize
+from qlab.ops.kernels import forced
+from qlab.ops.traced import contract, described
+from qlab.qparams import QParams, dequantize, quantize
 from qlab.qtensor import QTensor
 
 
@@ -98,11 +101,63 @@ class WeightedModule(WeightModule):
         bias = source.bias() if isinstance(source, WeightedModule) else source.bias
         return {**super()._arguments_of(source), cls.bias_argument: bias is not None}
 
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """As every `QuantizedModule`; plain codes like the last are neither checked nor bound anew.
+
+        Args:
+            *inputs: A `QTensor`, or plain codes or real numbers as bound.
+
+        Raises:
+            DTypeError: Not what was bound, or codes without bound inputs.
+        """
+        if is_compiling():
+            return super().forward(*inputs)
+        cache, buffers = self._cache, self._buffers
+        ready: Any = cache.get("ready")
+        if ready is not None and len(inputs) == 1:
+            x = inputs[0]
+            if ready.serves(x, forced(), buffers["weight_codes"], buffers["bias_float"]):
+                result, finish = ready.run(x), cache["finish"]
+                return result if finish is None else finish(result)
+        result = super().forward(*inputs)
+        made, bound = self._packed.ready, self.input_qparams
+        if made is not None and bound is not None and made.x_qparams is bound[0]:
+            self._cache["finish"] = self._finish()
+            self._cache["ready"] = made if made.y_qparams is self.get_qparams(OUTPUT) else None
+        return result
+
     def compute(self, x: Tensor, x_qparams: QParams | None) -> Tensor:
         """``relu(op(x, weight) + bias)`` on codes; without ``x_qparams`` on real numbers."""
         if x_qparams is None:
-            return self._on_real_numbers(x)
-        return type(self).op(*self._call(x, x_qparams), **self._options(), packed=self._packed)
+            result = self._on_real_numbers(x)
+        elif is_compiling():
+            weight, bias = self._buffers["weight_codes"], self._buffers["bias_float"]
+            numbers = self.weight_qparams.scale, self.weight_qparams.zero_point
+            result = contract(self._cache["call"], x, weight, *numbers, bias)
+            finish = self._cache["finish"]
+            return result if finish is None else finish(result)
+        else:
+            call = self._call(x, x_qparams)
+            result = type(self).op(*call, **self._options(), packed=self._packed)
+        finish = self._finish()
+        return result if finish is None else finish(result)
+
+    @torch.compiler.assume_constant_result
+    def know(self) -> bool:
+        """As every module; and the call in words, without which none is traced."""
+        super().know()
+        bound = self.input_qparams
+        if bound and bound[0] is not None:
+            qparams = bound[0], self.weight_qparams, self.get_qparams(OUTPUT)
+            self._cache["call"] = described(type(self).op.__name__, *qparams, self._options())
+        elif bound:
+            self._cache["float"] = self._in_float()
+        self._cache["finish"] = self._finish()
+        return True
+
+    def _finish(self) -> Callable[[Tensor], Tensor] | None:
+        """What is left to do with the operator's result; None for nothing."""
+        return None
 
     def _call(self, x: Tensor, x_qparams: QParams) -> tuple[Any, ...]:
         buffers = self._buffers
@@ -110,18 +165,26 @@ class WeightedModule(WeightModule):
         return x, x_qparams, weight, self.weight_qparams, bias, self.get_qparams(OUTPUT)
 
     def _on_real_numbers(self, x: Tensor) -> Tensor:
-        key = f"float {threading.get_ident()}"  # functional_call lends its module the parameters
-        if key not in self._cache:
-            arguments = self._arguments_of(self)
-            bias = arguments.pop(self.bias_argument)
-            with torch.device("meta"):
-                self._cache[key] = self.plain_float_type()(**arguments, bias=bias)
-        parameters = {"weight": self.weight().dequantize(), "bias": self.bias()}
+        if is_compiling():
+            key = "float"  # made by `know`
+        else:  # functional_call lends its module the parameters
+            key = f"float {threading.get_ident()}"
+            if key not in self._cache:
+                self._cache[key] = self._in_float()
+        weight = dequantize(self.get_buffer("weight_codes"), self.weight_qparams)
+        parameters = {"weight": weight, "bias": self.bias()}
         parameters = {name: value for name, value in parameters.items() if value is not None}
         real = functional_call(self._cache[key], parameters, (x.to(torch.float32),))
         real = real.relu() if self.relu else real
         output = self.get_qparams(OUTPUT)
         return real.to(x.dtype) if output is None else quantize(real, output)
+
+    def _in_float(self) -> nn.Module:
+        """The float layer, without parameters of its own."""
+        arguments = self._arguments_of(self)
+        bias = arguments.pop(self.bias_argument)
+        with torch.device("meta"):
+            return self.plain_float_type()(**arguments, bias=bias)
 
     def _options(self) -> dict[str, Any]:
         return {"relu": self.relu}

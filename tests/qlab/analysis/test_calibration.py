@@ -11,6 +11,7 @@ from torch import nn
 import qlab
 import sample_models
 from qlab.analysis.calibration import Calibration
+from qlab.counting import load
 from qlab.errors import ArgumentError, NonFiniteError
 
 
@@ -174,6 +175,7 @@ def test_five_hundred_batches_leave_memory_flat():
     shape = (8, 3, 32, 32)
     model(torch.zeros(shape))
     lab, peaks = qlab.Lab(model, torch.zeros(shape), Lazy(500, shape)), []
+    load()  # the compiled counting, which takes 100 MiB once, whatever there is to count
 
     def note(done: int, total: int, label: str) -> None:
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
@@ -203,3 +205,42 @@ def test_sample_models_have_statistics_of_every_observed_tensor():
     lab.calibrate()
     observed = {value.node for value in lab.plan().values if value.observed}
     assert observed <= lab.calibrated.statistics.keys()
+
+
+class Transposes(nn.Module):
+    """Has the samples along axis 1 of four, where images have their channels."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc = nn.Linear(4, 6)
+        self.out = nn.Linear(2, 2)
+
+    def forward(self, x):
+        x = self.fc(x).unflatten(-1, (3, 2)).permute(2, 0, 1, 3)
+        return self.out(torch.sigmoid(x)).permute(1, 2, 0, 3)
+
+
+def test_batches_of_other_sizes_where_channels_were_taken_to_be():
+    data = torch.randn(11, 5, 4, generator=torch.Generator().manual_seed(1))
+    lab = qlab.Lab(Transposes().eval(), data[:1], list(data.split(4)))
+    whole = qlab.Lab(Transposes().eval(), data[:1], [data])
+    assert lab.calibrate().samples == 11
+    for layer in lab.layers:
+        mine, other = lab.statistics(layer.name), whole.statistics(layer.name)
+        assert (mine.min_val, mine.max_val) == (other.min_val, other.max_val)
+        assert mine.count == other.count
+    assert lab.statistics("sigmoid").channel_axis is None
+    assert lab.statistics("fc").channels == 6
+    table, expected = lab.channels("sigmoid"), whole.channels("sigmoid")
+    assert len(table) == 1 and len(expected) == 11
+    assert table["max_abs"].iloc[0] == pytest.approx(expected["max_abs"].max(), rel=1e-4)
+
+
+def test_calibrations_merge_where_channels_were_none():
+    data = torch.randn(7, 5, 4, generator=torch.Generator().manual_seed(1))
+    parts = [qlab.Lab(Transposes().eval(), data[:1], [part]) for part in data.split(4)]
+    merged = parts[0].calibrate().merge(parts[1].calibrate()).statistics
+    assert merged["sigmoid"].channel_axis is None and merged["fc"].channels == 6
+    again = parts[0].calibrate().merge(parts[0].calibrate()).statistics
+    assert again["sigmoid"].channels == 4

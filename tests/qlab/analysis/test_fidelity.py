@@ -232,3 +232,23 @@ def test_four_bits_lie_far_from_float_and_simulation_and_integers_beside_each_ot
     )
     table = lab_of("mlp").fidelity(four).table
     assert (table["sqnr_fake_integer_local"] > table["sqnr_float_integer_local"] + 20).all()
+
+
+class Halves(nn.Module):
+    """Splits codes and adds the halves: one step gives several tensors."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc = nn.Linear(4, 6)
+
+    def forward(self, x):
+        first, second = self.fc(x).chunk(2, dim=-1)
+        return first + second
+
+
+def test_a_step_that_gives_several_tensors_is_simulated():
+    data = torch.randn(32, 4, generator=torch.Generator().manual_seed(1))
+    fidelity = qlab.Lab(Halves().eval(), data[:1], [data]).fidelity("int8")
+    assert list(fidelity.table.index) == ["fc", "add"]
+    assert fidelity.output["sqnr_fake_integer"] > fidelity.output["sqnr_float_fake"]

@@ -129,6 +129,7 @@ WORK = {
     "layer_inputs": lambda lab, _: lab.layer_inputs("step")[0].shape[1] == 16,
     "worked_sum": lambda lab, _: len(lab.worked_sum("step").terms.x) == 16,
     "latency": lambda lab, _: lab.latency(repeats=4).quantized.runs == 4,
+    "identical": lambda lab, _: lab.identical(lab.convert(), lab.convert()),
     "runs": lambda lab, _: lab.compare() and len(lab.runs) == 1,
     "export json": lambda lab, path: lab.export(path / "m.json").exists(),
     "save": lambda lab, path: lab.save(path / "lab").exists(),

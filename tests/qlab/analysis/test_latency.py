@@ -66,3 +66,10 @@ def test_a_lab_times_the_networks_of_a_configuration_on_the_batch_given():
     assert lab.latency(repeats=4).shape == (8, 4)
     latency = lab.latency("int8-minmax", torch.randn(3, 4), repeats=5)
     assert (latency.shape, latency.floating.runs, latency.complete) == ((3, 4), 5, True)
+
+
+@pytest.mark.parametrize("shape", [(2, 5), (2, 2, 2)])
+def test_a_batch_that_the_model_does_not_take_is_named(shape):
+    lab = qlab.Lab(nn.Linear(3, 2).eval(), torch.zeros(1, 3), [torch.randn(4, 3)])
+    with pytest.raises(ArgumentError, match=r"does not take this batch.*Received \(2, "):
+        lab.latency(batch=torch.zeros(shape))

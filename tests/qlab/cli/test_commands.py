@@ -101,7 +101,12 @@ class TestErrors:
         ("arguments", "message"),
         [
             (["analyze", "nope"], "a sample model (mlp,"),
-            (["analyze", "model.pt2"], "reads no model files from the command line yet"),
+            (["analyze", "model.pt2"], "'model.pt2' comes without data"),
+            (["analyze", "model.pt2", "--data", "random"], "The file cannot be read"),
+            (["analyze", "mlp", "--architecture", "mlp"], "is for weights in safetensors"),
+            (["analyze", "mlp", "--image-mean", "grey"], "is no list of numbers"),
+            (["analyze", "mlp", "--image-size", "8x8x8"], "is no size such as 224"),
+            (["explore", "mlp"], "Sample models are chosen in the app"),
             (["analyze", "mlp", "--samples", "99999"], "has fewer images"),
             (["analyze", "mlp", "--preset", "int9"], "'int9' is not one of"),
             (["analyze", "mlp", "--mapping", "none.json"], "does not exist"),

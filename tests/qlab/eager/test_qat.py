@@ -9,11 +9,13 @@ from qlab.fake_quantize import FakeQuantizeBase, FixedQParamsFakeQuantize
 from qlab.nn import qat
 from qlab.nn.intrinsic import qat as nniqat
 from qlab.nn.quantizable import LSTM
+from qlab.nn.quantized import dynamic as nnqd
 from qlab.quantization import (
     DeQuantStub,
     QConfig,
     QuantStub,
     convert,
+    default_dynamic_qat_qconfig,
     default_fake_quant,
     default_qat_qconfig,
     default_qconfig,
@@ -142,3 +144,29 @@ def test_converting_without_a_pass_names_the_layer():
     prepared = prepare_qat(net())
     with pytest.warns(UserWarning, match="convert: no calibration data reached 'quant'"):
         convert(prepared.eval())
+
+
+def test_a_dynamic_qconfig_rounds_the_input_of_a_layer_and_not_its_output():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3))
+    model.qconfig = default_dynamic_qat_qconfig
+    prepared = prepare_qat(model, {nn.Linear: qat.dynamic.Linear})
+    seen: list[torch.Tensor] = []
+    prepared[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    x = torch.randn(6, 4)
+    y = prepared(x)
+    step = prepared[0].activation_post_process.scale
+    codes = seen[0] / step
+    assert 0 < (seen[0] - x).abs().max() <= 0.51 * step
+    torch.testing.assert_close(codes, codes.round(), rtol=0, atol=1e-4)
+    weight = prepared[0].weight_fake_quant(prepared[0].weight)
+    torch.testing.assert_close(y, nn.functional.linear(seen[0], weight, prepared[0].bias))
+    made = convert(prepared.eval(), {qat.dynamic.Linear: nnqd.Linear})
+    assert type(made[0]) is nnqd.Linear and len(made[0]._forward_pre_hooks) == 1
+
+
+def test_convert_takes_what_rounds_inputs_off_layers_that_stay_float():
+    model = nn.Sequential(nn.Linear(4, 3))
+    model.qconfig = default_dynamic_qat_qconfig
+    made = convert(prepare_qat(model, {nn.Linear: qat.dynamic.Linear}).eval(), {})
+    assert not made[0]._forward_pre_hooks and not hasattr(made[0], "activation_post_process")

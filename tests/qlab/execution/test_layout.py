@@ -6,6 +6,7 @@ from torch import nn
 
 import qlab
 from qlab.execution import GraphRunner, Program, channels_last
+from qlab.nn.intrinsic.fused import FusedModule
 from sample_models.untrained import MobileNetV2, build_untrained
 
 
@@ -70,3 +71,30 @@ def test_without_convolutions_it_is_the_program_itself():
     x = torch.randn(1, 3)
     program = Program.of(_graph(nn.Sequential(nn.Linear(3, 4), nn.ReLU()), x))
     assert channels_last(program) is program
+
+
+class Residual(nn.Module):
+    """A value that is read again after the activation behind the addition."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.act = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.ReLU6()
+
+    def forward(self, x):
+        a = self.act(self.first(x))
+        b = torch.relu(self.second(a) + a)
+        return torch.relu(b - a) + b
+
+
+def test_activations_overwrite_only_what_nobody_else_reads():
+    x = torch.randn(2, 3, 8, 8)
+    graph = _graph(Residual(), x)
+    program = channels_last(Program.of(graph))
+    (expected, usual), (output, values) = _values(Program.of(graph), x), _values(program, x)
+    assert not any(getattr(module, "inplace", False) for module in graph.modules())
+    torch.testing.assert_close(output, expected)
+    for name, value in usual.items():
+        torch.testing.assert_close(values[name], value)
+    fused = [i.target for i in program.instructions if isinstance(i.target, FusedModule)]
+    assert {type(f).__name__ for f in fused} == {"Conv2dReLU6", "AddReLU"}
+    assert all(f[1].inplace for f in fused)

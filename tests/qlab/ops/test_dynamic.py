@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from qlab import ops
 from qlab.dtypes import float8_e4m3fn, qint8, qint32, quint8
 from qlab.errors import DTypeError, NonFiniteError, ShapeError
+from qlab.granularity import PerAxis, PerTensor
 from qlab.ops.dynamic import SMALLEST_SCALE
 from qlab.qparams import QParams, dequantize, quantize
 
@@ -95,3 +96,44 @@ def test_the_result_has_the_input_s_type():
     x = torch.ones(2, 8, dtype=torch.bfloat16)
     y = ops.linear_dynamic(x, torch.ones(5, 8, dtype=torch.int8), w_qparams, None)
     assert y.dtype == torch.bfloat16
+
+
+SPECIAL = st.sampled_from([0.0, -0.0, 1e-30, -1e-30, 6e-5, 3e38, -3e38, 127.5, -64.5])
+
+
+@given(
+    st.lists(st.one_of(FLOATS, SPECIAL), min_size=3, max_size=12),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+)
+def test_a_packed_layer_gives_what_the_definition_does(values, reduce, relu, each, biased):
+    """Bit by bit: the compiled range, codes and product against those of the definition."""
+    x = torch.tensor(values[: len(values) // 3 * 3]).reshape(-1, 3)
+    weight = torch.tensor([[1, -128, 127], [5, 0, -3]], dtype=torch.int8)
+    scale = torch.tensor([0.01, 0.3]) if each else torch.tensor(0.02)
+    zeros = torch.zeros_like(scale, dtype=torch.int32)
+    granularity = PerAxis(0) if each else PerTensor()
+    w_qparams = QParams(scale, zeros, qint8, granularity)
+    bias = torch.tensor([0.5, -7.0]) if biased else None
+    options = {"reduce_range": reduce, "relu": relu}
+    fast = ops.linear_dynamic(x, weight, w_qparams, bias, **options, packed=ops.PackedWeight())
+    with ops.use("reference"):
+        exact = ops.linear_dynamic(x, weight, w_qparams, bias, **options)
+    torch.testing.assert_close(fast, exact, rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_packed_layer_notices_changes_and_refuses_what_the_definition_refuses():
+    packed, w_qparams = ops.PackedWeight(), QParams.per_tensor(0.1, 0, qint8)
+    weight, x = torch.tensor([[1, 2, 3]], dtype=torch.int8), torch.tensor([[1.0, 2.0, 4.0]])
+    first = ops.linear_dynamic(x, weight, w_qparams, None, packed=packed)
+    weight.neg_()
+    assert torch.equal(ops.linear_dynamic(x, weight, w_qparams, None, packed=packed), -first)
+    for bad in (torch.nan, torch.inf, -torch.inf):
+        with pytest.raises(NonFiniteError, match="the input must be finite"):
+            ops.linear_dynamic(torch.full((1, 3), bad), weight, w_qparams, None, packed=packed)
+    with pytest.raises(ShapeError, match="features along the last axis"):
+        ops.linear_dynamic(torch.ones(1, 4), weight, w_qparams, None, packed=packed)
+    turned = torch.ones(3, 2).t()  # not dense
+    assert ops.linear_dynamic(turned, weight, w_qparams, None, packed=packed).shape == (2, 1)

@@ -1,7 +1,9 @@
 """Each policy's range, from statistics and from data."""
 
 import itertools
+import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,11 +15,13 @@ from qlab.errors import (
     ArgumentError,
     FormatError,
     NonFiniteError,
+    ShapeError,
     UncalibratedError,
     UnknownNameError,
     UnsupportedError,
 )
 from qlab.granularity import PerAxis, PerGroup, PerTensor
+from qlab.observers import observer_for, spec_of
 from qlab.qparams import choose_qparams
 from qlab.ranges import (
     MSE,
@@ -427,3 +431,27 @@ class TestFixed:
     def test_needs_a_zero_point_that_is_a_code(self, dtype: str, zero_point: int, valid: str):
         with pytest.raises(ArgumentError, match=rf"no code of {dtype}.*{valid}"):
             TensorSpec(as_qdtype(dtype), policy=Fixed(0.1, zero_point))
+
+    @pytest.mark.parametrize("granularity", [PerTensor(), PerAxis(0), PerAxis(1), PerGroup(2)])
+    @pytest.mark.parametrize("symmetric", [True, False])
+    def test_repeats_the_scales_that_were_chosen(self, granularity, symmetric):
+        weight = torch.randn(3, 4)
+        how = TensorSpec(integer(4, signed=True), symmetric, granularity)
+        chosen = how.qparams_of(weight)
+        fixed = replace(how, policy=Fixed.of(chosen))
+        again = fixed.qparams_of(torch.zeros(3, 4))
+        assert torch.equal(again.scale, chosen.scale)
+        assert torch.equal(again.zero_point, chosen.zero_point)
+        read = TensorSpec.from_dict(json.loads(json.dumps(fixed.to_dict())))
+        assert read == fixed and hash(read) == hash(fixed)
+        assert spec_of(observer_for(fixed)).qparams_of(weight).scale.equal(chosen.scale)
+
+    def test_many_scales_must_fit(self):
+        how = TensorSpec(qint8, True, PerAxis(0), Fixed((0.1, 0.2), 0))
+        assert how.policy.label == "fixed at 2 scales from 0.1 to 0.2"
+        with pytest.raises(ShapeError, match=r"Fixed.*3 scales.*2"):
+            how.qparams_of(torch.zeros(3, 4))
+        with pytest.raises(ArgumentError, match=r"Fixed: one scale per tensor.*2 scales"):
+            TensorSpec(qint8, True, PerTensor(), Fixed((0.1, 0.2), 0))
+        with pytest.raises(ArgumentError, match=r"one zero point.*2 zero points.*Received 3"):
+            Fixed((0.1, 0.2), (0, 1, 2))

@@ -432,3 +432,17 @@ def test_rows_that_are_none_are_refused_whole(damage):
     with pytest.raises(FormatError, match="Not a stored run"):
         target.restore(rows)
     assert len(target) == 0
+
+
+@pytest.mark.parametrize("column", ["mapping", "metrics", "created"])
+def test_what_is_damaged_of_a_run_names_the_run(tmp_path: Path, column: str):
+    runs = Runs(tmp_path / "runs.sqlite")
+    runs.add(INT8, {}, name="whole")
+    damaged = runs.add(INT4, {}, name="torn").id
+    runs.close()
+    with sqlite3.connect(tmp_path / "runs.sqlite") as database:
+        database.execute(f"UPDATE runs SET {column} = '[{{' WHERE id = ?", (damaged,))
+    database.close()
+    with pytest.raises(FormatError, match=r"run 2 \('torn'\) is damaged"):
+        _ = runs.get(damaged).mapping
+    assert runs.get(1).mapping == INT8

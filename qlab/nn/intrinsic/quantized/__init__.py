@@ -6,6 +6,8 @@ it then uses [0, 6] only; fused, all codes lie there.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from qlab import ops
@@ -16,7 +18,7 @@ from qlab.nn.quantized.conv import Conv1d, Conv2d, Conv3d
 from qlab.nn.quantized.linear import Linear
 from qlab.nn.quantized.norm import BatchNorm2d, BatchNorm3d
 from qlab.nn.quantized.weighted import WeightedModule
-from qlab.qparams import QParams
+from qlab.ops.codes import code_of
 
 __getattr__ = submodules(__name__)
 
@@ -68,10 +70,13 @@ class _AtMostSix(WeightedModule):
 
     relu = True
 
-    def compute(self, x: Tensor, x_qparams: QParams | None) -> Tensor:
-        """``relu6(op(x, weight) + bias)`` on codes; without ``x_qparams`` on real numbers."""
-        positive, output = super().compute(x, x_qparams), self.output_qparams
-        return positive.clamp(max=6.0) if output is None else ops.relu6(positive, output)
+    def _finish(self) -> Callable[[Tensor], Tensor] | None:
+        output = self.output_qparams
+        if output is None:
+            return lambda real: real.clamp(max=6.0)
+        if code_of(6.0, output) >= output.dtype.quant_max:
+            return None  # no code lies above
+        return lambda codes: ops.relu6(codes, output)
 
 
 class LinearReLU6(_AtMostSix, Linear):

@@ -171,12 +171,16 @@ class _Layer(RecurrentModule):
         hidden: Any = self.get_submodule(f"hh{suffix}")
         steps = list(self.get_submodule(f"ih{suffix}")(x).split(sizes))
         outputs: list[Tensor] = []
+        bound = hidden.bound(state[0])
         for from_input in reversed(steps) if backwards else steps:
             size = len(from_input)
-            running = tuple(part[:size] for part in state)
-            new = self.recurrence.step(from_input, hidden(running[0]), running)
+            whole = size == len(state[0])
+            running = state if whole else tuple(part[:size] for part in state)
+            product = None if bound is None else bound(running[0])
+            product = hidden(running[0]) if product is None else product
+            new = self.recurrence.step(from_input, product, running)
             outputs.append(new[0])
-            if size < len(state[0]):
+            if not whole:
                 waiting = (part[size:] for part in state)
                 new = tuple(torch.cat(pair) for pair in zip(new, waiting, strict=True))
             state = new

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import torch
@@ -11,13 +11,15 @@ from torch import Tensor, nn
 from qlab import ops
 from qlab.dtypes import QDType, as_qdtype, qint8, quint8
 from qlab.errors import DTypeError, FormatError, ShapeError
-from qlab.nn.intrinsic.fold import core
+from qlab.nn.intrinsic.fold import core, hooked
 from qlab.nn.quantized import linear as static
 from qlab.nn.quantized.base import Output
 from qlab.nn.quantized.dynamic.request import DynamicRequest, WeightDType
 from qlab.nn.quantized.format import CodeFormat
 from qlab.nn.quantized.holder import OUTPUT, WEIGHT, float_copy, qparams_of_numbers
 from qlab.nn.quantized.reference.layers import Linear as Reference
+from qlab.ops.dynamic import bound_dynamic, dense
+from qlab.ops.traced import contract, described
 from qlab.qtensor import QTensor
 
 _FLOAT16_MAX = torch.finfo(torch.float16).max
@@ -126,6 +128,11 @@ class Linear(static.Linear):
         if self._is_half:
             real = nn.functional.linear(x.to(torch.float32), self.weight(), self.bias())
             return (real.relu() if self.relu else real).to(x.dtype)
+        if torch.compiler.is_compiling():
+            self.know()
+            scale, zero_point = self.weight_qparams.scale, self.weight_qparams.zero_point
+            layer = self.get_buffer("weight_codes"), scale, zero_point, self.bias()
+            return contract(self._cache["call"], x.to(torch.float32), *layer).to(x.dtype)
         return ops.linear_dynamic(
             x,
             self.get_buffer("weight_codes"),
@@ -136,6 +143,25 @@ class Linear(static.Linear):
             relu=self.relu,
             packed=self._packed,
         )
+
+    @torch.compiler.assume_constant_result
+    def know(self) -> bool:
+        """As every module; and the call in words."""
+        weight = self.weight_qparams
+        options = {"dtype": self.input_dtype.name, "reduce_range": self.reduce_range}
+        options["relu"] = self.relu
+        self._cache["call"] = described("linear_dynamic", None, weight, None, options)
+        return True
+
+    def bound(self, x: Tensor) -> Callable[[Tensor], Tensor | None] | None:
+        """The layer as a function for many inputs like ``x``, while its weight stays as it is.
+
+        None where there is no faster way than calling it; see `qlab.ops.dynamic.bound_dynamic`.
+        """
+        if self._is_half or self.input_dtype is not quint8 or not dense(x) or hooked(self):
+            return None
+        layer = self.get_buffer("weight_codes"), self.weight_qparams, self.bias()
+        return bound_dynamic(x, *layer, (self.reduce_range, self.relu), self._packed)
 
     def _check_input(self, x: Any) -> None:
         if not isinstance(x, Tensor) or isinstance(x, QTensor) or not x.is_floating_point():

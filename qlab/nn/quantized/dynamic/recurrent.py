@@ -39,8 +39,10 @@ class Recurrence:
 
 
 def _lstm(from_input: Tensor, from_hidden: Tensor, state: State) -> State:
-    enter, forget, cell, out = (from_input + from_hidden).chunk(4, -1)
-    c = forget.sigmoid() * state[1] + enter.sigmoid() * cell.tanh()
+    size = state[1].shape[-1]
+    both, cell, out = (from_input + from_hidden).split((2 * size, size, size), -1)
+    enter, forget = both.sigmoid().split(size, -1)
+    c = forget * state[1] + enter * cell.tanh()
     return out.sigmoid() * c.tanh(), c
 
 

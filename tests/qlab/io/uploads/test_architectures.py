@@ -12,6 +12,7 @@ from torch import nn
 import qlab
 import sample_models
 from qlab.errors import ArgumentError, FormatError, UnknownNameError
+from qlab.io.uploads import architecture_names, open_model
 from tests.upload_files import Small, weights
 
 
@@ -44,9 +45,21 @@ def test_libraries_are_asked_without_weights(monkeypatch: pytest.MonkeyPatch) ->
 
     def create_model(name: str, pretrained: bool) -> nn.Module:
         asked.append((name, pretrained))
-        return Small()
+        made = Small()
+        made.default_cfg = {"input_size": (1, 9, 7)}  # type: ignore[assignment]
+        return made
 
-    models = types.SimpleNamespace(list_models=lambda: ["net_a"], get_model=get_model)
+    listed: list[object] = []
+
+    def list_models(module: object) -> list[str]:
+        listed.append(module)
+        return ["net_a"]
+
+    transforms = types.SimpleNamespace(crop_size=[6])
+    weights_of = types.SimpleNamespace(DEFAULT=types.SimpleNamespace(transforms=lambda: transforms))
+    models = types.SimpleNamespace(
+        list_models=list_models, get_model=get_model, get_model_weights=lambda _: weights_of
+    )
     vision = types.ModuleType("torchvision")
     vision.models = models  # type: ignore[attr-defined]
     timm = types.ModuleType("timm")
@@ -54,9 +67,15 @@ def test_libraries_are_asked_without_weights(monkeypatch: pytest.MonkeyPatch) ->
     timm.create_model = create_model  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "torchvision", vision)
     monkeypatch.setitem(sys.modules, "timm", timm)
-    qlab.load_model(weights(Small()), "net_a")
-    qlab.load_model(weights(Small()), "net_b")
+    opened = open_model(weights(Small()), "net_a")
+    assert opened.example_inputs[0].shape == (1, 3, 6, 6)
+    assert [str(each) for each in opened.inputs] == ["x float32 (N, 3, *, *)"]
+    opened = open_model(weights(Small()), "net_b")
+    assert opened.example_inputs[0].shape == (1, 1, 9, 7)
     assert asked == [("net_a", None), ("net_b", False)]
+    assert architecture_names()["torchvision"] == ("net_a",)
+    # Its other modules fetch weights, or take lists of images.
+    assert all(module is models for module in listed)
     with pytest.raises(UnknownNameError, match=r"net_a, net_b\. Did you mean 'net_b'"):
         qlab.load_model(weights(Small()), "netb")
 

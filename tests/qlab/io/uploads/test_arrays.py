@@ -97,6 +97,13 @@ def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded() -> None:
         read_arrays(content, "images.zip", Limits(unpacked_bytes=30_000))
 
 
+def test_batches_of_one_size_leave_the_rest_out() -> None:
+    data = read(npy(np.zeros((5, 2))))
+    assert [len(b) for b in data.batches(2, whole=True)] == [2, 2]
+    with pytest.raises(ArgumentError, match=r"fewer samples than one batch.*6.*5"):
+        data.batches(6, whole=True)
+
+
 def test_batches_need_labels_and_a_size() -> None:
     data = read(npy(np.zeros(3)))
     with pytest.raises(ArgumentError, match="has no labels"):

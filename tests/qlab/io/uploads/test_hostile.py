@@ -269,6 +269,11 @@ PROGRAMS = {
     ),
     "call": ("graph_module/module_call_graph", [], "does not say how it is called"),
     "nodes": (f"{GRAPH}/nodes", {}, "Expected a JSON list"),
+    "argument names": (
+        "graph_module/module_call_graph/0/signature/forward_arg_names",
+        7,
+        "Expected a JSON list",
+    ),
 }
 
 
@@ -296,7 +301,7 @@ def test_random_names_of_arguments_never_become_code() -> None:
 
     from qlab.io.uploads.models import assemble
 
-    graph = assemble(*unpack(program_with(change), LIMITS), LIMITS).graph
+    graph = assemble(*unpack(program_with(change), LIMITS), LIMITS).model
     assert "import os" not in graph.code and "input_0" in graph.code
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,7 +39,7 @@ def test_sample_models_give_the_same_numbers(name: str, dynamic: bool) -> None:
     read = read_here(sample_archive(name, dynamic))
     x = torch.cat(sample.calibration(3, 3))[: 3 if dynamic else 1, :, :64, :64]
     with torch.no_grad():
-        assert torch.equal(read.graph(x), sample.model(x))
+        assert torch.equal(read.model(x), sample.model(x))
     assert read.inputs == (
         UploadedInput(read.inputs[0].name, (None if dynamic else 1, *x.shape[1:]), x.dtype),
     )
@@ -49,7 +50,7 @@ def test_layers_come_back_under_their_names(name: str) -> None:
     sample = sample_models.load(name)
     example = (sample.example_inputs[0][..., :64, :64],)
     own = trace(sample.model, example)
-    read = trace(read_here(sample_archive(name, True)).graph, example)
+    read = trace(read_here(sample_archive(name, True)).model, example)
 
     def layers(graph: Any) -> dict[str, type]:
         calls = [n for n in graph.graph.nodes if n.op == "call_module"]
@@ -63,7 +64,7 @@ def test_a_lab_of_an_upload_says_what_that_of_the_model_says() -> None:
     data = sample.calibration(32, 16)
     reports = [
         qlab.Lab(model, sample.example_inputs, data).compare()
-        for model in (sample.model, read_here(sample_archive("residual", True)).graph)
+        for model in (sample.model, read_here(sample_archive("residual", True)).model)
     ]
     assert reports[0].output == reports[1].output
     assert list(reports[0].layers.index) == list(reports[1].layers.index)
@@ -73,25 +74,25 @@ def test_nested_inputs_and_outputs_sizes_and_masks() -> None:
     read = read_here(nested_archive())
     ids = torch.tensor([[1, 2, 3], [4, 5, 6], [0, 1, 2]])
     mask = torch.tensor([[True, True, False]] * 3)
-    expected, received = nested_model()(ids, mask=mask), read.graph(ids, mask)
+    expected, received = nested_model()(ids, mask=mask), read.model(ids, mask)
     torch.testing.assert_close(received, expected, rtol=0, atol=1e-6)
     assert [i.name for i in read.inputs] == ["ids", "mask"]
-    linears = [k for k, m in read.graph.named_modules() if isinstance(m, nn.Linear)]
+    linears = [k for k, m in read.model.named_modules() if isinstance(m, nn.Linear)]
     assert linears == ["attention.out_proj", "head"]
-    names = [n.meta["name"] for n in trace(read.graph, read.example_inputs).graph.nodes]
+    names = [n.meta["name"] for n in trace(read.model, read.example_inputs).graph.nodes]
     assert "attention.in_proj" in names
 
 
 def test_the_sizes_that_a_program_was_made_for_are_checked() -> None:
     read = read_here(small_archive())
     with pytest.raises(ShapeError, match=r"Expected shape \(any, 1, 6, 6\)"):
-        read.graph(torch.zeros(2, 1, 7, 7))
+        read.model(torch.zeros(2, 1, 7, 7))
 
 
 def test_a_bound_of_a_dynamic_axis_is_kept() -> None:
     shapes = ({0: Dim("batch", min=3, max=5)},)
     content = export(nn.Linear(2, 2).eval(), (torch.zeros(4, 2),), dynamic_shapes=shapes)
-    graph = read_here(content).graph
+    graph = read_here(content).model
     assert graph(torch.zeros(5, 2)).shape == (5, 2)
     with pytest.raises(ShapeError, match=r"Expected shape \(3 to 5, 2\)"):
         graph(torch.zeros(6, 2))
@@ -111,8 +112,8 @@ def test_tied_weights_and_writing_in_place() -> None:
     model = _Tied().eval()
     read = read_here(export(model, (torch.zeros(2, 3),)))
     x = torch.randn(2, 3)
-    assert torch.equal(read.graph(x), model(x))
-    assert x.isfinite().all() and not [n for n in read.graph.graph.nodes if "_." in str(n.target)]
+    assert torch.equal(read.model(x), model(x))
+    assert x.isfinite().all() and not [n for n in read.model.graph.nodes if "_." in str(n.target)]
 
 
 class _Alias(nn.Module):
@@ -132,3 +133,17 @@ def test_a_model_in_training_mode_is_refused() -> None:
     content = export(nn.BatchNorm1d(3).train(), (torch.randn(4, 3),))
     with pytest.raises((FormatError, UnsupportedError), match=r"Call model\.eval\(\) before"):
         read_here(content)
+
+
+@pytest.mark.parametrize("preset", ["int8", "int4-weights"])
+def test_what_an_upload_becomes_can_be_saved_and_read_back(preset: str, tmp_path: Path) -> None:
+    read = read_here(nested_archive())
+    ids = torch.randint(0, 7, (8, 5), generator=torch.Generator().manual_seed(0))
+    batch = {"ids": ids, "mask": ids > 1}
+    lab = qlab.Lab(read.model, read.example_inputs, [batch])
+    path = lab.export(tmp_path / "model.safetensors", preset)
+    assert lab.identical(lab.convert(preset), qlab.load_quantized(path), batch)
+    assert not lab.identical(lab.convert(preset), lab.convert(qlab.QConfigMapping()), batch)
+    again = qlab.load_lab(lab.save(tmp_path / "lab.qlab"), calibration=[batch])
+    mine, other = (each.compare(preset).output["sqnr"] for each in (lab, again))
+    assert other == pytest.approx(mine, abs=1e-4)

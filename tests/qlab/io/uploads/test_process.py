@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 import qlab
 from qlab.errors import ArgumentError, FormatError, UnsupportedError
 from qlab.io import uploads
-from qlab.io.uploads import Limits, process
+from qlab.io.uploads import Limits, StoppedError, process
 from tests.upload_files import nested_archive, nested_model, npz, small_archive
 
 
@@ -26,6 +27,19 @@ def test_a_model_comes_back_from_the_other_process(tmp_path: Path) -> None:
     torch.testing.assert_close(received, expected, rtol=0, atol=1e-6)
     with pytest.raises(ArgumentError, match="which holds its own architecture"):
         qlab.load_model(path, "mlp")
+
+
+def test_the_process_ends_as_soon_as_nobody_wants_its_result() -> None:
+    asked = []
+
+    def stop() -> bool:
+        asked.append(time.monotonic())
+        return len(asked) > 2
+
+    began = time.monotonic()
+    with pytest.raises(StoppedError, match=r"'small\.pt2' was stopped, as asked"):
+        uploads.read(small_archive(), "small.pt2", should_stop=stop)
+    assert len(asked) == 3 and time.monotonic() - began < 1  # starting it alone takes longer
 
 
 def test_errors_and_calibration_data_come_back_too() -> None:

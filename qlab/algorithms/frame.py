@@ -1,0 +1,158 @@
+"""How a repair is run: checked, timed, measured before and after, and stopped without a trace."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from qlab.algorithms.base import (
+    Algorithm,
+    Change,
+    Hooks,
+    Outcome,
+    Repaired,
+    RepairReport,
+    StoppedError,
+    Subject,
+    settings_dict,
+)
+from qlab.algorithms.memory import MemoryWatch
+from qlab.analysis.report import Report
+from qlab.errors import UnknownNameError
+from qlab.qconfig import QConfigMapping
+
+_COLUMNS = ("sqnr_local", "sqnr_accumulated")
+
+
+def run_repair(
+    algorithm: Algorithm,
+    subject: Subject,
+    mapping: QConfigMapping,
+    layers: Sequence[str] | None = None,
+    *,
+    chosen: Mapping[str, Any] | None = None,
+    before: Report | None = None,
+    hooks: Hooks | None = None,
+) -> Repaired:
+    """Runs one algorithm and measures what it bought; the subject stays as it is.
+
+    Args:
+        algorithm: A row of `qlab.algorithms.ALGORITHMS`.
+        subject: The model and its data.
+        mapping: The configuration to repair it for.
+        layers: The layers to repair; all that have a quantized weight if not given.
+        chosen: Settings by name; the others have their defaults.
+        before: What was measured of ``mapping`` already; measured if not given.
+        hooks: For progress and to stop.
+
+    Raises:
+        UnknownNameError: No such layer.
+        ArgumentError: No such setting.
+        UnsupportedError: The model has no graph; says why.
+    """
+    hooks, study = hooks or Hooks(), subject.study
+    base = study.whole_graph(algorithm.title)
+    settings = algorithm.settings_from(chosen or {})
+    names = layers_of(subject, mapping, layers)
+    watch, began = MemoryWatch(), time.monotonic()
+    try:
+        _calibrate(subject, hooks)
+        before = before or _measured(subject, mapping, hooks)
+        began = time.monotonic()
+        with watch:
+            change = algorithm.run(subject, mapping, names, settings, hooks)
+        seconds = time.monotonic() - began
+        after_study = study.repaired(change.graph, change.reference)
+        after_subject = Subject(after_study, subject.evaluation)
+        _calibrate(after_subject, hooks)
+        after = _measured(after_subject, change.mapping, hooks)
+    except StoppedError:
+        told = {"seconds": time.monotonic() - began, "peak_bytes": watch.peak_bytes}
+        nothing = Change(base, mapping, tuple(Outcome(n, False, "stopped before") for n in names))
+        report = _report(algorithm, settings_dict(settings), nothing, None, told)
+        return Repaired(base, mapping, report, None, base, mapping)
+    told = {"seconds": seconds, "peak_bytes": watch.peak_bytes}
+    report = _report(algorithm, settings_dict(settings), change, (before, after), told)
+    return Repaired(
+        change.graph, change.mapping, report, change.reference, base, mapping, (before, after)
+    )
+
+
+def layers_of(
+    subject: Subject, mapping: QConfigMapping, layers: Sequence[str] | None
+) -> tuple[str, ...]:
+    """The layers to repair, in graph order; without a choice all that have a quantized weight.
+
+    Raises:
+        UnknownNameError: No such layer.
+    """
+    steps = subject.study.plan(mapping).steps
+    if layers is None:
+        return tuple(step.name for step in steps if step.weight is not None)
+    known = [step.name for step in steps]
+    for name in layers:
+        if name not in known:
+            raise UnknownNameError.of("layer", name, known)
+    return tuple(name for name in known if name in layers)
+
+
+def _calibrate(subject: Subject, hooks: Hooks) -> None:
+    study = subject.study
+    if study.calibration is None or not study.calibration.complete:
+        asked = {"on_progress": hooks.on_progress, "should_stop": hooks.should_stop}
+        if not study.calibrate(**asked).complete:
+            raise StoppedError
+
+
+def _measured(subject: Subject, mapping: QConfigMapping, hooks: Hooks) -> Report:
+    asked = {"on_progress": hooks.on_progress, "should_stop": hooks.should_stop}
+    report = subject.study.compare(mapping, subject.evaluation, **asked)
+    if not report.complete:
+        raise StoppedError
+    return report
+
+
+def _report(
+    algorithm: Algorithm,
+    settings: dict[str, Any],
+    change: Change,
+    measured: tuple[Report, Report] | None,
+    told: dict[str, float],
+) -> RepairReport:
+    before, after = measured or (None, None)
+    return RepairReport(
+        algorithm=algorithm.name,
+        title=algorithm.title,
+        paper=algorithm.paper,
+        settings=settings,
+        before={} if before is None else dict(before.output),
+        after={} if after is None else dict(after.output),
+        layers=_table(change.outcomes, before, after),
+        samples=change.samples,
+        notes=change.notes,
+        complete=measured is not None,
+        **told,
+    )
+
+
+def _table(
+    outcomes: Sequence[Outcome], before: Report | None, after: Report | None
+) -> pd.DataFrame:
+    table = pd.DataFrame(
+        {
+            "changed": pd.array([o.changed for o in outcomes], dtype=bool),
+            "reason": [o.reason for o in outcomes],
+        },
+        index=pd.Index([o.layer for o in outcomes], name="layer", dtype="str"),
+    )
+    numbers = list(dict.fromkeys(name for o in outcomes for name in o.numbers))
+    for name in numbers:
+        table[name] = [float(o.numbers.get(name, float("nan"))) for o in outcomes]
+    for column in _COLUMNS:
+        for when, report in (("before", before), ("after", after)):
+            if report is not None:
+                table[f"{column}_{when}"] = report.layers[column].reindex(table.index)
+    return table

@@ -1,0 +1,156 @@
+"""The layers that a repair may change, and copies of a graph to change them in."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from qlab.analysis.study import Study
+from qlab.execution import Program
+from qlab.graph import Plan
+from qlab.graph.plan import Step
+from qlab.nn.intrinsic.fold import core
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """A linear layer or convolution of a graph, with what was fused behind it.
+
+    Attributes:
+        name: The layer.
+        node: Name of its node.
+        path: Where its module is.
+        source: Name of the node that feeds it.
+        step: What the plan says of it.
+    """
+
+    name: str
+    node: str
+    path: str
+    source: str
+    step: Step
+
+    def module(self, graph: fx.GraphModule) -> nn.Module:
+        """The layer in one of the graphs, with what was fused behind it."""
+        return graph.get_submodule(self.path)
+
+    def inner(self, graph: fx.GraphModule) -> nn.Conv2d | nn.Linear:
+        """The linear layer or convolution itself, which has a weight and perhaps a bias."""
+        found: nn.Module = core(self.module(graph))
+        assert isinstance(found, nn.Linear | _ConvNd)
+        return found  # pyright: ignore[reportReturnType]
+
+
+def find_target(study: Study, plan: Plan, name: str) -> Target | str:
+    """A layer that has a weight and a bias to change, or why it is none, in words."""
+    step = plan.step(name)
+    node = next(n for n in study.graph.graph.nodes if n.name == step.node)
+    if node.op != "call_module":
+        return "it has no weight"
+    path, module = str(node.target), study.graph.get_submodule(str(node.target))
+    if not isinstance(core(module), nn.Linear | _ConvNd):
+        return f"it is no linear layer or convolution but {type(core(module)).__name__}"
+    if sum(str(n.target) == path for n in study.graph.graph.nodes if n.op == "call_module") > 1:
+        return "the network calls it several times, with different inputs"
+    own = {id(p) for p in module.parameters()}
+    for other, parameter in study.graph.named_parameters(remove_duplicate=False):
+        if id(parameter) in own and not other.startswith(f"{path}."):
+            return f"it shares its weight with {other!r}"
+    source = node.args[0] if node.args else None
+    if not isinstance(source, fx.Node) or len(node.all_input_nodes) != 1:
+        return "it does not read one tensor alone"
+    return Target(name, node.name, path, source.name, step)
+
+
+def is_transposed(layer: nn.Module) -> bool:
+    """Whether a layer is a transposed convolution, whose weight has input channels first."""
+    return isinstance(layer, _ConvTransposeNd)
+
+
+def channel_means(output: Tensor, layer: nn.Module) -> Tensor:
+    """Mean of each output channel of a linear layer or convolution, float64 (C,)."""
+    axis = -1 if isinstance(layer, nn.Linear) else 1
+    others = [a for a in range(output.ndim) if a != axis % output.ndim]
+    return output.mean(others, dtype=torch.float64) if others else output.double()
+
+
+def add_to_bias(layer: nn.Module, shift: Tensor) -> None:
+    """Adds a number per output channel to the bias of a layer; gives it one where it has none."""
+    bias, weight = layer.bias, layer.weight
+    assert isinstance(weight, Tensor)
+    start = torch.zeros_like(shift) if bias is None else bias.detach().to(shift.dtype)  # type: ignore
+    layer.bias = nn.Parameter((start + shift).to(weight.dtype), weight.requires_grad)
+
+
+def set_weight(layer: nn.Module, weight: Tensor) -> None:
+    """Gives a layer another weight of the same shape, in the type that it has."""
+    known = layer.weight
+    assert isinstance(known, nn.Parameter)
+    layer.weight = nn.Parameter(weight.to(known.dtype), known.requires_grad)
+
+
+def copied(graph: fx.GraphModule) -> fx.GraphModule:
+    """A copy of a graph that may be changed."""
+    return copy.deepcopy(graph)
+
+
+class Walk:
+    """A program run node by node over several batches; a value is dropped after its last use.
+
+    Args:
+        program: The program.
+        batches: Inputs of each batch.
+    """
+
+    def __init__(self, program: Program, batches: list[tuple[Tensor, ...]]) -> None:
+        self._program = program
+        self._values = [program.bind(inputs) for inputs in batches]
+        self._todo = [i for i in program.instructions if i.op != "placeholder"]
+        self._uses: dict[str, int] = {}
+        for instruction in self._todo:
+            for name in instruction.reads:
+                self._uses[name] = self._uses.get(name, 0) + 1
+
+    def before(self, node: str) -> None:
+        """Runs what comes before a node."""
+        while self._todo and self._todo[0].name != node:
+            self._next()
+
+    def inputs(self, node: str) -> list[Tensor]:
+        """The first input of a node, batch by batch; only right after `before`."""
+        read = self._program.by_name[node].reads[0]
+        return [values[read] for values in self._values]
+
+    @torch.no_grad()
+    def _next(self) -> None:
+        instruction = self._todo.pop(0)
+        for values in self._values:
+            values[instruction.name] = instruction.run(values)
+        for name in instruction.reads:
+            self._uses[name] -= 1
+            if not self._uses[name]:
+                for values in self._values:
+                    del values[name]
+
+
+def calibration_inputs(study: Study, samples: int) -> tuple[list[tuple[Tensor, ...]], int]:
+    """Inputs of the first calibration batches, cut to so many samples, and how many there are."""
+    found: list[tuple[Tensor, ...]] = []
+    count = 0
+    for source in study.sources:
+        for batch in source:
+            left, size = samples - count, batch.samples
+            if left <= 0:
+                return found, count
+            found.append(
+                tuple(
+                    x[:left] if isinstance(x, Tensor) and x.ndim and x.shape[0] == size else x
+                    for x in batch.inputs
+                )
+            )
+            count += min(left, size)
+    return found, count

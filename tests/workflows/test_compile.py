@@ -1,0 +1,160 @@
+"""Converted models under ``torch.compile``, whole: no graph break, and the same integers."""
+
+import os
+import shutil
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import qlab
+from qlab.eager import quantize_dynamic
+from qlab.graph import convert_fx, prepare_fx
+
+IMAGE = torch.randn(2, 6, 12, 12, generator=torch.Generator().manual_seed(0))
+ROWS = torch.randn(4, 16, generator=torch.Generator().manual_seed(1))
+#: Torch's own import of its compiler; nothing of ours is scripted.
+SCRIPTED = "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"
+
+
+class Arithmetic(nn.Module):
+    """Two convolutions whose results meet in every way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(6, 6, 1), nn.Conv2d(6, 6, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.a(x), self.b(x)
+        parts = [a + b, a * b, a * 2.5, b + 1.0, torch.relu(a + x)]
+        return torch.cat(parts, 1).mean((2, 3))
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k = nn.Linear(16, 8), nn.Linear(16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.matmul(self.q(x), self.k(x).transpose(-1, -2)).softmax(-1)
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lstm(x.unsqueeze(1))[0]
+
+
+MODELS = {
+    "convolutions": nn.Sequential(
+        nn.Conv2d(6, 8, 3, stride=2, padding=1, padding_mode="reflect"), nn.ReLU6(),
+        nn.Conv2d(8, 8, 3, groups=8, padding="same"), nn.Hardswish(),
+        nn.ConvTranspose2d(8, 4, 2, 2), nn.LeakyReLU(), nn.AvgPool2d(2), nn.Flatten(),
+        nn.Linear(144, 4),
+    ),
+    "norms": nn.Sequential(
+        nn.Conv2d(6, 8, 1), nn.GroupNorm(2, 8), nn.GELU(), nn.InstanceNorm2d(8, affine=True),
+        nn.Sigmoid(), nn.BatchNorm2d(8), nn.Tanh(), nn.AdaptiveAvgPool2d((3, 3)), nn.ELU(),
+        nn.Upsample(scale_factor=2),
+    ),
+    "clamps": nn.Sequential(nn.Conv2d(6, 4, 1), nn.MaxPool2d(2), nn.ReLU6(), nn.Hardtanh(-1, 1)),
+    "rows": nn.Sequential(nn.Linear(16, 8), nn.LayerNorm(8), nn.Linear(8, 8), nn.PReLU()),
+    "arithmetic": Arithmetic(),
+    "attention": Attention(),
+}  # fmt: skip
+ON_ROWS = ("rows", "attention")
+
+
+def converted(model: nn.Module, x: Tensor, mapping: str = "int8") -> nn.Module:
+    prepared = prepare_fx(model.eval(), mapping, x)
+    prepared(x)
+    return convert_fx(prepared)
+
+
+def compiled(model: nn.Module, **options) -> nn.Module:
+    torch._dynamo.reset()
+    return torch.compile(model, fullgraph=True, **{"backend": "aot_eager", **options})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", MODELS)
+def test_every_operator_gives_the_same_integers(name: str):
+    x = ROWS if name in ON_ROWS else IMAGE
+    model = converted(MODELS[name], x)
+    assert torch.equal(compiled(model)(x), model(x))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "mapping", ["int8-weights-only", "int4-weights", "int16-activations", "float8"]
+)
+def test_every_preset(mapping: str):
+    layers = nn.Sequential(nn.Conv2d(6, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 3))
+    model = converted(layers, IMAGE, mapping)
+    assert torch.equal(compiled(model)(IMAGE), model(IMAGE))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("model", "kind"), [(nn.Sequential(nn.Linear(16, 8)), nn.Linear), (Recurrent(), nn.LSTM)]
+)
+def test_dynamic_models(model: nn.Module, kind: type[nn.Module]):
+    quantized = quantize_dynamic(model.eval(), {kind}, dtype=qlab.qint8)
+    assert torch.equal(compiled(quantized)(ROWS), quantized(ROWS))
+
+
+@torch.no_grad()
+def test_an_embedding():
+    indices = torch.tensor([[0, 9], [3, 3]])
+    model = converted(nn.Sequential(nn.Embedding(10, 8)), indices, "int8-weights-only")
+    assert torch.equal(compiled(model)(indices), model(indices))
+
+
+@pytest.mark.parametrize("index", [-1, 10])
+def test_an_index_outside_a_traced_table_is_refused(monkeypatch, index: int):
+    table = torch.zeros((10, 4), dtype=torch.uint8), qlab.QParams.per_tensor(0.1, 3, qlab.quint8)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    with pytest.raises(RuntimeError, match="embedding: an index lies outside the table"):
+        qlab.ops.embedding(torch.tensor([0, index]), *table)
+
+
+@torch.no_grad()
+def test_changes_after_compiling_are_noticed():
+    """Other batch sizes, weights changed in place, scales assigned, another state loaded."""
+    layers = nn.Sequential(nn.Conv2d(6, 4, 3), nn.ReLU(), nn.MaxPool2d(2))
+    model, other = converted(layers, IMAGE), converted(layers, IMAGE * 3)
+    fast = compiled(model)
+    for x in (IMAGE, IMAGE[:1], torch.cat([IMAGE, IMAGE]), IMAGE[:, :, :8]):
+        assert torch.equal(fast(x), model(x))
+    before, layer = fast(IMAGE), model.get_submodule("0")
+    layer.weight_codes.neg_()
+    assert torch.equal(fast(IMAGE), model(IMAGE))
+    assert not torch.equal(fast(IMAGE), before)
+    layer.weight_codes.neg_()
+    layer.weight_scale = layer.weight_scale * 0.5
+    assert torch.equal(fast(IMAGE), model(IMAGE))
+    assert not torch.equal(fast(IMAGE), before)
+    model.load_state_dict(other.state_dict())
+    assert torch.equal(fast(IMAGE), other(IMAGE))
+
+
+@torch.no_grad()
+def test_a_model_that_never_ran_compiles():
+    model = converted(MODELS["convolutions"], IMAGE)
+    for module in model.modules():
+        getattr(module, "_cache", {}).clear()
+    result = compiled(model)(IMAGE)
+    assert torch.equal(result, model(IMAGE))
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings(SCRIPTED)
+def test_machine_code_gives_the_same_integers():
+    if shutil.which("g++") is None and os.environ.get("QLAB_REQUIRE_COMPILER") != "1":
+        pytest.skip("no C++ compiler (g++); QLAB_REQUIRE_COMPILER=1 forbids this")
+    layers = nn.Sequential(nn.Conv2d(6, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model = converted(layers, IMAGE)
+    assert torch.equal(compiled(model, backend="inductor")(IMAGE), model(IMAGE))
