@@ -148,9 +148,9 @@ def _finish(model: Any, tensors: dict[str, str]) -> None:
         node.metadata_props.clear()
     for value in (*values.values(), *model.graph.inputs, *model.graph.initializers.values()):
         value.metadata_props.clear()
+    RemoveUnusedNodesPass()(model)  # the constants that were cast, whose names are free then
     _name_constants(model.graph)
     _name_axes(model, onnx_ir)
-    RemoveUnusedNodesPass()(model)
     model.graph.name, model.producer_name = "model", "qlab"
     model.producer_version = version("qlab")
     model.metadata_props.clear()

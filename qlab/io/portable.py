@@ -80,7 +80,7 @@ class Rounding(NamedTuple):
 
 #: Runtimes round a bias to ``s_x · s_w``. Where that exceeds this share of an output step, the bias
 #: is added behind the operator, which then stays float: half of it is how far results would move.
-LARGEST_BIAS_UNIT = 0.05
+LARGEST_BIAS_UNIT = 0.025
 
 #: Where the zero point is added: in `qlab.qparams` ``quantize``, ``requantize`` and
 #: ``quantize_round_first``.
@@ -276,7 +276,8 @@ class _Weighted(_Sum):
             given["bias"] = self.bias
         y = functional_call(self.inner, given, (x.to(torch.float32),))
         if self.bias is not None and self.apart:
-            y = y + self.bias.reshape(-1, *[1] * (self.get_buffer("weight_codes").dim() - 2))
+            spatial = self.get_buffer("weight_codes").dim() - 2
+            y = y + (self.bias.reshape(-1, *[1] * spatial) if spatial else self.bias)
         return y if OUTPUT in self.forms else y.to(dtype)
 
 
