@@ -78,9 +78,13 @@ class OnnxCheck:
 
     def describe(self) -> str:
         """The result in one sentence."""
-        told = f"{self.runtime} (graph optimization {self.level}), opset {self.opset}"
-        told += f", {self.samples} samples: every operator at most {self.most_local_steps} "
-        told += f"step{'' if self.most_local_steps == 1 else 's'} off"
+        told = f"{self.runtime} (graph optimization {self.level}), opset {self.opset}, "
+        told += f"{self.samples} samples: "
+        if len(self.table):
+            steps = self.most_local_steps
+            told += f"every operator at most {steps} step{'' if steps == 1 else 's'} off"
+        else:
+            told += f"no tensor of codes to compare, {self.output['sqnr']:.1f} dB SQNR"
         if "within_one" in self.output:
             told += f"; {self.output['within_one']:.2%} of outputs within one step"
         if "top1_agreement" in self.output:

@@ -86,3 +86,10 @@ def test_an_unknown_level_and_a_missing_file_are_refused(lab, content, tmp_path)
         lab.check_onnx(content, "int8", level="most")
     with pytest.raises(ArgumentError, match="cannot be read"):
         lab.check_onnx(tmp_path / "none.onnx", "int8")
+
+
+def test_where_nothing_is_rounded_no_steps_are_claimed(lab):
+    converted = lab.convert("int8-weights-only")
+    check = lab.check_onnx(onnx_bytes(converted, lab.example_values), "int8-weights-only")
+    assert "no tensor of codes to compare" in check.describe()
+    assert "step" not in check.describe() and check.output["sqnr"] > 60.0
