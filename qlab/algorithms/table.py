@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from qlab.algorithms.adaround import PAPER as NAGEL_2020
+from qlab.algorithms.adaround import AdaRoundSettings, adaround, adaround_seconds
 from qlab.algorithms.base import Algorithm, Subject
 from qlab.algorithms.bias import PAPER as NAGEL_2019
 from qlab.algorithms.bias import BiasSettings, bias_seconds, correct_biases
+from qlab.algorithms.equalize import EqualizeSettings, equalize, equalize_seconds
 from qlab.algorithms.frame import layers_of
 from qlab.errors import UnknownNameError
 from qlab.qconfig import QConfigMapping
@@ -16,6 +19,15 @@ ALGORITHMS: dict[str, Algorithm] = {
     algorithm.name: algorithm
     for algorithm in (
         Algorithm(
+            name="equalize",
+            title="Cross-layer equalization",
+            about="lets channels of very different range share one scale of the weights",
+            paper=NAGEL_2019,
+            run=equalize,
+            estimate=equalize_seconds,
+            settings=EqualizeSettings,
+        ),
+        Algorithm(
             name="bias_correction",
             title="Bias correction",
             about="takes back the mean error that rounded weights put on each channel",
@@ -23,6 +35,15 @@ ALGORITHMS: dict[str, Algorithm] = {
             run=correct_biases,
             estimate=bias_seconds,
             settings=BiasSettings,
+        ),
+        Algorithm(
+            name="adaround",
+            title="AdaRound",
+            about="learns which way each weight is rounded, for weights of few bits",
+            paper=NAGEL_2020,
+            run=adaround,
+            estimate=adaround_seconds,
+            settings=AdaRoundSettings,
         ),
     )
 }

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from qlab.algorithms.base import Subject
+from qlab.analysis.simulation import codes_of, simulate, simulated_layer, simulated_layers
 from qlab.analysis.study import Study
 from qlab.execution import Program
 from qlab.graph import Plan
 from qlab.graph.plan import Step
 from qlab.nn.intrinsic.fold import core
+from qlab.qconfig import QConfigMapping
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +41,11 @@ class Target:
     def module(self, graph: fx.GraphModule) -> nn.Module:
         """The layer in one of the graphs, with what was fused behind it."""
         return graph.get_submodule(self.path)
+
+    def inner_of(self, simulation: fx.GraphModule) -> nn.Conv2d | nn.Linear:
+        """As `inner`, in a graph such as `simulation_of` makes, where paths differ."""
+        node = next(n for n in simulation.graph.nodes if n.name == self.node)
+        return replace(self, path=str(node.target)).inner(simulation)
 
     def inner(self, graph: fx.GraphModule) -> nn.Conv2d | nn.Linear:
         """The linear layer or convolution itself, which has a weight and perhaps a bias."""
@@ -96,6 +105,41 @@ def set_weight(layer: nn.Module, weight: Tensor) -> None:
 def copied(graph: fx.GraphModule) -> fx.GraphModule:
     """A copy of a graph that may be changed."""
     return copy.deepcopy(graph)
+
+
+def inner_name(layer: nn.Module) -> str:
+    """Name of the weight of the linear layer or convolution in a layer, fused or not."""
+    weight = core(layer).weight
+    return next(name for name, parameter in layer.named_parameters() if parameter is weight)
+
+
+def simulation_of(study: Study, mapping: QConfigMapping) -> fx.GraphModule:
+    """The network as float arithmetic simulates it, every weight rounded in a module of its own.
+
+    A dynamic layer's input, which is quantized anew in every call, is not rounded.
+    """
+    plan, converted = study.plan(mapping), study.converted(mapping)
+    layers = simulated_layers(study.graph, converted, plan)
+    nodes = {node.name: node for node in study.graph.graph.nodes}
+    for step in plan.steps:
+        if step.execution == "dynamic" and step.weight is not None:
+            layer = study.graph.get_submodule(str(nodes[step.node].target))
+            qparams = study.weight_qparams(step.name, step.weight)[0]
+            layers[step.node] = simulated_layer(layer, qparams)
+    return simulate(study.graph, plan, codes_of(converted), layers)
+
+
+def pass_seconds(subject: Subject) -> float:
+    """Seconds that one sample takes through the float network; measured on a small fixed sample."""
+    study = subject.study
+    _, size = study.sample()
+    inputs = study.sample_inputs or study.example_inputs
+    program = Program.of(study.reference)
+    with torch.no_grad():
+        program.run(inputs)
+        began = time.perf_counter()
+        program.run(inputs)
+    return (time.perf_counter() - began) / size
 
 
 class Walk:
