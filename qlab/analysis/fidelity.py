@@ -86,7 +86,13 @@ class Agreement:
             codes: The integer layer's codes, the same shape.
             qparams: How the codes are read.
         """
-        steps = (_rank(quantize_round_first(real, qparams)) - _rank(codes)).abs().flatten()
+        steps = self.count(quantize_round_first(real, qparams), codes)
+        if steps.any():
+            self.ties += int(_tied(real.flatten()[steps > 0], qparams).sum())
+
+    def count(self, codes: Tensor, others: Tensor) -> Tensor:
+        """Adds a batch of codes and as many others; returns by how many steps each differs."""
+        steps = (_rank(codes) - _rank(others)).abs().flatten()
         off = steps[steps > 0]
         self.codes += steps.numel()
         self.off_by_1 += int((off == 1).sum())
@@ -94,7 +100,7 @@ class Agreement:
         self.off_by_more += int((off > 2).sum())
         if off.numel():
             self.max_steps = max(self.max_steps, int(off.max()))
-            self.ties += int(_tied(real.flatten()[steps > 0], qparams).sum())
+        return steps
 
     @property
     def exact(self) -> float:

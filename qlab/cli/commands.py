@@ -17,7 +17,14 @@ from qlab.cli import console
 from qlab.cli.explore import DATA, MODEL, OPTIONS, serve, server_command
 from qlab.cli.gates import METRICS, Gate, check_gates, parse_gate
 from qlab.cli.subject import load_subject, sample_models
-from qlab.cli.work import Work, analysis, compared_runs, show_analysis, show_comparison
+from qlab.cli.work import (
+    Work,
+    analysis,
+    check_words,
+    compared_runs,
+    show_analysis,
+    show_comparison,
+)
 from qlab.errors import QlabError
 from qlab.io.replay import Origin
 
@@ -268,6 +275,8 @@ def _written(
     def show(document: dict[str, Any]) -> None:
         for file in document["files"]:
             console.say(f"{file['path']}  {file['bytes']:,} bytes")
+            if "check" in file:
+                console.say(check_words(file["check"]))
 
     _finish(document, options["as_json"], show)
     raise AssertionError
@@ -290,7 +299,8 @@ def quantize(output: Path, fail_under: list[Gate], fail_over: list[Gate], **opti
 @_model
 @click.option(
     "-o", "--output", "outputs", type=_FILE, required=True, multiple=True,
-    help="By suffix: .safetensors (integer model), .json (recipe), .py (script that repeats the "
+    help="By suffix: .safetensors (integer model), .onnx (for other runtimes; run in onnxruntime "
+    "and compared), .pt2 (for torch alone), .json (recipe), .py (script that repeats the "
     "conversion), .html (report). Repeatable.",
 )  # fmt: skip
 def export(

@@ -16,6 +16,7 @@ from qlab.cli.gates import named_metrics, report_metrics
 from qlab.cli.subject import Subject
 from qlab.errors import ArgumentError, UnknownNameError
 from qlab.io.exports import WRITERS
+from qlab.io.onnx_check import WHERE
 from qlab.io.replay import Origin
 from qlab.lab import Lab
 from qlab.qconfig import QConfigMapping
@@ -119,7 +120,16 @@ class Work:
         with console.progress(f"Writing {path.name}") as bar:
             self.lab.export(path, self.mapping, origin=self.origin)
             bar(1, 1, "")
-        return {"path": str(path), "bytes": path.stat().st_size}
+        written: dict[str, Any] = {"path": str(path), "bytes": path.stat().st_size}
+        return written | ({"check": self._check(path)} if path.suffix == ".onnx" else {})
+
+    def _check(self, path: Path) -> dict[str, Any]:
+        """What onnxruntime makes of a file, in counts and in words."""
+        with console.progress("Running it in onnxruntime") as bar:
+            check = self.lab.check_onnx(path, self.mapping, on_progress=bar)
+        tensors = check.table.reset_index().to_dict("records")
+        totals = {where: check.totals(where) for where in WHERE}
+        return {"words": check.describe(), "output": check.output, **totals, "tensors": tensors}
 
 
 def _recipe(path: Path) -> QConfigMapping:
@@ -209,6 +219,16 @@ def show_analysis(document: dict[str, Any]) -> None:
         console.complain(f"This rule matched nothing: {rule}")
     if document["run"] is not None:
         console.say(f"\nKept as run {document['run']}.")
+
+
+def check_words(check: dict[str, Any]) -> str:
+    """What `Work.write` found of an ONNX file, for people."""
+    lines = [f"  {check['words']}."]
+    for where, told in (("local", "Each operator alone"), ("accumulated", "The whole network")):
+        counts = check[where]
+        off = ", ".join(f"{counts[f'off_by_{n}']:,} by {n}" for n in (1, 2, "more"))
+        lines.append(f"  {told}: of {counts['codes']:,} codes off are {off}.")
+    return "\n".join(lines)
 
 
 def _show_numbers(metrics: dict[str, float]) -> None:

@@ -11,6 +11,7 @@ from qlab.errors import ArgumentError
 from qlab.io.checkpoint import checkpoint_bytes
 from qlab.io.files import write_atomically
 from qlab.io.replay import Origin, Replayed, replay_script
+from qlab.io.standalone import pt2_bytes
 from qlab.qconfig import QConfigMapping
 
 Writer = Callable[[Any, QConfigMapping, Origin | None], bytes]
@@ -30,9 +31,21 @@ def _report(lab: Any, mapping: QConfigMapping, origin: Origin | None) -> bytes:
     return html_report(lab, mapping, origin and origin.model)
 
 
+def _onnx(lab: Replayed, mapping: QConfigMapping, origin: Origin | None) -> bytes:
+    from qlab.io.onnx_file import onnx_bytes  # brings onnxscript, which takes a while
+
+    return onnx_bytes(lab.convert(mapping), lab.example_values)
+
+
+def _program(lab: Replayed, mapping: QConfigMapping, origin: Origin | None) -> bytes:
+    return pt2_bytes(lab.convert(mapping), lab.example_values)
+
+
 #: By suffix, what makes the file's whole content; it is written only when all of it is there.
 WRITERS: dict[str, Writer] = {
     ".safetensors": _checkpoint,
+    ".onnx": _onnx,
+    ".pt2": _program,
     ".json": _recipe,
     ".py": replay_script,
     ".html": _report,

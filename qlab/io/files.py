@@ -20,6 +20,23 @@ def path_of(path: object, caller: str) -> Path:
     raise DTypeError(f"{caller} writes a file", expected="its path", received=type(path).__name__)
 
 
+def path_with_suffix(path: object, suffix: str, caller: str) -> Path:
+    """A path that ends as it should.
+
+    Raises:
+        ArgumentError: It ends otherwise.
+        DTypeError: It is no path.
+    """
+    target = path_of(path, caller)
+    if target.suffix != suffix:
+        raise ArgumentError(
+            f"{caller} writes {suffix} files",
+            expected=f"a path that ends in {suffix}",
+            received=str(target),
+        )
+    return target
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes ``content`` beside ``path`` and renames it, so that no half-written file is left.
 

@@ -119,6 +119,11 @@ class LabBase:
         return self._study.whole_graph("Lab.graph")
 
     @property
+    def example_values(self) -> tuple[Any, ...]:
+        """Inputs of one call of the graph, as batches give them."""
+        return self._call.values
+
+    @property
     def types(self) -> dict[str, ObjectType]:
         """The operators' types by what people call them, for `QConfigMapping.set_object_type`."""
         return types_of(self._study.graph)

@@ -31,6 +31,7 @@ from qlab.errors import UnsupportedError
 from qlab.graph.inputs import Inputs
 from qlab.io.exports import export
 from qlab.io.files import path_of
+from qlab.io.onnx_check import OnnxCheck, check_onnx
 from qlab.io.replay import Origin
 from qlab.lab.base import DEFAULT_PRESET, Mapping, resolve_mapping
 from qlab.lab.repairs import RepairableLab
@@ -429,6 +430,8 @@ class Lab(RepairableLab):
         """Writes the quantized model, its recipe or what is known of it; whole or not at all.
 
         ``.safetensors``: codes, scales and graph, read back by `qlab.load_quantized`.
+        ``.onnx``: QuantizeLinear and DequantizeLinear around float operators; `check_onnx` runs it.
+        ``.pt2``: the same program in aten operators, for ``torch.export.load`` without qlab.
         ``.json``: the `QConfigMapping`, read back by ``QConfigMapping.from_json``.
         ``.py``: a script that repeats the conversion and checks that it ends in the same integers.
         ``.html``: a report that opens offline: configuration, errors, causes, versions.
@@ -441,8 +444,8 @@ class Lab(RepairableLab):
         Raises:
             ArgumentError: Another suffix, or no file can be written there.
             UnknownNameError: The mapping holds something unregistered, which no file can name.
-            UnsupportedError: A checkpoint or a script of a model that has no graph, or a script of
-                a repaired one.
+            UnsupportedError: A checkpoint, program or script of a model that has no graph, a script
+                of a repaired one, or ONNX of what it cannot express: names operator and module.
         """
         target = path_of(path, "Lab.export")
         if target.suffix == ".py" and self.repairs:
@@ -451,6 +454,34 @@ class Lab(RepairableLab):
                 received=", ".join(report.title for report in self.repairs),
                 fix="Export a .safetensors checkpoint, or save the Lab.",
             )
-        if target.suffix in (".safetensors", ".py"):
-            self._study.whole_graph("A checkpoint")
+        if target.suffix in (".safetensors", ".onnx", ".pt2", ".py"):
+            self._study.whole_graph(f"A {target.suffix} file")
         return export(self, target, resolve_mapping(mapping), origin)
+
+    def check_onnx(
+        self,
+        source: str | os.PathLike[str] | bytes,
+        mapping: Mapping = None,
+        *,
+        level: str = "all",
+        on_progress: Progress | None = None,
+        should_stop: Stop | None = None,
+    ) -> OnnxCheck:
+        """Runs an exported ONNX file in onnxruntime on the calibration data, beside the integers.
+
+        Args:
+            source: What `export` wrote: its path, or its bytes.
+            mapping: The configuration that it was written with.
+            level: How far onnxruntime may rewrite the graph; see `qlab.io.onnx_check.check_onnx`.
+            on_progress: Called as ``(done, total, label)`` after each batch.
+            should_stop: Asked after each batch; the result then covers what was seen.
+
+        Raises:
+            FormatError: The file is not valid ONNX, or was not written from this configuration.
+            ArgumentError: No such level, or a file that cannot be read.
+            UnsupportedError: The model has no graph; says why.
+        """
+        self._study.whole_graph("Lab.check_onnx")
+        hooks: Any = {"on_progress": on_progress, "should_stop": should_stop}
+        converted: Any = self.convert(mapping)
+        return check_onnx(source, converted, self._study.sources, level=level, **hooks)

@@ -131,6 +131,7 @@ WORK = {
     "latency": lambda lab, _: lab.latency(repeats=4).quantized.runs == 4,
     "identical": lambda lab, _: lab.identical(lab.convert(), lab.convert()),
     "runs": lambda lab, _: lab.compare() and len(lab.runs) == 1,
+    "example_values": lambda lab, _: len(lab.example_values) == 1,
     "export json": lambda lab, path: lab.export(path / "m.json").exists(),
     "save": lambda lab, path: lab.save(path / "lab").exists(),
 }
@@ -140,6 +141,9 @@ REFUSED = {
     "fidelity": lambda lab, _: lab.fidelity(),
     "estimate": lambda lab, _: lab.sensitivity(ways=("estimate",)),
     "export": lambda lab, path: lab.export(path / "m.safetensors"),
+    "export onnx": lambda lab, path: lab.export(path / "m.onnx"),
+    "export pt2": lambda lab, path: lab.export(path / "m.pt2"),
+    "check_onnx": lambda lab, _: lab.check_onnx(b"", "int8"),
 }
 
 

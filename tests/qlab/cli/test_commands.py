@@ -177,6 +177,13 @@ class TestFiles:
         assert done.document["files"] == []
         assert [*tmp_path.iterdir()] == []
 
+    def test_export_of_onnx_prints_what_onnxruntime_made_of_it(self, qlab_command, tmp_path):
+        done = qlab_command("export", *FAST, "-o", str(tmp_path / "model.onnx"))
+        assert done.code == 0, done.err
+        assert "every operator at most" in done.out
+        assert "Each operator alone: of" in done.out
+        assert "The whole network: of" in done.out
+
     def test_export_writes_every_file_and_the_script_knows_the_model(self, qlab_command, tmp_path):
         names = ["m.safetensors", "m.json", "m.py", "m.html"]
         outputs = [part for name in names for part in ("-o", name)]

@@ -59,6 +59,8 @@ def test_what_no_file_can_name_leaves_nothing(lab, suffix, tmp_path):
 
 
 def test_another_suffix_is_refused_with_those_that_are_known(lab, tmp_path):
-    with pytest.raises(ArgumentError, match=r"\.safetensors, \.json, \.py or \.html"):
+    with pytest.raises(
+        ArgumentError, match=r"\.safetensors, \.onnx, \.pt2, \.json, \.py or \.html"
+    ):
         lab.export(tmp_path / "model.pickle")
     assert [*tmp_path.iterdir()] == []

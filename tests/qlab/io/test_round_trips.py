@@ -1,0 +1,130 @@
+"""Every sample model goes out in every form and does there what it did here."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import qlab
+import sample_models
+from qlab import PerGroup, QConfigMapping, TensorSpec, qconfig_of
+from qlab.dtypes import integer
+from qlab.io.checkpoint import load_quantized
+from qlab.io.onnx_file import onnx_bytes
+from qlab.io.standalone import pt2_bytes
+
+TRAINED = sample_models.names(trained=True)
+LINEAR_AND_CONV = ("mlp", "conv_bn_relu", "residual", "depthwise")
+LABS: dict[str, tuple[qlab.Lab, torch.Tensor]] = {}
+
+#: Runs an archive in a process that finds torch and nothing of this repository.
+_ALONE = """
+import sys, warnings
+sys.path[:] = [p for p in sys.path if p and p != sys.argv[4]]
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "qlab":
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+try:
+    import qlab
+except ModuleNotFoundError:
+    pass
+else:
+    raise SystemExit("qlab is there")
+import numpy, torch
+torch.set_num_threads(1)
+warnings.simplefilter("ignore")
+model = torch.export.load(sys.argv[1]).module()
+with torch.no_grad():
+    numpy.save(sys.argv[3], model(torch.from_numpy(numpy.load(sys.argv[2]))).numpy())
+assert "qlab" not in sys.modules
+"""
+
+
+def _lab(name: str) -> tuple[qlab.Lab, torch.Tensor]:
+    if name not in LABS:
+        sample = sample_models.load(name)
+        lab = qlab.Lab(sample.model, sample.example_inputs, sample.calibration(64))
+        LABS[name] = lab, torch.cat(sample.calibration(64))
+    return LABS[name]
+
+
+def _groups_of_four_bits() -> QConfigMapping:
+    weight = TensorSpec(integer(4, signed=True), symmetric=True, granularity=PerGroup(32))
+    return QConfigMapping().set_global(qconfig_of(None, weight))
+
+
+def _run_alone(content: bytes, inputs: torch.Tensor, folder) -> torch.Tensor:
+    archive, given, result = (folder / name for name in ("m.pt2", "x.npy", "y.npy"))
+    archive.write_bytes(content)
+    np.save(given, inputs.numpy())
+    subprocess.run(
+        [sys.executable, "-I", "-c", _ALONE, archive, given, result, folder],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    return torch.from_numpy(np.load(result))
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_checkpoint_and_recipe(name, tmp_path):
+    lab, images = _lab(name)
+    read = load_quantized(lab.export(tmp_path / "model.safetensors", "int8"))
+    with torch.no_grad():
+        assert torch.equal(read(images), lab.convert("int8")(images))
+    recipe = lab.export(tmp_path / "recipe.json", "int8").read_text()
+    again = lab.convert(QConfigMapping.from_json(recipe))
+    with torch.no_grad():
+        assert torch.equal(again(images), read(images))
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_onnx_in_onnxruntime(name, tmp_path):
+    """Its own integer kernels round biases to integers and ties otherwise."""
+    lab, _ = _lab(name)
+    path = lab.export(tmp_path / "model.onnx", "int8")
+    check = lab.check_onnx(path, "int8")
+    assert check.most_local_steps <= 1
+    assert check.output["top1_agreement"] == 100.0
+    if name in LINEAR_AND_CONV:
+        assert check.output["within_one"] >= 0.99
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_program_without_qlab(name, tmp_path):
+    """Within one step of the output: float sums are not exact, and means tie."""
+    lab, images = _lab(name)
+    converted = lab.convert("int8")
+    found = _run_alone(lab.export(tmp_path / "model.pt2", "int8").read_bytes(), images, tmp_path)
+    with torch.no_grad():
+        expected = converted(images)
+    step = converted.get_submodule(_last_module(converted)).input_qparams[0].scale_value
+    assert (found - expected).abs().max() <= 1.001 * step
+    assert torch.equal(found.argmax(1), expected.argmax(1))
+    assert len(found) == 64  # its example was one image
+
+
+def _last_module(graph: torch.fx.GraphModule) -> str:
+    output = next(node for node in graph.graph.nodes if node.op == "output")
+    return str(output.all_input_nodes[0].target)
+
+
+@pytest.mark.parametrize(
+    "mapping", ["int4-weights", "float8", "int8-weights-only", _groups_of_four_bits()],
+    ids=["int4", "float8", "weights", "int4-groups"],
+)  # fmt: skip
+def test_other_widths_as_onnx_and_program(mapping, tmp_path):
+    lab, images = _lab("mlp")
+    converted = lab.convert(mapping)
+    with torch.no_grad():
+        expected = converted(images)
+    check = lab.check_onnx(onnx_bytes(converted, lab.example_values), mapping)
+    assert check.most_local_steps <= 1
+    assert check.output["top1_agreement"] == 100.0 and check.output["sqnr"] > 40.0
+    found = _run_alone(pt2_bytes(converted, lab.example_values), images, tmp_path)
+    assert torch.equal(found.argmax(1), expected.argmax(1))
+    assert (found - expected).abs().max() < 0.02 * expected.abs().max()
