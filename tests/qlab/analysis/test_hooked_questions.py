@@ -130,6 +130,7 @@ WORK = {
     "worked_sum": lambda lab, _: len(lab.worked_sum("step").terms.x) == 16,
     "latency": lambda lab, _: lab.latency(repeats=4).quantized.runs == 4,
     "identical": lambda lab, _: lab.identical(lab.convert(), lab.convert()),
+    "original": lambda lab, _: lab.original is lab,
     "runs": lambda lab, _: lab.compare() and len(lab.runs) == 1,
     "example_values": lambda lab, _: len(lab.example_values) == 1,
     "export json": lambda lab, path: lab.export(path / "m.json").exists(),
@@ -144,6 +145,8 @@ REFUSED = {
     "export onnx": lambda lab, path: lab.export(path / "m.onnx"),
     "export pt2": lambda lab, path: lab.export(path / "m.pt2"),
     "check_onnx": lambda lab, _: lab.check_onnx(b"", "int8"),
+    "repair_with": lambda lab, _: lab.repair_with("equalize"),
+    "repair_seconds": lambda lab, _: lab.repair_seconds("equalize"),
 }
 
 
@@ -181,6 +184,7 @@ def test_a_norm_is_worked_out_without_a_graph():
 
 def test_every_question_of_a_lab_is_asked_without_a_graph():
     asked = {name.split()[0] for name in (*WORK, *REFUSED)} | {"remedy", "restore", "worked_norm"}
+    asked |= {"apply", "repaired"}  # take what `repair_with` makes, which is refused
     public = {name for name in dir(qlab.Lab) if not name.startswith("_")}
     assert public - {"traced", "trace_error", "calibrated", "subject", "data"} <= asked
 
