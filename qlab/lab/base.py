@@ -33,10 +33,7 @@ from qlab.io.float_graph import is_float_graph
 from qlab.io.lab_file import LabFile, RepairFile, save_lab
 from qlab.object_types import ObjectType
 from qlab.qconfig import QConfigMapping
-from qlab.qparams import QParams
-from qlab.ranges import TensorSpec
 from qlab.runs import Runs
-from qlab.stats import TensorStats
 
 Mapping = QConfigMapping | str | None
 DEFAULT_PRESET = "int8"
@@ -215,78 +212,6 @@ class LabBase:
             mapping: The configuration that decides what is clamped.
         """
         return self._study.stability(self.plan(mapping))
-
-    def statistics(
-        self, name: str, kind: str = "activation", mapping: Mapping = None
-    ) -> TensorStats:
-        """What one tensor of a layer looked like in float.
-
-        Of an output that a configuration only ever reads clamped (a convolution in front of
-        ReLU6) that is the clamped tensor: what lies outside is never represented.
-
-        Args:
-            name: A layer.
-            kind: ``"activation"`` (its output), ``"input"`` (its first tensor input) or
-                ``"weight"``.
-            mapping: The configuration that decides what is clamped.
-
-        Raises:
-            UnknownNameError: No such layer or kind, or the layer has no such tensor.
-        """
-        probe = self._study.probe(name)
-        if kind == "weight":
-            return probe.weight_stats()
-        if kind == "activation":
-            plan = self.plan(mapping)
-            clamped = plan.step(name).bounds is not None
-            return self._study.stats(plan.range_node(probe.node) if clamped else probe.node)
-        if kind == "input":
-            return self._study.stats(probe.inputs[0])
-        raise UnknownNameError.of("kind of tensor", kind, ["activation", "input", "weight"])
-
-    def weight(self, name: str) -> Tensor:
-        """A layer's float weight after fusion, output channels first.
-
-        Raises:
-            UnknownNameError: No such layer, or it has no weight.
-        """
-        return self._study.probe(name).weight()
-
-    def layer_inputs(self, name: str) -> tuple[Tensor, ...]:
-        """A layer's float inputs on the small fixed sample that `what_if` runs on.
-
-        Raises:
-            UnknownNameError: No such layer.
-        """
-        probe = self._study.probe(name)
-        return tuple(probe.arguments(self._study.layer_sample(probe)[0]))
-
-    def qparams(self, name: str, spec: TensorSpec, kind: str = "activation") -> QParams:
-        """Scale and zero point that a spec gives a tensor of a layer, from cached statistics.
-
-        As `Lab.convert` uses them: with all codes of the type, whatever part of them an observer
-        chose the scale for.
-
-        Args:
-            name: A layer.
-            spec: How to quantize.
-            kind: ``"activation"`` (its output), ``"input"`` or ``"weight"``.
-
-        Raises:
-            UnknownNameError: As `statistics`.
-        """
-        probe = self._study.probe(name)
-        if not isinstance(spec, TensorSpec):
-            raise DTypeError(
-                "A scale follows from a spec",
-                expected="a TensorSpec",
-                received=type(spec).__name__,
-            )
-        if kind == "weight":
-            return self._study.weight_qparams(name, spec)[0]
-        self.statistics(name, kind)
-        node = probe.node if kind == "activation" else probe.inputs[0]
-        return self._study.activation_qparams(node, spec)
 
     @cached_property
     def subject(self) -> str:
