@@ -30,8 +30,10 @@ types: $(VENV)/.installed-test
 floors: $(VENV)/.installed-test
 	$(BIN)/lint-imports
 
+# Browser tests come last and alone: beside others, a page waits for the server longer than for us.
 suite: $(VENV)/.installed-test
-	$(PYTEST) $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS) -m "not browser"
+	$(PYTEST) -m browser
 
 # Without VNNI oneDNN's integer kernels saturate; qlab must fall back and give the same integers.
 golden: $(VENV)/.installed-test

@@ -54,6 +54,10 @@ class ArgumentError(QlabError, ValueError):
     """An argument has the right type and a value that makes no sense."""
 
 
+class MissingDataError(ArgumentError):
+    """Data that a question needs is not there, as in a Lab that was loaded without it."""
+
+
 class NonFiniteError(QlabError, ValueError):
     """NaN or infinity where only finite numbers have a meaning."""
 

@@ -88,7 +88,8 @@ class Cause:
         remedy_label: What helps, as a button would say; where ``remedy`` is None, what to do
             outside the configuration.
         gain: Change of the layer's output SQNR under the remedy [dB], measured, higher is better;
-            None where there is no remedy to measure.
+            None where there is no remedy to measure, or where measuring takes calibration data
+            that the Lab was loaded without.
     """
 
     kind: str

@@ -15,7 +15,7 @@ from qlab.analysis.causes import Cause, Evidence, Operand, Quantized, Source
 from qlab.analysis.metrics import ErrorSums
 from qlab.analysis.study import Study
 from qlab.analysis.what_if import deployed, what_if
-from qlab.errors import DTypeError
+from qlab.errors import DTypeError, MissingDataError
 from qlab.graph import Plan
 from qlab.graph.plan import Step
 from qlab.qconfig import QConfig, QConfigMapping
@@ -142,9 +142,12 @@ def _with_gain(study: Study, mapping: QConfigMapping, cause: Cause) -> Cause:
     whole, probe = cause.kind in _WHOLE_DATA, study.probe(cause.layer)
     values = study.float_values(probe) if whole else [study.sample()[0]]
     before, after = ErrorSums(), ErrorSums()
-    for batch in values:
-        _errors(study, now, now.step(cause.layer), [batch], before)
-        _errors(study, then, step, [batch], after)
+    try:
+        for batch in values:
+            _errors(study, now, now.step(cause.layer), [batch], before)
+            _errors(study, then, step, [batch], after)
+    except MissingDataError:
+        return cause
     return replace(cause, gain=after.sqnr - before.sqnr)
 
 

@@ -20,8 +20,8 @@ from torch import Tensor, fx, nn
 from qlab import ops
 from qlab.analysis.batches import Batch, Batches
 from qlab.analysis.calibration import Progress, Stop
-from qlab.analysis.metrics import ErrorSums, LabelCounts
-from qlab.analysis.networks import first_tensor
+from qlab.analysis.metrics import ErrorSums
+from qlab.analysis.networks import OutputSums
 from qlab.analysis.simulation import codes_of, module_of, simulate, simulated_layers
 from qlab.execution import GraphRunner
 from qlab.graph.plan import Plan, Step
@@ -53,7 +53,8 @@ class Fidelity:
             difference; ``ties``, how many of those that differ lie, but for float32's own
             rounding, within 1e-4 of a step of the middle between two codes. A layer that gives
             real numbers has 0 codes and NaN for ``exact``.
-        output: For the network's output ``sqnr_float_fake`` and its kin [dB]; for a classifier's
+        output: For the network's output, all its tensors of real numbers together,
+            ``sqnr_float_fake`` and its kin [dB]; for a classifier's
             logits ``top1_float_fake``, ``top1_float_integer`` and ``top1_fake_integer``, the share
             of samples on which the two choose the same class [%]; where labels exist
             ``accuracy_float``, ``accuracy_fake`` and ``accuracy_integer`` [%].
@@ -189,21 +190,18 @@ class _Layer:
 class _Output:
     """What is counted of the network's output."""
 
-    errors: dict[str, ErrorSums] = field(default_factory=lambda: {p: ErrorSums() for p in PAIRS})
-    labels: dict[str, LabelCounts] = field(
-        default_factory=lambda: {p: LabelCounts() for p in PAIRS}
+    sums: dict[str, OutputSums] = field(
+        default_factory=lambda: {p: OutputSums.empty() for p in PAIRS}
     )
 
-    def update(self, outputs: tuple[Tensor, Tensor, Tensor], labels: Tensor | None) -> None:
+    def update(self, outputs: tuple[Any, Any, Any], labels: Tensor | None) -> None:
         x, y, z = outputs
         for pair, (a, b) in zip(PAIRS, ((x, y), (x, z), (y, z)), strict=True):
-            self.errors[pair].update(a, b)
-            if a.ndim == 2:
-                self.labels[pair].update(a, b, labels)
+            self.sums[pair].update(a, b, labels)
 
     def as_dict(self) -> dict[str, float]:
-        found = {f"sqnr_{pair}": sums.sqnr for pair, sums in self.errors.items()}
-        counts = {pair: labels.as_dict() for pair, labels in self.labels.items()}
+        found = {f"sqnr_{pair}": sums.errors.sqnr for pair, sums in self.sums.items()}
+        counts = {pair: sums.labels.as_dict() for pair, sums in self.sums.items()}
         for pair in PAIRS:
             if counts[pair]:
                 found[f"top1_{pair}"] = counts[pair]["top1_agreement"]
@@ -305,4 +303,4 @@ class _Networks:
             layer.add(layer.accumulated, floats[node], simulated[node], codes)
 
         z = self.integer_run.watch(batch.inputs, compare)
-        output.update((first_tensor(x), first_tensor(y), first_tensor(z)), batch.labels)
+        output.update((x, y, z), batch.labels)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qlab.analysis.networks import first_tensor
+from qlab.analysis.networks import outputs_of
 from qlab.analysis.probe import QuantizedLayer
 from qlab.execution import CachedRun, Program, channels_last
 
@@ -57,7 +57,7 @@ def estimated_noise(
     with torch.enable_grad():
         # Backwards too most layers are faster in this order, pooling several times.
         output = channels_last(program).run(own, observe)
-    slopes = _slopes(first_tensor(output), {name: values[name] for name in nodes}, seed)
+    slopes = _slopes(outputs_of(output), {name: values[name] for name in nodes}, seed)
     found = []
     for node, layer, feeding in changes:
         value = layer.run([values[name].detach() for name in feeding], torch.preserve_format)
@@ -74,18 +74,25 @@ def changed_value(
     return layer.run([values[name] for name in inputs]).to(reference.dtype), reference
 
 
-def _slopes(output: Tensor, values: dict[str, Tensor], seed: int) -> dict[str, list[Tensor | None]]:
-    """For each value the gradients of PROBES random sums of the output; None where it has none."""
-    if not output.requires_grad:
+def _slopes(
+    outputs: dict[str, Tensor], values: dict[str, Tensor], seed: int
+) -> dict[str, list[Tensor | None]]:
+    """For each value the gradients of PROBES random sums over all outputs that count, see
+    `batch_errors`; None where it has none."""
+    first, *others = outputs.values()
+    counted = [y for y in (first, *(x for x in others if x.isfinite().all())) if y.requires_grad]
+    if not counted:
         return {name: [None] * PROBES for name in values}
     generator = torch.Generator().manual_seed(seed)
     slopes: dict[str, list[Tensor | None]] = {name: [] for name in values}
     for probe in range(PROBES):
-        signs = torch.randint(0, 2, output.shape, generator=generator).mul_(2).sub_(1)
+        signs = [
+            torch.randint(0, 2, y.shape, generator=generator).mul_(2).sub_(1).to(y) for y in counted
+        ]
         grads = torch.autograd.grad(
-            output,
+            counted,
             list(values.values()),
-            signs.to(output),
+            signs,
             retain_graph=probe < PROBES - 1,
             allow_unused=True,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pandas as pd
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from qlab.analysis.batches import Batches
 from qlab.analysis.calibration import Progress, Stop
 from qlab.analysis.hooked_run import HookedRun
-from qlab.analysis.networks import OutputSums, first_tensor
+from qlab.analysis.networks import OutputSums, outputs_of
 from qlab.analysis.probe import QuantizedLayer
 from qlab.analysis.sensitivity import WAYS, Sensitivity, metrics_of
 
@@ -45,11 +46,11 @@ def one_by_one(
     reference = OutputSums.empty()
     total, done, samples, stopped = len(tasks) * len(data), 0, 0, False
     for batch in data:
-        x = first_tensor(runs.run(batch.inputs)).clone()
-        outputs: dict[_Task, Tensor] = {}
+        x = _copied(runs.run(batch.inputs))
+        outputs: dict[_Task, dict[str, Tensor]] = {}
         for task in tasks:
             layers = _chosen(candidates, task)
-            outputs[task] = first_tensor(runs.run(batch.inputs, watch=(), replaced=layers)).clone()
+            outputs[task] = _copied(runs.run(batch.inputs, watch=(), replaced=layers))
             done += 1
             if on_progress is not None:
                 on_progress(done, total, task[1])
@@ -57,13 +58,18 @@ def one_by_one(
             if stopped:
                 break
         if len(outputs) == len(tasks) or not samples:
-            reference.update(x, x, batch.labels)
+            reference.add(x, x, batch.labels)
             for task, y in outputs.items():
-                sums[task].update(x, y, batch.labels)
+                sums[task].add(x, y, batch.labels)
             samples += batch.samples
         if stopped:
             break
     return _result(candidates, sums, reference, ways, (samples, done == total))
+
+
+def _copied(value: Any) -> dict[str, Tensor]:
+    """A model's outputs, which the next run may write over."""
+    return {name: tensor.clone() for name, tensor in outputs_of(value).items()}
 
 
 def _tasks(

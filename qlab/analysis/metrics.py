@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qlab.errors import DTypeError, NonFiniteError, ShapeError
+from qlab.errors import ArgumentError, DTypeError, NonFiniteError, ShapeError
 
 METRICS = ("sqnr", "nmse", "cosine", "max_abs")
 
@@ -233,6 +233,7 @@ class LabelCounts:
         Raises:
             ShapeError: Labels that do not match the logits.
             DTypeError: Labels that are not whole numbers.
+            ArgumentError: Labels that are no class.
         """
         top_x, top_y = x.argmax(-1), y.argmax(-1)
         self.samples += top_x.numel()
@@ -250,6 +251,12 @@ class LabelCounts:
                 "Labels are class indices",
                 expected="a tensor of whole numbers",
                 received=f"{labels.dtype}",
+            )
+        if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < x.shape[-1]:
+            raise ArgumentError(
+                "A label is no class of the network",
+                expected=f"class indices from 0 to {x.shape[-1] - 1}",
+                received=f"{int(labels.min())} to {int(labels.max())}",
             )
         self.labelled += top_x.numel()
         self.float_correct += int((top_x == labels).sum())

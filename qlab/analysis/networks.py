@@ -61,7 +61,12 @@ def places_of(networks: Networks) -> Iterator[Place]:
 
 @dataclass
 class OutputSums:
-    """Running errors of a network's output, and of the answers that it gives."""
+    """Running errors of a network's output, and of the answers that it gives.
+
+    Of a network that gives several tensors (`outputs_of`) the errors are over the numbers of all of
+    them together: an output in larger units weighs more. The answers are those of the logits, see
+    `answers_of`.
+    """
 
     errors: ErrorSums
     labels: LabelCounts
@@ -72,11 +77,24 @@ class OutputSums:
         return cls(ErrorSums(), LabelCounts())
 
     def update(self, reference: Any, value: Any, labels: Tensor | None) -> None:
-        """Adds one batch of outputs of the float and of the quantized network."""
-        x, y = first_tensor(reference), first_tensor(value)
-        self.errors.update(x, y)
-        if x.ndim == 2:
-            self.labels.update(x, y, labels)
+        """Adds one batch of outputs of the float and of the quantized network.
+
+        Raises:
+            As `batch_errors`.
+        """
+        self.add(outputs_of(reference), outputs_of(value), labels)
+
+    def add(
+        self, x: dict[str, Tensor], y: dict[str, Tensor], labels: Tensor | None
+    ) -> dict[str, ErrorSums | None]:
+        """As `update`, of what `outputs_of` gave; returns the batch's errors by output."""
+        found = batch_errors(x, y)
+        for sums in filter(None, found.values()):
+            self.errors.merge(sums)
+        answers = answers_of(x)
+        if x[answers].ndim == 2:
+            self.labels.update(x[answers], y[answers], labels)
+        return found
 
     def merge(self, other: OutputSums) -> None:
         """Adds other batches."""
@@ -89,11 +107,11 @@ class OutputSums:
 
 
 class NetworkOutput:
-    """Running errors of everything that a network gives: `OutputSums` of the first tensor of real
-    numbers, and the errors of each of the others on its own."""
+    """Running errors of everything that a network gives: `OutputSums` of all of it together, and
+    the errors of each tensor on its own."""
 
     def __init__(self) -> None:
-        self.first = OutputSums.empty()
+        self.whole = OutputSums.empty()
         self.sums: dict[str, ErrorSums] = {}
         self._unknown: set[str] = set()
 
@@ -101,22 +119,19 @@ class NetworkOutput:
         """Adds one batch of outputs of the float and of the quantized network.
 
         Raises:
-            NonFiniteError: NaN or infinity in the first; that of others makes them NaN.
+            As `batch_errors`.
         """
-        x, y = outputs_of(reference), outputs_of(value)
-        first, *others = x
-        self.first.update(x[first], y[first], labels)
-        self.sums.setdefault(first, self.first.errors)
-        for name in others:
+        found = self.whole.add(outputs_of(reference), outputs_of(value), labels)
+        for name, errors in found.items():
             sums = self.sums.setdefault(name, ErrorSums())
-            try:
-                sums.update(x[name], y[name])
-            except NonFiniteError:
+            if errors is None:
                 self._unknown.add(name)
+            else:
+                sums.merge(errors)
 
     def as_dict(self) -> dict[str, float]:
-        """Every metric of the first tensor of real numbers."""
-        return self.first.as_dict()
+        """Every metric of all tensors of real numbers together."""
+        return self.whole.as_dict()
 
     def to_frame(self) -> DataFrame:
         """The metrics of each tensor of real numbers, indexed by where it is in the output."""
@@ -142,6 +157,39 @@ def outputs_of(value: Any) -> dict[str, Tensor]:
         )
     real = {name: tensor for name, tensor in found.items() if tensor.is_floating_point()}
     return real or dict([next(iter(found.items()))])
+
+
+def batch_errors(x: dict[str, Tensor], y: dict[str, Tensor]) -> dict[str, ErrorSums | None]:
+    """The errors of each output of one batch.
+
+    Args:
+        x: Of the float network, as `outputs_of` gives them.
+        y: Of the quantized network.
+
+    Returns:
+        By output; None for one after the first that is not finite in the float network, such as a
+        mask of -inf: it counts for nothing.
+
+    Raises:
+        NonFiniteError: NaN or infinity in the first, or that quantization brought.
+    """
+    found: dict[str, ErrorSums | None] = {}
+    for name, reference in x.items():
+        sums = ErrorSums()
+        try:
+            sums.update(reference, y[name])
+        except NonFiniteError:
+            if not found or bool(reference.isfinite().all()):
+                raise
+            found[name] = None
+            continue
+        found[name] = sums
+    return found
+
+
+def answers_of(outputs: dict[str, Tensor]) -> str:
+    """Which output holds a classifier's logits: the one of that name, else the first."""
+    return "logits" if "logits" in outputs else next(iter(outputs))
 
 
 def first_tensor(value: Any) -> Tensor:

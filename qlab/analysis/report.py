@@ -61,10 +61,11 @@ class Report:
             output's bit width reaches on the layer's float output [dB]), ``weight_bytes``.
         output: The metrics for the network's output, ``top1_agreement`` [%] for a classifier's
             logits and, where labels exist, ``accuracy`` and ``float_accuracy`` [%]. Of a network
-            that gives several tensors, the first one of real numbers, as in `Sensitivity`.
+            that gives several tensors, the errors are over all those of real numbers together, as
+            in `Sensitivity`; the logits are the output of that name, else the first.
         outputs: The metrics of each tensor of real numbers that the network gives, indexed by where
-            it is in the output: ``"logits"`` in a dict or a dataclass, ``"[1]"`` in a tuple; the
-            first row is what ``output`` speaks of. NaN for one that is not finite.
+            it is in the output: ``"logits"`` in a dict or a dataclass, ``"[1]"`` in a tuple. NaN
+            for one that is not finite in float, which ``output`` leaves out.
         size: Bytes before and after.
         coverage: Operators by how they run.
         plan: The truth table that was executed.

@@ -43,7 +43,8 @@ class Sensitivity:
 
     Attributes:
         table: Indexed by (layer, config). For each way that was asked for: ``noise_<way>``, the
-            squared error of the network's output ``sum((x - y)^2)`` over all samples, lower is
+            squared error of the network's output ``sum((x - y)^2)`` over all samples and all
+            tensors of real numbers that it gives (an output in larger units weighs more), lower is
             better; ``sqnr_<way>`` [dB], higher is better; and, where the data has labels,
             ``accuracy_on`` and ``accuracy_off`` [%]. NaN where the measurement was stopped before.
         whole: The network with everything quantized, by config: ``noise``, ``sqnr`` and, with

@@ -24,7 +24,13 @@ from torch import Tensor, fx, nn
 
 from qlab.analysis.calibration import Calibration
 from qlab.analysis.fingerprint import first_difference, graph_fingerprint, tensor_fingerprint
-from qlab.errors import ArgumentError, FormatError, QlabError, UnsupportedError
+from qlab.errors import (
+    ArgumentError,
+    FormatError,
+    MissingDataError,
+    QlabError,
+    UnsupportedError,
+)
 from qlab.io import float_graph, program
 from qlab.io.checkpoint import MALFORMED, read_bytes, read_header
 from qlab.io.files import path_of, write_atomically
@@ -149,8 +155,8 @@ class NoData:
             raise self._error()
         return self.batches
 
-    def _error(self) -> ArgumentError:
-        return ArgumentError(
+    def _error(self) -> MissingDataError:
+        return MissingDataError(
             f"This Lab was loaded without its {self.name} data, which this needs",
             fix="Pass calibration= or evaluation= to load_lab.",
         )

@@ -202,6 +202,18 @@ def test_batches_that_differ_are_told_apart(scales, words):
     assert cause.remedy is None
 
 
+def test_what_only_the_data_could_measure_has_no_gain_where_it_is_not_there(tmp_path):
+    data = [4.0**index * x for index, x in enumerate(batches())]
+    lab = qlab.Lab(linear(), data[0], data)
+    averaged = mapping_of(TensorSpec(quint8, policy=MovingAverage()), TensorSpec.int8_weight())
+    loaded = qlab.load_lab(lab.save(tmp_path / "lab"))
+    name = lab.layers[0].name
+    gains = [{c.kind: c.gain for c in each.causes(name, averaged)} for each in (lab, loaded)]
+    assert gains[0].pop("non-stationary batches") > 0
+    assert gains[1].pop("non-stationary batches") is None
+    assert gains[0] == pytest.approx(gains[1])
+
+
 def test_a_moving_average_that_lags_behind_growing_batches_is_replaced():
     data = [scale * x for scale, x in zip([1, 1, 1, 1, 9, 9, 9, 9], batches(), strict=True)]
     average = TensorSpec.uint8_activation(policy=MovingAverage(0.01))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qlab.analysis.metrics import METRICS, ErrorSums, LabelCounts, sqnr_db
-from qlab.errors import NonFiniteError, ShapeError
+from qlab.errors import ArgumentError, DTypeError, NonFiniteError, ShapeError
 
 
 def _sums(x, y):
@@ -89,6 +89,14 @@ def test_no_labels_give_agreement_only_and_no_samples_nothing():
 def test_labels_of_another_shape_are_refused():
     with pytest.raises(ShapeError, match=r"Labels do not match.*\(4,\).*\(3,\)"):
         LabelCounts().update(torch.eye(4), torch.eye(4), torch.tensor([0, 1, 2]))
+
+
+def test_labels_that_are_no_class_are_refused():
+    for wrong in ([0, 1, 2, 4], [-1, 1, 2, 3]):
+        with pytest.raises(ArgumentError, match=r"no class.*0 to 3"):
+            LabelCounts().update(torch.eye(4), torch.eye(4), torch.tensor(wrong))
+    with pytest.raises(DTypeError, match="class indices"):
+        LabelCounts().update(torch.eye(4), torch.eye(4), torch.zeros(4))
 
 
 def _layouts(x):
