@@ -110,10 +110,10 @@ class Operator(Generic[CallT]):
 _OPERATORS: dict[str, Operator[Any]] = {}
 
 
-def count(operator: str, kernel: str) -> None:
-    """Notes one run of a kernel."""
+def count(operator: str, kernel: str, runs: int = 1) -> None:
+    """Notes runs of a kernel."""
     with _COUNTS_LOCK:
-        _COUNTS[operator, kernel] += 1
+        _COUNTS[operator, kernel] += runs
 
 
 def _no_obstacle(call: object) -> None:
