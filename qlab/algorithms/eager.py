@@ -182,7 +182,8 @@ def _mean_error(
 
 
 def _bias(module: Any) -> Tensor | None:
-    return module.bias() if callable(module.bias) else module.bias
+    bias: Any = module.bias
+    return bias() if callable(bias) else bias
 
 
 def _shift_bias(module: Any, shift: Tensor) -> None:
