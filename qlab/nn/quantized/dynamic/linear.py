@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
@@ -23,7 +23,7 @@ from qlab.nn.quantized.holder import (
     qparams_of_numbers,
 )
 from qlab.nn.quantized.reference.layers import Linear as Reference
-from qlab.ops.dynamic import bound_dynamic, dense
+from qlab.ops.dynamic import Bound, bound_dynamic, dense
 from qlab.qtensor import QTensor
 
 _FLOAT16_MAX = torch.finfo(torch.float16).max
@@ -143,7 +143,7 @@ class Linear(DynamicLayer, static.Linear):
             packed=self._packed,
         )
 
-    def bound(self, x: Tensor) -> Callable[[Tensor], Tensor | None] | None:
+    def bound(self, x: Tensor) -> Bound | None:
         """The layer as a function for many inputs like ``x``, while its weight stays as it is.
 
         None where there is no faster way than calling it; see `qlab.ops.dynamic.bound_dynamic`.
