@@ -79,6 +79,7 @@ def _evidence(study: Study, plan: Plan, step: Step, found: QConfig) -> Evidence:
         operands=tuple(_operand(study, node) for node in probe.inputs) if joined else (),
         sources=sources,
         input_share=_input_share(study, plan, step) if sources else None,
+        shift_share=None if step.weight is None else _shift_share(study, plan, step),
     )
 
 
@@ -130,6 +131,21 @@ def _input_share(study: Study, plan: Plan, step: Step) -> float:
         output = probe.module(*given)
     alone.update(step.counting(values[probe.node]), step.counting(output))
     return alone.noise / whole.noise if whole.noise > 0 else 0.0
+
+
+def _shift_share(study: Study, plan: Plan, step: Step) -> float:
+    """Squared mean error of the output's channels over its squared error."""
+    probe = study.probe(step.name)
+    axis = study.stats(probe.node).channel_axis
+    values, _ = study.sample()
+    layer = deployed(study, plan, step.name, (step.weight, step.output))
+    wanted = step.counting(values[probe.node])
+    error = (step.counting(layer.run(probe.arguments(values))) - wanted).double()
+    if axis is None or not error.numel():
+        return 0.0
+    means = error.movedim(axis, 0).flatten(1).mean(1)
+    square = float(error.square().mean())
+    return float(means.square().mean()) / square if square > 0 else 0.0
 
 
 def _with_gain(study: Study, mapping: QConfigMapping, cause: Cause) -> Cause:
