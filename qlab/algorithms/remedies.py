@@ -95,7 +95,10 @@ REMEDIES: dict[str, Remedy] = {
             ("non-stationary batches", "activation"),
         ),
         _algorithm("equalize", Stage.FUNCTION, *_SPREAD, *_LOUD),
+        _algorithm("smoothquant", Stage.FUNCTION, *_LOUD, *_INPUT),
+        _algorithm("awq", Stage.RANGES, *_FEW),
         _algorithm("ranges", Stage.RANGES, *_FEW_BOTH, *_TAIL, *_LOUD, *_INPUT),
+        _algorithm("gptq", Stage.ROUNDING, *_FEW),
         _algorithm("adaround", Stage.ROUNDING, *_FEW),
         _algorithm("bias_correction", Stage.BIAS, *_SHIFT),
         _configuration(
