@@ -95,6 +95,7 @@ REMEDIES: dict[str, Remedy] = {
             ("non-stationary batches", "activation"),
         ),
         _algorithm("equalize", Stage.FUNCTION, *_SPREAD, *_LOUD),
+        _algorithm("split", Stage.FUNCTION, ("outlier channels", "weight"), grows=True),
         _algorithm("smoothquant", Stage.FUNCTION, *_LOUD, *_INPUT),
         _algorithm("awq", Stage.RANGES, *_FEW),
         _algorithm("ranges", Stage.RANGES, *_FEW_BOTH, *_TAIL, *_LOUD, *_INPUT),
