@@ -42,6 +42,7 @@ from qlab.algorithms.base import (
     Settings,
     Subject,
 )
+from qlab.algorithms.finetune import algorithm_of as finetuning
 from qlab.algorithms.frame import run_repair
 from qlab.algorithms.remedies import REMEDIES, Remedy, Stage, with_algorithms
 from qlab.algorithms.repair_log import Attempt, AutoRepair, Target
@@ -67,6 +68,7 @@ __all__ = [
     "Target",
     "algorithm",
     "estimate_seconds",
+    "finetuning",
     "repair",
     "run_repair",
     "with_algorithms",

@@ -15,9 +15,11 @@ from qlab.algorithms import (
     Subject,
     algorithm,
     estimate_seconds,
+    finetuning,
     repair,
     run_repair,
 )
+from qlab.algorithms.finetune import Loss
 from qlab.analysis.calibration import Progress, Stop
 from qlab.errors import ArgumentError
 from qlab.lab.base import LabBase, Mapping, resolve_mapping
@@ -114,6 +116,46 @@ class RepairableLab(LabBase):
         subject, resolved = self._subject(), resolve_mapping(mapping)
         with self._finding_the_first():
             return repair(subject, resolved, target, limits, Hooks(on_progress, should_stop))
+
+    def finetune(
+        self,
+        mapping: Mapping,
+        loader: Any,
+        loss: Loss | None = None,
+        steps: int = 500,
+        *,
+        layers: Sequence[str] | None = None,
+        on_progress: Progress | None = None,
+        should_stop: Stop | None = None,
+        **settings: Any,
+    ) -> Repaired:
+        """Trains on with the rounding in place, and measures what it won; applies nothing.
+
+        Weights, biases and scales are learned, batch norm stays as it was; what comes out converts
+        to the network that was trained. See `qlab.algorithms.finetune`.
+
+        Args:
+            mapping: The configuration to train the model for.
+            loader: Batches of (inputs, labels), as ``evaluation`` of the constructor. It is read
+                once, as many batches as the steps need are kept, and a part of them is held out.
+            loss: Called as ``loss(output, labels)``. Not given, it is the cross-entropy, or, where
+                the loader gives no labels, the squared distance from the float network's output.
+            steps: Of one batch each; training may end earlier.
+            layers: The layers to train; all that have a quantized weight if not given.
+            on_progress: Called as ``(done, total, label)``.
+            should_stop: Asked at each step; model and mapping then stay as before.
+            **settings: Fields of `qlab.algorithms.finetune.FinetuneSettings`, and ``seed``.
+
+        Raises:
+            ArgumentError: No such setting, a loader of one batch, or a loss without labels.
+            UnknownNameError: No such layer.
+            UnsupportedError: The model has no graph; says why.
+        """
+        hooks, chosen = Hooks(on_progress, should_stop), {"steps": steps, **settings}
+        subject, resolved = self._subject(), resolve_mapping(mapping)
+        row = finetuning(self._batches(loader, "training"), loss)
+        with self._finding_the_first():
+            return run_repair(row, subject, resolved, layers, chosen=chosen, hooks=hooks)
 
     def _subject(self) -> Subject:
         return Subject(self._study, self._evaluation_data)
