@@ -155,6 +155,7 @@ class AutoRepair:
         asked: The configuration that it was repaired for.
         seconds: What all took.
         notes: What a person must know of the target.
+        late: Whether the time that was allowed ended the search.
     """
 
     target: Target
@@ -170,6 +171,7 @@ class AutoRepair:
     asked: QConfigMapping
     seconds: float
     notes: tuple[str, ...] = ()
+    late: bool = False
 
     @property
     def log(self) -> tuple[str, ...]:
@@ -192,4 +194,6 @@ class AutoRepair:
             return f"Reached in {took}: {found} with {made}."
         if not self.complete:
             return f"Stopped after {took}: the best until then is {found} with {made}."
+        if self.late:
+            took = f"the time that was allowed ({took})"
         return f"Not reached in {took}: the best found is {found} with {made}."

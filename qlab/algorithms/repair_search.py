@@ -340,6 +340,7 @@ class _Search:
             asked=self.mapping,
             seconds=time.monotonic() - self.began,
             notes=self._notes(first.output),
+            late=self.left <= 0 and not self.cancelled,
         )
 
     def _notes(self, output: Mapping[str, float]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from torch import nn
 
 import qlab
 import sample_models
-from qlab.algorithms import ALGORITHMS, REMEDIES, Stage
+from qlab.algorithms import ALGORITHMS, REMEDIES, Stage, remedies
 from qlab.errors import ArgumentError, UnknownNameError, UnsupportedError
 
 MAPPING = "int8-per-tensor"
@@ -123,11 +123,18 @@ def test_a_size_that_must_stay_keeps_no_layer_in_float(lab):
     assert "keep_in_float" not in names(found.attempts) and not found.reached
 
 
-def test_what_would_take_too_long_is_passed_over_and_said_so(lab):
-    found = lab.repair("int4-weights", {"sqnr": 80.0}, allowed=["adaround"], max_seconds=1.5)
+def test_what_would_take_too_long_is_passed_over_and_said_so(lab, monkeypatch):
+    monkeypatch.setattr(remedies, "estimate_seconds", lambda *_: 1e6)
+    found = lab.repair("int4-weights", {"sqnr": 80.0}, allowed=["adaround"], max_seconds=1e4)
     (attempt,) = found.attempts
-    assert not attempt.kept and attempt.estimate > 1.5
-    assert attempt.verdict.startswith("not tried: about") and found.complete
+    assert not attempt.kept and attempt.estimate == 1e6
+    assert attempt.verdict.startswith("not tried: about 1000000 s, of which") and found.complete
+
+
+def test_the_time_that_was_allowed_ends_the_search(lab):
+    found = lab.repair("int4-weights", {"sqnr": 80.0}, max_seconds=1e-6)
+    assert found.complete and found.late and not found.reached and found.attempts == ()
+    assert found.log[-1].startswith("Not reached in the time that was allowed (")
     with pytest.raises(ArgumentError, match=r"some time.*max_seconds > 0"):
         lab.repair(MAPPING, 90.0, max_seconds=0)
 
