@@ -76,14 +76,14 @@ def page(title: str, about: str, draw: Callable[[View], None], *, live_jobs: boo
     with messages.shown():
         space = address.current()
         engine.attend(space)
-        _draw(space, draw)
+        _draw(space, title, draw)
         store().save(space)
         engine.others(space, live=live_jobs)
 
 
-def _draw(space: Workspace, draw: Callable[[View], None]) -> None:
+def _draw(space: Workspace, title: str, draw: Callable[[View], None]) -> None:
     with messages.shown("body"):
-        choice = sidebar.draw(space)
+        choice = sidebar.draw(space, title)
         if space.choice != choice:
             space.choose(choice)
         draw(View(choice, space))
