@@ -36,4 +36,4 @@ class AnsweringQueue(ForwardMsgQueue):
 
 def keep_answers() -> None:
     """Gives every session that begins from now on such a queue."""
-    app_session.ForwardMsgQueue = AnsweringQueue
+    app_session.ForwardMsgQueue = AnsweringQueue  # pyright: ignore[reportPrivateImportUsage]

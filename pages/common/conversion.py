@@ -41,10 +41,11 @@ class Conversion:
     images: int
 
 
-def file_name(choice: Choice, changes: int) -> str:
-    """Name of the files, without suffix: model, preset, and whether it was changed by hand."""
+def file_name(choice: Choice, changes: int, *, repaired: bool = False) -> str:
+    """Name of the files, without suffix: model, preset, whether it was changed or repaired."""
     model = re.sub(r"[^\w.()+-]+", ".", choice.model).strip(".")
-    return f"{model}-{choice.preset}{'-changed' if changes else ''}"
+    ending = "-repaired" if repaired else "-changed" if changes else ""
+    return f"{model}-{choice.preset}{ending}"
 
 
 def convert(loaded: Loaded, mapping: QConfigMapping, workspace: Workspace) -> Conversion:
@@ -69,7 +70,7 @@ def convert(loaded: Loaded, mapping: QConfigMapping, workspace: Workspace) -> Co
         code = converted.code if isinstance(converted, fx.GraphModule) else repr(converted)
         return Conversion(checkpoint, text, code, identical, length(batch))
 
-    key = ("conversion", loaded.sample.name, loaded.samples, mapping)
+    key = ("conversion", *loaded.key, mapping)
     return wait_for(key, "Making the integer model", work, workspace)
 
 
@@ -84,7 +85,7 @@ def fidelity(loaded: Loaded, mapping: QConfigMapping, workspace: Workspace) -> F
             raise CancelledError
         return found
 
-    key = ("fidelity", loaded.sample.name, loaded.samples, mapping)
+    key = ("fidelity", *loaded.key, mapping)
     return wait_for(key, "Comparing simulation and integers", work, workspace)
 
 
@@ -103,5 +104,5 @@ def latency(loaded: Loaded, mapping: QConfigMapping, workspace: Workspace) -> La
             raise CancelledError
         return measured
 
-    key = ("latency", loaded.sample.name, loaded.samples, mapping)
+    key = ("latency", *loaded.key, mapping)
     return wait_for(key, "Timing both networks", work, workspace)

@@ -29,11 +29,11 @@ from torch.nn import functional as F
 
 from qlab.algorithms.base import Change, Hooks, Layers, Outcome, Settings, Subject
 from qlab.algorithms.targets import (
-    Target,
     Walk,
     calibration_inputs,
     copied,
     find_target,
+    grid_obstacle,
     inner_name,
     pass_seconds,
     set_weight,
@@ -135,7 +135,7 @@ def adaround(
     made, outcomes = copied(study.graph), list[Outcome]()
     for done, (name, target) in enumerate(found.items()):
         if not isinstance(target, str):
-            target = _obstacle(target) or target
+            target = grid_obstacle(target.step) or target
         if isinstance(target, str):
             outcomes.append(Outcome(name, False, target))
             continue
@@ -163,17 +163,6 @@ def adaround(
     total = len(found) * settings.steps
     hooks.step(total, total, "learning roundings")
     return Change(made, mapping, tuple(outcomes), samples)
-
-
-def _obstacle(target: Target) -> str | None:
-    spec = target.step.weight
-    if spec is None:
-        return "its weight stays in float"
-    if spec.dtype.is_float:
-        return f"the codes of {spec.dtype.name} are not evenly spaced"
-    if isinstance(spec.policy, Fixed):
-        return "its weights lie on a fixed grid already"
-    return None
 
 
 class Learner:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 from torch import fx
@@ -16,6 +16,8 @@ from qlab.analysis.study import Study
 from qlab.analysis.tables import pack_table, unpack_table
 from qlab.errors import ArgumentError, FormatError
 from qlab.qconfig import QConfigMapping
+
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,12 @@ class Hooks:
             self.on_progress(done, total, label)
         if self.should_stop is not None and self.should_stop():
             raise StoppedError
+
+    def along(self, items: Iterable[_Item], done: int, total: int, label: str) -> Iterator[_Item]:
+        """The items, with a `step` before each."""
+        for item in items:
+            self.step(done, total, label)
+            yield item
 
 
 @dataclass(frozen=True)
@@ -272,3 +280,15 @@ class Algorithm:
 def settings_dict(settings: Settings) -> dict[str, Any]:
     """Settings as plain values."""
     return asdict(settings)
+
+
+def check_positive(what: str, settings: Settings, names: Sequence[str]) -> None:
+    """Refuses settings that must be whole and positive.
+
+    Raises:
+        ArgumentError: One is not; names it.
+    """
+    for name in names:
+        given = getattr(settings, name)
+        if not isinstance(given, int) or given < 1:
+            raise ArgumentError(f"{what}: {name} is a whole number of 1 or more", received=given)

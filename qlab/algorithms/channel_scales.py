@@ -70,6 +70,8 @@ def search_smoothing(
     weights: Sequence[Tensor],
     specs: tuple[TensorSpec | None, Sequence[TensorSpec | None]],
     strengths: Sequence[float],
+    *,
+    reach: Tensor | None = None,
 ) -> Scaling:
     """The migration strength that makes layers that share an input lose least, as quantized.
 
@@ -78,9 +80,21 @@ def search_smoothing(
         weights: Of each layer, (O, I).
         specs: How the input, and each weight, is quantized; None for float.
         strengths: The α to try, beside leaving the inputs as they are.
+        reach: Largest magnitude of each input channel, (I,), where more was seen than ``inputs``.
 
     Source: Xiao et al. 2022, "SmoothQuant", arXiv 2211.10438; the search on output error is ours.
     """
+    reach = inputs.abs().amax(0) if reach is None else reach
+    tried = [(alpha, smoothing_factors(reach, weights, alpha)) for alpha in strengths]
+    return _best(_errors_on_rows(inputs, weights, specs), tried, reach)
+
+
+def _errors_on_rows(
+    inputs: Tensor,
+    weights: Sequence[Tensor],
+    specs: tuple[TensorSpec | None, Sequence[TensorSpec | None]],
+) -> Callable[[Tensor], tuple[float, ...]]:
+    """From factors to each layer's squared error, its input and weight quantized."""
     activation, weight_specs = specs
     wanted = [F.linear(inputs, weight) for weight in weights]
 
@@ -91,16 +105,16 @@ def search_smoothing(
             found.append(float((F.linear(given, used) - y).double().square().sum()))
         return tuple(found)
 
-    reach = inputs.abs().amax(0)
-    tried = [(alpha, smoothing_factors(reach, weights, alpha)) for alpha in strengths]
-    return _best(errors, tried, reach)
+    return errors
 
 
 def search_activation_aware(
     moments: Moments,
     weights: Sequence[Tensor],
-    specs: Sequence[TensorSpec],
+    specs: Sequence[TensorSpec | None],
     strengths: Sequence[float],
+    *,
+    quantized_input: tuple[Tensor, TensorSpec] | None = None,
 ) -> Scaling:
     """Factors that protect the weights of loud inputs: ``s_j = mean|x_j|^α``, α by output error.
 
@@ -110,14 +124,16 @@ def search_activation_aware(
     Args:
         moments: Of the inputs.
         weights: Of each layer that reads them, (O, I).
-        specs: How each is quantized.
+        specs: How each is quantized; None for float.
         strengths: The α to try, beside leaving the inputs as they are.
+        quantized_input: Rows (N, I) of the input, and how it is quantized: errors are then those
+            on these rows, input and weights both quantized. Not given, only weights are.
 
     Source: Lin et al. 2023, "AWQ: Activation-aware Weight Quantization", arXiv 2306.00978,
     equation 5.
     """
 
-    def errors(factors: Tensor) -> tuple[float, ...]:
+    def weight_errors(factors: Tensor) -> tuple[float, ...]:
         found = []
         for weight, spec in zip(weights, specs, strict=True):
             wide = weight.detach().double()
@@ -130,6 +146,9 @@ def search_activation_aware(
         loud = torch.ones_like(loud)
     loud = loud.clamp(min=_SMALLEST * float(loud.max()))
     tried = [(alpha, _centred(loud**alpha)) for alpha in strengths]
+    errors = weight_errors
+    if quantized_input is not None:
+        errors = _errors_on_rows(quantized_input[0], weights, (quantized_input[1], specs))
     return _best(errors, tried, loud, none_worse=True)
 
 

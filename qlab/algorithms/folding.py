@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from qlab.algorithms.scale_groups import move_batch_norm
 from qlab.nn.intrinsic.fold import core
 from qlab.nn.intrinsic.fused import LinearReLU
 
@@ -163,6 +164,7 @@ def scale_inputs(graph: fx.GraphModule, folds: Mapping[Fold, Tensor]) -> fx.Grap
                 source = _with_gain(source)
                 made.add_submodule(target, source)
             _divide(source, factors)
+            move_batch_norm(made, fold.source, factors=1.0 / factors.double())
             for reader in fold.readers:
                 weight = core(made.get_submodule(str(named[reader].target))).weight
                 assert isinstance(weight, Tensor)

@@ -7,15 +7,21 @@ from typing import Any
 
 from qlab.algorithms.adaround import PAPER as NAGEL_2020
 from qlab.algorithms.adaround import AdaRoundSettings, adaround, adaround_seconds
+from qlab.algorithms.awq import PAPER as LIN_2023
+from qlab.algorithms.awq import AWQSettings, awq, awq_seconds
 from qlab.algorithms.base import Algorithm, Subject
 from qlab.algorithms.bias import PAPER as NAGEL_2019
 from qlab.algorithms.bias import BiasSettings, bias_seconds, correct_biases
 from qlab.algorithms.equalize import EqualizeSettings, equalize, equalize_seconds
 from qlab.algorithms.frame import layers_of
+from qlab.algorithms.gptq import PAPER as FRANTAR_2022
+from qlab.algorithms.gptq import GPTQSettings, gptq, gptq_seconds
 from qlab.algorithms.keep_float import PAPER as NAGEL_2021
 from qlab.algorithms.keep_float import KeepSettings, keep_in_float, keep_seconds
 from qlab.algorithms.ranges import PAPER as CHOUKROUN_2019
 from qlab.algorithms.ranges import RangeSettings, ranges_seconds, search_ranges
+from qlab.algorithms.smoothquant import PAPER as XIAO_2022
+from qlab.algorithms.smoothquant import SmoothSettings, smooth, smooth_seconds
 from qlab.errors import UnknownNameError
 from qlab.qconfig import QConfigMapping
 
@@ -48,6 +54,33 @@ ALGORITHMS: dict[str, Algorithm] = {
             run=adaround,
             estimate=adaround_seconds,
             settings=AdaRoundSettings,
+        ),
+        Algorithm(
+            name="gptq",
+            title="GPTQ",
+            about="rounds weight by weight so that the next make up for each error, in seconds",
+            paper=FRANTAR_2022,
+            run=gptq,
+            estimate=gptq_seconds,
+            settings=GPTQSettings,
+        ),
+        Algorithm(
+            name="awq",
+            title="AWQ",
+            about="makes rounding finer where inputs are loud, and cuts ranges of weights",
+            paper=LIN_2023,
+            run=awq,
+            estimate=awq_seconds,
+            settings=AWQSettings,
+        ),
+        Algorithm(
+            name="smoothquant",
+            title="SmoothQuant",
+            about="moves outliers of activations behind norms into the weights",
+            paper=XIAO_2022,
+            run=smooth,
+            estimate=smooth_seconds,
+            settings=SmoothSettings,
         ),
         Algorithm(
             name="ranges",

@@ -18,6 +18,7 @@ from qlab.graph import Plan
 from qlab.graph.plan import Step
 from qlab.nn.intrinsic.fold import core
 from qlab.qconfig import QConfigMapping
+from qlab.ranges import Fixed
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +54,10 @@ class Target:
         assert isinstance(found, nn.Linear | _ConvNd)
         return found  # pyright: ignore[reportReturnType]
 
+    def groups(self, graph: fx.GraphModule) -> int:
+        """Of a convolution; 1 for a linear layer."""
+        return int(getattr(self.inner(graph), "groups", 1))
+
 
 def find_target(study: Study, plan: Plan, name: str) -> Target | str:
     """A layer that has a weight and a bias to change, or why it is none, in words."""
@@ -73,6 +78,18 @@ def find_target(study: Study, plan: Plan, name: str) -> Target | str:
     if not isinstance(source, fx.Node) or len(node.all_input_nodes) != 1:
         return "it does not read one tensor alone"
     return Target(name, node.name, path, source.name, step)
+
+
+def grid_obstacle(step: Step) -> str | None:
+    """Why codes of a layer's weight cannot be chosen one by one, in words; None where they can."""
+    spec = step.weight
+    if spec is None:
+        return "its weight stays in float"
+    if spec.dtype.is_float:
+        return f"the codes of {spec.dtype.name} are not evenly spaced"
+    if isinstance(spec.policy, Fixed):
+        return "its weights lie on a fixed grid already"
+    return None
 
 
 def is_transposed(layer: nn.Module) -> bool:
@@ -140,6 +157,15 @@ def pass_seconds(subject: Subject) -> float:
         began = time.perf_counter()
         program.run(inputs)
     return (time.perf_counter() - began) / size
+
+
+def moments_seconds(study: Study, target: Target, samples: int) -> float:
+    """Seconds that `Moments.of` will take for a layer's inputs, about."""
+    values, size = study.sample()
+    inner = target.inner(study.graph)
+    columns = values[target.node].numel() / inner.weight.shape[0] / size * samples
+    length = inner.weight[0].numel()
+    return columns * target.groups(study.graph) * (2e-10 * length**2 + 5e-9 * length)
 
 
 class Walk:

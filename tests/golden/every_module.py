@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tests.golden.every_name import Case, Library, classes, filled, numbers
@@ -59,11 +60,19 @@ def static(lib: Library, *layers: nn.Module, x: Tensor) -> Any:
     return {"x": q, "y": made.module(q), "real": made(x), "classes": classes(made)}
 
 
+def dyadic(x: Tensor) -> Tensor:
+    """To the next 1/64: float32 then adds products exactly, in whatever order a CPU does."""
+    return (x * 64).round() / 64
+
+
 def quantized(name: str, fused: bool, lib: Library) -> Any:
     """A weighted layer, alone or fused with its ReLU, through the eager workflow."""
     layers = parts(name)
     layer = lib[f"nn.intrinsic.{name}"](*layers) if fused else layers[0]
-    return static(lib, layer, x=numbers(*SHAPES[rank_of(name)], seed=5))
+    with torch.no_grad():  # the output's scale comes from the float layer, to the last bit
+        for parameter in layer.parameters():
+            parameter.copy_(dyadic(parameter))
+    return static(lib, layer, x=dyadic(numbers(*SHAPES[rank_of(name)], seed=5)))
 
 
 class Arithmetic(nn.Module):

@@ -43,7 +43,7 @@ def test_what_is_downloaded_loads_and_is_the_labs_model():
     sample = sample_models.load("mlp")
     lab = qlab.Lab(sample.model, sample.example_inputs, sample.calibration())
     mapping = qlab.presets.get("int8").mapping()
-    made = board().find(("conversion", "mlp", 256, mapping)).result
+    made = board().find(("conversion", "mlp", 256, (), mapping)).result
     assert qlab.QConfigMapping.from_json(made.recipe) == mapping
     images = sample.evaluation()[0][0]
     loaded = qlab.load_quantized(made.checkpoint)

@@ -57,10 +57,13 @@ class DynamicRequest:
                 expected="a weight observer for integers, or of dtype torch.float16",
                 received=repr(weight),
             )
-        input_dtype = _dtype_of(qconfig.activation)
-        if not isinstance(input_dtype, QDType):
-            input_dtype = quint8
-        return cls(weight, weight_dtype, input_dtype)
+        return cls(weight, weight_dtype, cls.input_dtype_of(qconfig.activation))
+
+    @staticmethod
+    def input_dtype_of(activation: Factory | None) -> QDType:
+        """What inputs are quantized to in every call; quint8 where nothing else is asked for."""
+        dtype = _dtype_of(activation)
+        return dtype if isinstance(dtype, QDType) else quint8
 
     def quantized(self, weight: Tensor) -> Tensor:
         """A weight as `QTensor`, by an observer of its own; as it is for ``torch.float16``."""
