@@ -1,5 +1,7 @@
 """The sidebar, drawn by every page: which model, which preset, how much calibration data."""
 
+import time
+
 import streamlit as st
 
 from pages.common import models
@@ -11,6 +13,8 @@ _JUST_SET = "choices_just_set"
 _NEXT = "choices_to_come"
 _UNSEEN = "choices_unseen"
 _PAGE = "page_of_last_run"
+#: Seconds in which a browser may not have heard of a model that the app has chosen.
+EARLY = 4.0
 
 NOISE = "Random noise, no real images: ranges and errors say nothing about real data."
 
@@ -101,33 +105,37 @@ def choose_next(name: str) -> None:
 
 def choose(key: str, value: object) -> None:
     """Makes one of the sidebar's choices by another widget; for its callback."""
-    _note(key, value)
+    _note(key, value, until=0.0)
     st.session_state[key] = value
 
 
 def _set(key: str, value: object) -> None:
-    choose(key, value)
+    _note(key, value, until=time.monotonic() + EARLY)
+    st.session_state[key] = value
     st.session_state[_JUST_SET] = {*st.session_state.get(_JUST_SET, ()), key}
 
 
-def _note(key: str, value: object) -> None:
+def _note(key: str, value: object, until: float) -> None:
     if key in st.session_state and st.session_state[key] != value:
         unseen = st.session_state.get(_UNSEEN, {})
-        st.session_state[_UNSEEN] = {**unseen, key: (st.session_state[key], value)}
+        st.session_state[_UNSEEN] = {**unseen, key: (st.session_state[key], value, until)}
 
 
 def _keep_unseen(key: str, value: object, moved: bool) -> None:
     """Keeps a choice that the app has made and the browser may not have seen.
 
-    Whoever goes to another page sends the address and the widgets along as the browser had them
-    at the click. If what the app chose just before was still on its way, the former choice would
-    come back.
+    With every click, and every time that progress is drawn anew, the browser sends its widgets and
+    its address along. If what the app chose just before was still on its way, the former choice
+    would come back.
     """
     unseen = st.session_state.get(_UNSEEN, {})
-    former, chosen = unseen.get(key, (value, value))
+    former, chosen, until = unseen.get(key, (value, value, 0.0))
+    if former == chosen:
+        return
+    came_back = value == former and (moved or time.monotonic() < until)
     if moved or value != chosen:
         st.session_state[_UNSEEN] = {k: v for k, v in unseen.items() if k != key}
-    if moved and former != chosen and str(former) in (str(value), st.query_params.get(key)):
+    if came_back or (moved and st.query_params.get(key) == str(former)):
         st.session_state[_NEXT] = {**st.session_state.get(_NEXT, {}), key: chosen}
         st.rerun()
 
