@@ -135,7 +135,7 @@ def _keep_unseen(key: str, value: object, moved: bool) -> None:
     came_back = value == former and (moved or time.monotonic() < until)
     if moved or value != chosen:
         st.session_state[_UNSEEN] = {k: v for k, v in unseen.items() if k != key}
-    if came_back or (moved and st.query_params.get(key) == str(former)):
+    if came_back:
         st.session_state[_NEXT] = {**st.session_state.get(_NEXT, {}), key: chosen}
         st.rerun()
 
