@@ -48,7 +48,7 @@ def draw(view: View) -> None:
 
 def _files(view: View, loaded: Loaded) -> None:
     made = conversion.convert(loaded, view.mapping, view.workspace)
-    name = conversion.file_name(view.choice, view.workspace.changes(view.choice))
+    name = conversion.file_name(view.choice, view.workspace, loaded)
     if made.identical:
         st.success(
             f"The file was read back and gave identical outputs on {count(made.images)} images."
@@ -88,6 +88,11 @@ def _files(view: View, loaded: Loaded) -> None:
         )
     with st.expander("The integer model, as code"):
         st.code(made.code, language="python")
+    if loaded.chain:
+        st.caption(
+            "The checkpoint holds the repaired model. The recipe is the configuration alone: with "
+            "the original model it gives another one."
+        )
 
 
 page("Convert", ABOUT, draw)

@@ -77,4 +77,4 @@ def _detail(shown: Any, rows: list[int]) -> None:
         st.code(row["documentation"], language=None, wrap_lines=True)
 
 
-page("Coverage", ABOUT, draw)
+page("Coverage", ABOUT, draw, of_model=False)

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import streamlit as st
 
-from pages.common import address, headline, messages, models, selection, sidebar, stale
+from pages.common import (
+    address,
+    headline,
+    messages,
+    models,
+    repairs_shown,
+    selection,
+    sidebar,
+    stale,
+)
 from pages.common.causes import remedy_button
 from pages.common.format import escape, layer_name, number
 from pages.common.frame import View, page
 from pages.common.glossary import define
 from pages.common.loaded import Loaded, Outcome, compare
+from pages.common.repairs_fitting import fitting
 from pages.common.store import store
 from pages.common.theme import THEME
 from pages.figures.errors import by_layer
@@ -103,6 +113,8 @@ def _bars(view: View, loaded: Loaded, outcome: Outcome, is_stale: bool) -> None:
 
 def _worst(view: View, loaded: Loaded, outcome: Outcome) -> None:
     st.subheader("Worst layers", anchor=False, help=define("worst"))
+    repairs_shown.panel(view, loaded, outcome.worst[0].name)
+    left = dict(outcome.repairs)
     for position, finding in enumerate(outcome.worst):
         cause = next((c for c in finding.causes if c.remedy and (c.gain or 0) > 0), None)
         with st.container(border=True, key=f"worst_{position}"):
@@ -118,6 +130,9 @@ def _worst(view: View, loaded: Loaded, outcome: Outcome) -> None:
             if cause:
                 with remedy[0]:
                     remedy_button(view, cause, key=f"remedy_{position}")
+            repairs_shown.offer(view, finding.causes, left, key=f"repair_{position}")
+            for name in fitting(finding.causes):  # one button for each is enough
+                left.pop(name, None)
 
 
 page("Overview", ABOUT, draw)

@@ -75,8 +75,7 @@ def _card(view: View, runs: Runs, run: Run, letter: str) -> None:
     if run.seconds is not None:
         told += f" · measured in {number(run.seconds, 's')}"
     st.caption(told)
-    same = model == view.choice.model
-    used = same and run.mapping == view.mapping
+    same, used = model == view.choice.model, tried.in_force(view.workspace, view.choice, run)
     st.button(
         "In force" if used else "Go back to this one" + ("" if same else f", on {escape(model)}"),
         key=f"back_{run.id}",
@@ -96,21 +95,24 @@ def _rename(runs: Runs, id: int, key: str) -> None:
 def _go_back(view: View, runs: Runs, run: Run, model: str) -> None:
     choice = view.choice._replace(model=model)
     layers = () if run.layers is None else [str(name) for name in run.layers.index]
-    view.workspace.configure(choice, run.mapping, layers)
+    chain = tried.chain_of(view.workspace, run)
+    view.workspace.configure(choice, run.mapping, layers, chain=chain)
     runs.go_to(run.id)
     sidebar.choose_model(model)
 
 
 def _compare(view: View, runs: Runs, a: Run, b: Run) -> None:
     models = {tried.model_of(view.workspace, run) for run in (a, b)}
-    if a.subject != b.subject:
+    comparable = tried.origin_of(view.workspace, a) == tried.origin_of(view.workspace, b)
+    if not comparable:
         st.warning("These runs are of different models or data: only their numbers are shown.")
     st.dataframe(tried.metrics_of(a, b), key="metrics")
-    if a.subject != b.subject:
+    if not comparable:
         return
     st.subheader("Configurations", anchor=False)
     if models == {view.choice.model}:
-        told = tried.differences(view.loaded().lab, a.mapping, b.mapping)
+        told = tried.repairs(view.workspace, a, b)
+        told += tried.differences(view.loaded().lab, a.mapping, b.mapping)
         for sentence in told or ["They give every layer the same."]:
             st.markdown(f"- {escape(sentence)}")
     else:

@@ -80,12 +80,10 @@ def _found(view: View, loaded: Loaded, found: Found, generation: int) -> None:
 
 def _clicks(view: View) -> None:
     """Takes over what was clicked in a chart, before any widget shows it."""
-    clicked = selection.clicked_anew("heat_map")
-    if clicked:
+    if clicked := selection.clicked_anew("heat_map"):
         selection.select(view, clicked[0])
         st.session_state[cell.CONFIG] = clicked[1]
-    clicked = selection.clicked_anew("agreement")
-    if clicked:
+    if clicked := selection.clicked_anew("agreement"):
         selection.select(view, clicked)
 
 

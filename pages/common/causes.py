@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from pages.common import repairs_fitting, repairs_shown
 from pages.common.engine import wait_for
 from pages.common.format import count, escape, number, percent
 from pages.common.frame import View
@@ -32,10 +33,12 @@ class Diagnosis:
     Attributes:
         causes: As the engine ranks them.
         words: What there is to say where there are none.
+        seconds: How long each algorithm takes that fits one of them.
     """
 
     causes: tuple[Cause, ...]
     words: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 def diagnose(view: View, loaded: Loaded, name: str) -> Diagnosis:
@@ -45,18 +48,20 @@ def diagnose(view: View, loaded: Loaded, name: str) -> Diagnosis:
     def work(progress: Progress) -> Diagnosis:
         progress.report(0, 0, "measuring what each remedy gains")
         causes = loaded.lab.causes(name, mapping)
-        return Diagnosis(causes, "" if causes else without_cause(loaded, name, mapping))
+        words = "" if causes else without_cause(loaded, name, mapping)
+        return Diagnosis(causes, words, repairs_fitting.estimates(loaded.lab, mapping, causes))
 
-    key = ("causes", loaded.sample.name, loaded.samples, mapping, name)
+    key = ("causes", *loaded.key, mapping, name)
     return wait_for(key, "Looking for causes", work, view.workspace, part="causes")
 
 
 def draw(view: View, loaded: Loaded, name: str) -> None:
-    """Draws the last remedy with its gain, and a card for each cause that is left."""
+    """Draws the last remedy and repair with their gains, and a card for each cause that is left."""
     st.subheader(
         "Why is this layer bad?", anchor=False, help=f"{define('causes')} {define('gain')}"
     )
     _applied(view, loaded, name)
+    repairs_shown.panel(view, loaded, name)
     step = loaded.lab.plan(view.mapping).step(name)
     if not step.quantized or step.execution == "shared":
         told = "moves codes as they are" if step.execution == "shared" else "runs in float"
@@ -70,7 +75,9 @@ def draw(view: View, loaded: Loaded, name: str) -> None:
         row = groups[start : start + ROW]
         for position, place in enumerate(st.columns(max(len(row), 2))[: len(row)], start):
             with place.container(border=True, height="stretch", key=f"cause_{position}"):
-                _card(view, row[position - start], key=f"apply_cause_{position}")
+                group = row[position - start]
+                _card(view, group, key=f"apply_cause_{position}")
+                repairs_shown.offer(view, group, found.seconds, key=f"try_{position}")
 
 
 def grouped(causes: tuple[Cause, ...], mapping: QConfigMapping) -> list[list[Cause]]:

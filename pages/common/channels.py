@@ -53,6 +53,6 @@ def _measured(view: View, loaded: Loaded, name: str) -> pd.DataFrame:
         progress.report(0, 0, "running the layer")
         return loaded.lab.channels(name, mapping)
 
-    key = ("channels", loaded.sample.name, loaded.samples, mapping, name)
+    key = ("channels", *loaded.key, mapping, name)
     title = "Measuring the error of each channel"
     return wait_for(key, title, work, view.workspace, part="channels")

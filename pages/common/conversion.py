@@ -59,10 +59,12 @@ class Written:
     check: OnnxCheck | None = None
 
 
-def file_name(choice: Choice, changes: int) -> str:
-    """Name of the files, without suffix: model, preset, and whether it was changed by hand."""
+def file_name(choice: Choice, workspace: Workspace, loaded: Loaded) -> str:
+    """Name of the files, without suffix: model, preset, whether it was changed or repaired."""
     model = re.sub(r"[^\w.()+-]+", ".", choice.model).strip(".")
-    return f"{model}-{choice.preset}{'-changed' if changes else ''}"
+    changed = "-changed" if workspace.changes(choice) else ""
+    ending = "-repaired" if loaded.chain else changed
+    return f"{model}-{choice.preset}{ending}"
 
 
 def convert(loaded: Loaded, mapping: QConfigMapping, workspace: Workspace) -> Conversion:
@@ -87,7 +89,7 @@ def convert(loaded: Loaded, mapping: QConfigMapping, workspace: Workspace) -> Co
         code = converted.code if isinstance(converted, fx.GraphModule) else repr(converted)
         return Conversion(checkpoint, text, code, identical, length(batch))
 
-    key = ("conversion", loaded.sample.name, loaded.samples, mapping)
+    key = ("conversion", *loaded.key, mapping)
     return wait_for(key, "Making the integer model", work, workspace)
 
 
@@ -116,7 +118,7 @@ def write(
             raise CancelledError
         return Written(content, check=check)
 
-    key = ("file", suffix, loaded.sample.name, loaded.samples, mapping, repr(origin))
+    key = ("file", suffix, *loaded.key, mapping, repr(origin))
     title = "Exporting and checking ONNX" if suffix == ".onnx" else f"Writing {suffix}"
     return wait_for(key, title, work, workspace, part=suffix[1:])
 
@@ -132,7 +134,7 @@ def fidelity(loaded: Loaded, mapping: QConfigMapping, workspace: Workspace) -> F
             raise CancelledError
         return found
 
-    key = ("fidelity", loaded.sample.name, loaded.samples, mapping)
+    key = ("fidelity", *loaded.key, mapping)
     return wait_for(key, "Comparing simulation and integers", work, workspace)
 
 
@@ -151,5 +153,5 @@ def latency(loaded: Loaded, mapping: QConfigMapping, workspace: Workspace) -> La
             raise CancelledError
         return measured
 
-    key = ("latency", loaded.sample.name, loaded.samples, mapping)
+    key = ("latency", *loaded.key, mapping)
     return wait_for(key, "Timing both networks", work, workspace)

@@ -31,6 +31,7 @@ STOPPING = 5.0
 GRACE = float(os.environ.get("QLAB_GRACE_SECONDS", "60"))
 KEPT = {
     "loaded": 4,
+    "repaired": 8,
     "model_file": 4,
     "sample_file": 4,
     "outcome": 64,

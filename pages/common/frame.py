@@ -8,8 +8,16 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from pages.common import address, engine, messages, navigation, sidebar
-from pages.common.loaded import Loaded, load
+from pages.common import (
+    address,
+    engine,
+    messages,
+    navigation,
+    repairs,
+    repairs_shown,
+    sidebar,
+)
+from pages.common.loaded import Loaded
 from pages.common.store import store
 from pages.common.workspace import Choice, Workspace
 
@@ -27,7 +35,7 @@ STYLE = """<style>
   section[data-testid=stSidebar][data-collapsed=false] {
     width: 215px !important; min-width: 215px !important}
   :is(.st-key-verdict, .st-key-seen, [class*=st-key-headline], [class*=st-key-stale_headline],
-  [class*=st-key-worst_]) [data-testid=stColumn] {min-width: calc(50% - 1rem)}
+  [class*=st-key-worst_], .st-key-trial) [data-testid=stColumn] {min-width: calc(50% - 1rem)}
   .st-key-sides > [data-testid=stLayoutWrapper] > [data-testid=stHorizontalBlock] >
   [data-testid=stColumn] {min-width: 100%}
   [data-testid=stColumn] [data-testid=stButtonGroup] button {
@@ -54,11 +62,21 @@ class View:
         return self.workspace.mapping(self.choice)
 
     def loaded(self) -> Loaded:
-        """The calibrated lab; ends the page's run while it is being made."""
-        return load(self.choice, self.workspace)
+        """The calibrated lab, of a repaired model where it was repaired.
+
+        It ends the page's run while it is being made.
+        """
+        return repairs.in_use(self.choice, self.workspace)
 
 
-def page(title: str, about: str, draw: Callable[[View], None], *, live_jobs: bool = True) -> None:
+def page(
+    title: str,
+    about: str,
+    draw: Callable[[View], None],
+    *,
+    live_jobs: bool = True,
+    of_model: bool = True,
+) -> None:
     """Runs one page.
 
     Args:
@@ -67,6 +85,7 @@ def page(title: str, about: str, draw: Callable[[View], None], *, live_jobs: boo
         draw: Draws the page; whatever it raises becomes a message.
         live_jobs: Whether the progress of jobs that the page does not wait for moves on its own;
             not beside a table that is edited, which would lose entries to it.
+        of_model: Whether it shows the model in use; it then says so where that was repaired.
     """
     navigation.enter()
     st.html(STYLE)
@@ -76,14 +95,20 @@ def page(title: str, about: str, draw: Callable[[View], None], *, live_jobs: boo
     with messages.shown():
         space = address.current()
         engine.attend(space)
-        _draw(space, draw)
+        _draw(space, draw, of_model)
         store().save(space)
         engine.others(space, live=live_jobs)
 
 
-def _draw(space: Workspace, draw: Callable[[View], None]) -> None:
+def _draw(space: Workspace, draw: Callable[[View], None], of_model: bool) -> None:
     with messages.shown("body"):
         choice = sidebar.draw(space)
         if space.choice != choice:
             space.choose(choice)
-        draw(View(choice, space))
+        view = View(choice, space)
+        if not (of_model and space.chain(choice)):
+            draw(view)
+            return
+        place = repairs_shown.banner(view)
+        draw(view)
+        repairs_shown.made_again(view, place)

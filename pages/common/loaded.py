@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from pages.common import tried, uploads
+from pages.common import repairs_fitting, tried, uploads
 from pages.common.engine import wait_for
 from pages.common.format import number
 from pages.common.jobs import CancelledError, Key, Progress, Work
+from pages.common.recipes import Chain
 from pages.common.store import store
 from pages.common.workspace import Choice, Draft, Workspace
 
 if TYPE_CHECKING:
     from pages.common.models import OwnModel
     from qlab import Lab
+    from qlab.algorithms import Repaired
     from qlab.analysis.causes import Cause
     from qlab.analysis.report import Report
     from qlab.analysis.what_if import WhatIf
@@ -34,15 +37,30 @@ LITTLE = 3
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A model with its calibrated lab; read-only, shared by all sessions."""
+    """A model with its calibrated lab; read-only, shared by all sessions.
+
+    Attributes:
+        sample: The original model and its data.
+        samples: How many of them calibration saw.
+        lab: Of the model in use, which may be a repaired one.
+        chain: How it was repaired.
+        made: The last repair with what it bought; None for an original model.
+    """
 
     sample: SampleModel | OwnModel
     samples: int
     lab: Lab
+    chain: Chain = ()
+    made: Repaired | None = None
     _policies: dict[tuple[str, TensorSpec, str], dict[str, QuantizationError]] = field(
         default_factory=dict, repr=False
     )
     _sqnr: dict[tuple[str, Draft, QConfigMapping], float] = field(default_factory=dict, repr=False)
+
+    @property
+    def key(self) -> tuple[Hashable, ...]:
+        """Names what jobs are about: model, calibration data and repairs."""
+        return (self.sample.name, self.samples, self.chain)
 
     def parameters(self) -> int:
         """How many parameters the fused network has, those that no layer owns included."""
@@ -144,21 +162,24 @@ class Finding:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A comparison, what it says about the worst layers, and how many seconds it took."""
+    """A comparison and what it says about the worst layers.
+
+    Attributes:
+        report: The comparison.
+        worst: The worst layers, the worst one first.
+        seconds: How long comparing took.
+        repairs: How long each algorithm takes that fits one of their causes.
+    """
 
     report: Report
     worst: tuple[Finding, ...]
     seconds: float
+    repairs: dict[str, float] = field(default_factory=dict)
 
 
 def loaded_key(choice: Choice, space: Workspace | None = None) -> Key:
     """Names the calibrated lab of a choice on the board; presets share it."""
     return ("loaded", uploads.identity(space, choice.model), choice.samples)
-
-
-def load(choice: Choice, workspace: Workspace) -> Loaded:
-    """The calibrated lab of the chosen model; ends the page's run while it is being made."""
-    return wait_for(*loading(choice, workspace), workspace)
 
 
 def loading(choice: Choice, space: Workspace | None = None) -> tuple[Key, str, Work]:
@@ -186,7 +207,7 @@ def loading(choice: Choice, space: Workspace | None = None) -> tuple[Key, str, W
 
 def outcome_key(loaded: Loaded, mapping: QConfigMapping) -> Key:
     """Names the comparison under a configuration on the board."""
-    return ("outcome", loaded.sample.name, loaded.samples, mapping)
+    return ("outcome", *loaded.key, mapping)
 
 
 def compare(loaded: Loaded, mapping: QConfigMapping, workspace: Workspace) -> Outcome:
@@ -233,7 +254,9 @@ def comparison(loaded: Loaded, mapping: QConfigMapping) -> tuple[Key, str, Work]
                 raise CancelledError
             progress.report(len(worst), WORST, "looking for causes")
             worst.append(_finding(loaded, str(name), (float(sqnr), float(bound)), mapping))
-        return Outcome(report, tuple(worst), seconds)
+        found = [cause for finding in worst for cause in finding.causes]
+        repairs = repairs_fitting.estimates(loaded.lab, mapping, found)
+        return Outcome(report, tuple(worst), seconds, repairs)
 
     title = "Comparing the quantized network with the float one"
     return outcome_key(loaded, mapping), title, work

@@ -40,6 +40,10 @@ _MEANINGS = {
         "qlab has not seen data for this tensor yet, so it cannot choose a range.",
         "Choose a calibration size in the sidebar; the ranges are then collected.",
     ),
+    "MissingDataError": (
+        "Measuring needs data, and this model came without any.",
+        "Bring data on *Calibrate*.",
+    ),
     "UnsupportedError": (
         "This layer has no quantized form under this setting.",
         "Choose another granularity or observer, or keep the layer in float.",

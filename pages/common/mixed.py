@@ -91,11 +91,12 @@ def _question(view: View, loaded: Loaded) -> Question | None:
     by, _, percent = str(view.workspace.settings.get(ASKED, "")).partition(" ")
     if base is None or by not in MEASURES or not percent.isdigit():
         return None
-    return Question(loaded.sample.name, loaded.samples, base, by, int(percent))
+    return Question(loaded.sample.name, loaded.samples, base, by, int(percent), loaded.chain)
 
 
 def _words(asked: Question) -> str:
-    return f"{asked.model} {asked.by} {asked.percent}"
+    repaired = f" repaired {len(asked.chain)}" if asked.chain else ""
+    return f"{asked.model} {asked.by} {asked.percent}{repaired}"
 
 
 def _front(view: View, found: Searched, base: Report, verified: Verified | None) -> None:

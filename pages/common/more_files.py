@@ -10,24 +10,16 @@ from pages.common.format import size
 from pages.common.frame import View
 from pages.common.loaded import Loaded
 
-#: By suffix: what the file is, and its media type. Those of the page itself are not in here.
+#: By suffix, what the file is. Those of other parts of the page are not in here.
 ABOUT = {
-    ".pt2": (
-        "The quantized program in PyTorch's own operators, for `torch.export.load` on machines "
-        "without qlab.",
-        "application/octet-stream",
-    ),
-    ".py": (
-        "A script that repeats this conversion and checks that it ends in the same integers.",
-        "text/x-python",
-    ),
-    ".html": (
-        "A report that opens offline: configuration, metrics, the error of every layer and its "
-        "causes, versions.",
-        "text/html",
-    ),
+    ".pt2": "The quantized program in PyTorch's own operators, for `torch.export.load` on machines "
+    "without qlab.",
+    ".py": "A script that repeats this conversion and checks that it ends in the same integers.",
+    ".html": "A report that opens offline: configuration, metrics, the error of every layer and "
+    "its causes, versions.",
 }
-ONNX = (".onnx", "application/octet-stream")
+MEDIA = {".py": "text/x-python", ".html": "text/html"}
+ONNX = ".onnx"
 #: What the page offers at once.
 AT_ONCE = (".safetensors", ".json")
 
@@ -38,15 +30,14 @@ def draw(view: View, loaded: Loaded) -> None:
 
     st.subheader("Other files", anchor=False)
     for suffix in WRITERS:
-        if suffix in AT_ONCE or suffix == ONNX[0]:
+        if suffix in AT_ONCE or suffix == ONNX:
             continue
-        about, media = ABOUT[suffix]
         row, button = st.columns([3, 2], vertical_alignment="center")
-        row.markdown(f"**{suffix}** · {about}")
+        row.markdown(f"**{suffix}** · {ABOUT[suffix]}")
         with button, messages.shown(f"file-{suffix[1:]}"):
             written = asked(view, loaded, suffix, f"Make {suffix}")
             if written is not None:
-                download(view, written, suffix, media)
+                download(view, loaded, written, suffix)
 
 
 def asked(view: View, loaded: Loaded, suffix: str, label: str) -> Written | None:
@@ -65,17 +56,17 @@ def asked(view: View, loaded: Loaded, suffix: str, label: str) -> Written | None
     return conversion.write(loaded, view.mapping, view.workspace, suffix, origin)
 
 
-def download(view: View, written: Written, suffix: str, media: str) -> None:
+def download(view: View, loaded: Loaded, written: Written, suffix: str) -> None:
     """The button that hands a file out, or why there is none."""
     if written.refusal:
         st.warning(written.refusal)
         return
-    name = conversion.file_name(view.choice, view.workspace.changes(view.choice))
+    name = conversion.file_name(view.choice, view.workspace, loaded)
     st.download_button(
         f"Download {name}{suffix} ({size(len(written.content))})",
         written.content,
         file_name=f"{name}{suffix}",
-        mime=media,
+        mime=MEDIA.get(suffix, "application/octet-stream"),
         key=f"download_{suffix[1:]}",
         on_click="ignore",
         width="stretch",

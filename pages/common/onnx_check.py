@@ -30,8 +30,7 @@ def draw(view: View, loaded: Loaded) -> None:
     """The section: a button, then what onnxruntime gives, then the download."""
     st.subheader("ONNX", anchor=False, help=define("onnx"))
     with messages.shown("file-onnx"):
-        suffix, media = more_files.ONNX
-        written = more_files.asked(view, loaded, suffix, "Export ONNX and check it")
+        written = more_files.asked(view, loaded, more_files.ONNX, "Export ONNX and check it")
         if written is None:
             st.caption(
                 "Writes QuantizeLinear and DequantizeLinear around float operators, runs the file "
@@ -40,7 +39,7 @@ def draw(view: View, loaded: Loaded) -> None:
             return
         if written.check is not None:
             _check(written.check)
-        more_files.download(view, written, suffix, media)
+        more_files.download(view, loaded, written, more_files.ONNX)
 
 
 def _check(check: OnnxCheck) -> None:

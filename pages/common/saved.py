@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from pages.common.workspace import Choice, Draft, ModelFile, SampleFile, Workspace
+from pages.common.brought import ModelFile, SampleFile
+from pages.common.recipes import Chain, Origin, Recipe
+from pages.common.workspace import Choice, Draft, Workspace
 
 if TYPE_CHECKING:
     from qlab.qconfig import QConfigMapping
@@ -46,6 +48,7 @@ def to_json(space: Workspace) -> str:
             "samples": {name: asdict(file) for name, file in space.samples.items()},
             "reading_model": space.reading_model and asdict(space.reading_model),
             "reading_samples": {k: asdict(file) for k, file in space.reading_samples.items()},
+            "repairs": _repairs(space),
         }
     return json.dumps(data)
 
@@ -59,6 +62,36 @@ def _mappings(mappings: list[QConfigMapping]) -> Iterator[Any]:
         except QlabError as error:
             log.warning("a configuration is not saved: %s", error)
             return
+
+
+def _repairs(space: Workspace) -> dict[str, Any]:
+    chains = [
+        {"model": model, "preset": preset, "place": place, "chain": written}
+        for (model, preset), known in space.chains.items()
+        for place, chain in known.items()
+        for written in _chain(chain)
+    ]
+    trials = [
+        {"model": model, "preset": preset, "chain": written}
+        for (model, preset), recipe in space.trials.items()
+        for written in _chain((recipe,))
+    ]
+    origins = [
+        {"made": made, "subject": origin.subject, "chain": written}
+        for made, origin in space.origins.items()
+        for written in _chain(origin.chain)
+    ]
+    return {"chains": chains, "trials": trials, "origins": origins}
+
+
+def _chain(chain: Chain) -> Iterator[list[dict[str, Any]]]:
+    """One item: the chain in JSON form; none where it has no such form."""
+    from qlab.errors import QlabError
+
+    try:
+        yield [recipe.to_dict() for recipe in chain]
+    except QlabError as error:
+        log.warning("a repair is not saved: %s", error)
 
 
 def _draft(draft: Draft) -> dict[str, Any]:
@@ -86,16 +119,17 @@ def from_json(text: str, id: str) -> Workspace:
                 expected=VERSION,
                 received=data["version"],
             )
+        history = {
+            (entry["model"], entry["preset"]): [_mapping(m) for m in entry["mappings"]]
+            for entry in data["history"]
+            if entry["mappings"]
+        }
         return Workspace(
             id,
             choice=data["choice"] and Choice(*data["choice"]),
             selected=dict(data["selected"]),
             settings=dict(data["settings"]),
-            history={
-                (entry["model"], entry["preset"]): [_mapping(m) for m in entry["mappings"]]
-                for entry in data["history"]
-                if entry["mappings"]
-            },
+            history=history,
             shown={
                 (entry["kind"], Choice(*entry["choice"])): _mapping(entry["mapping"])
                 for entry in data["shown"]
@@ -103,11 +137,36 @@ def from_json(text: str, id: str) -> Workspace:
             drafts={(m, p, name): _read_draft(draft) for m, p, name, draft in data["drafts"]},
             refused={(m, p, name): dict(row) for m, p, name, row in data["refused"]},
             **_uploads(data),
+            **_read_repairs(data.get("repairs"), history),
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         if isinstance(error, FormatError):
             raise
         raise FormatError("Not a saved workspace", received=text[:80]) from error
+
+
+def _read_repairs(
+    data: dict[str, Any] | None, history: dict[tuple[str, str], list[QConfigMapping]]
+) -> dict[str, Any]:
+    """How models were repaired; workspaces of before have nothing of that kind."""
+    if data is None:
+        return {}
+    chains: dict[tuple[str, str], dict[int, Chain]] = {}
+    for entry in data["chains"]:
+        key, place = (entry["model"], entry["preset"]), int(entry["place"])
+        if place < len(history.get(key, ())):  # else its configuration was not saved
+            chains.setdefault(key, {})[place] = _read_chain(entry["chain"])
+    trials = {}
+    for entry in data["trials"]:
+        (trials[entry["model"], entry["preset"]],) = _read_chain(entry["chain"])
+    origins = {
+        str(e["made"]): Origin(str(e["subject"]), _read_chain(e["chain"])) for e in data["origins"]
+    }
+    return {"chains": chains, "trials": trials, "origins": origins}
+
+
+def _read_chain(data: list[dict[str, Any]]) -> Chain:
+    return tuple(map(Recipe.from_dict, data))
 
 
 def _uploads(data: dict[str, Any]) -> dict[str, Any]:

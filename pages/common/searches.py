@@ -11,6 +11,7 @@ from pages.common.engine import wait_for
 from pages.common.format import size
 from pages.common.jobs import CancelledError, Key, Progress, Work
 from pages.common.loaded import Loaded
+from pages.common.recipes import Chain
 from pages.common.store import store
 from pages.common.workspace import Workspace
 
@@ -36,6 +37,7 @@ class Question:
         base: The configuration that the search begins with.
         by: ``"size"`` or ``"bit_ops"``.
         percent: The budget, as a share of what the base takes.
+        chain: How the model was repaired.
     """
 
     model: str
@@ -43,11 +45,12 @@ class Question:
     base: QConfigMapping
     by: Any
     percent: int
+    chain: Chain = ()
 
     def key(self, kind: str, percent: int | None = None) -> Key:
         """Names a job about it on the board."""
         share = self.percent if percent is None else percent
-        return (kind, self.model, self.samples, self.base, self.by, share)
+        return (kind, self.model, self.samples, self.chain, self.base, self.by, share)
 
 
 @dataclass(frozen=True, eq=False)

@@ -199,7 +199,7 @@ def so_far(loaded: Loaded, asked: Candidates) -> Sensitivity | None:
 
 
 def _key(kind: str, loaded: Loaded, asked: Candidates) -> Key:
-    return (kind, loaded.sample.name, loaded.samples, tuple(asked.items()))
+    return (kind, *loaded.key, tuple(asked.items()))
 
 
 def asked_key(choice: Choice) -> str:

@@ -58,9 +58,10 @@ def stability(view: View, loaded: Loaded) -> Stability:
     def work(progress: Progress) -> Stability:
         from qlab import Lab
 
-        seen = loaded.lab.calibrated
+        original = loaded.lab.original
+        seen = original.calibrated
         if seen is not None and seen.batches >= BATCHES:
-            return loaded.lab.stability()
+            return original.stability()
         sample, size = loaded.sample, max(1, loaded.samples // BATCHES)
         lab = Lab(sample.model, sample.example_inputs, sample.calibration(loaded.samples, size))
         lab.calibrate(progress.report, progress.should_stop)
@@ -68,7 +69,7 @@ def stability(view: View, loaded: Loaded) -> Stability:
             raise CancelledError
         return lab.stability()
 
-    key = ("stability", loaded.sample.name, loaded.samples)
+    key = ("stability", *loaded.key)
     return wait_for(key, "Judging the ranges", work, view.workspace, part="stability")
 
 
@@ -87,7 +88,8 @@ def draw_verdict(view: View, loaded: Loaded) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.html(layer_name(name), width="content")
         st.markdown("range over the batches", help=define("range curve"), width="content")
-    st.caption(f"Judged in {found.batches} batches of {count(found.samples / found.batches)}.")
+    told = f"Judged in {found.batches} batches of {count(found.samples / found.batches)}"
+    st.caption(f"{told}{', on the model before its repair' if loaded.chain else ''}.")
     st.plotly_chart(range_curve(found.curve(name)), key="range_curve", theme=THEME, config=CONFIG)
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from pages.common.format import count, number, percent, size
-from pages.common.workspace import Workspace
+from pages.common.recipes import Chain, in_words
+from pages.common.workspace import Choice, Workspace
 
 if TYPE_CHECKING:
     from qlab import Lab
@@ -68,6 +69,24 @@ def model_of(space: Workspace, run: Run) -> str:
     return str(space.settings.get(_setting(run.subject), OTHER))
 
 
+def chain_of(space: Workspace, run: Run) -> Chain:
+    """How the model that a run measured was repaired; empty for an original one."""
+    found = space.origins.get(run.subject)
+    return () if found is None else found.chain
+
+
+def origin_of(space: Workspace, run: Run) -> str:
+    """Fingerprint of the original model of a run and its data; equal ones can be compared."""
+    found = space.origins.get(run.subject)
+    return run.subject if found is None else found.subject
+
+
+def in_force(space: Workspace, choice: Choice, run: Run) -> bool:
+    """Whether a run is of the model and the configuration in use."""
+    same = model_of(space, run) == choice.model and chain_of(space, run) == space.chain(choice)
+    return same and run.mapping == space.mapping(choice)
+
+
 def _setting(subject: str) -> str:
     return f"subject {subject}"
 
@@ -78,7 +97,7 @@ def table(space: Workspace, runs: Sequence[Run]) -> pd.DataFrame:
     rows = [
         {
             "Name": run.name,
-            "Model": model_of(space, run),
+            "Model": _model(space, run),
             "Measured": run.created,
             **{metric.title: metric.words(run.metrics.get(metric.name)) for metric in METRICS},
             "Calibrated on": calibrated_on(run),
@@ -89,6 +108,11 @@ def table(space: Workspace, runs: Sequence[Run]) -> pd.DataFrame:
     columns = ["Name", "Model", "Measured", *(m.title for m in METRICS), "Calibrated on"]
     columns.append("Made from")
     return pd.DataFrame(rows, index=pd.Index([run.id for run in runs], name="run"), columns=columns)
+
+
+def _model(space: Workspace, run: Run) -> str:
+    chain = chain_of(space, run)
+    return model_of(space, run) + (f", repaired: {in_words(chain)}" if chain else "")
 
 
 def calibrated_on(run: Run) -> str:
@@ -131,6 +155,15 @@ def _change(metric: Metric, before: float | None, after: float | None) -> str:
         )
     )
     return f"{'+' if scaled > 0 else ''}{number(scaled, unit)}"
+
+
+def repairs(space: Workspace, a: Run, b: Run) -> list[str]:
+    """How two runs' models were repaired, a sentence for each where they differ."""
+    chains = [chain_of(space, run) for run in (a, b)]
+    if chains[0] == chains[1]:
+        return []
+    told = [f"repaired by {in_words(chain)}" if chain else "the original" for chain in chains]
+    return [f"the model of {letter}: {words}" for letter, words in zip("AB", told, strict=True)]
 
 
 def differences(lab: Lab, a: QConfigMapping, b: QConfigMapping) -> list[str]:

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from pages.common.brought import ModelFile, SampleFile
 from pages.common.jobs import CancelledError, Progress
 from pages.common.store import store
-from pages.common.workspace import ModelFile, SampleFile, Workspace
+from pages.common.workspace import Workspace
 
 if TYPE_CHECKING:
     from qlab.cli.files import FileData

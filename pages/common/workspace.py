@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
+from pages.common.brought import ModelFile, SampleFile
+from pages.common.recipes import Chain, Origin, Recipe
+
 if TYPE_CHECKING:
     from qlab.analysis.causes import Cause
     from qlab.qconfig import QConfigMapping
@@ -58,44 +61,6 @@ class Applied:
     after: QConfigMapping
 
 
-@dataclass(frozen=True)
-class ModelFile:
-    """A model that was uploaded.
-
-    Attributes:
-        file: What its bytes are known by.
-        title: What the person called the file.
-        architecture: What weights belong to; empty for an archive, which says it itself.
-        size: Bytes.
-    """
-
-    file: str
-    title: str
-    architecture: str = ""
-    size: int = 0
-
-
-@dataclass(frozen=True)
-class SampleFile:
-    """Data that were uploaded for a model, and what is done to them where they are images.
-
-    Attributes:
-        file: What its bytes are known by.
-        title: What the person called the file.
-        height: Pixels that images are scaled and cropped to; 0 leaves them as they are.
-        width: As the height.
-        mean: Subtracted from values in [0, 1].
-        std: Divided by afterwards.
-    """
-
-    file: str
-    title: str
-    height: int = 0
-    width: int = 0
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
-
-
 def _changes(
     method: Callable[Concatenate[Workspace, P], R],
 ) -> Callable[Concatenate[Workspace, P], R]:
@@ -137,6 +102,10 @@ class Workspace:
         reading_samples: Data that are being read, or were refused, by model.
         declined: Computations that were cancelled here; they start again when asked for.
         applied: The last remedy that was applied, by (model, preset).
+        chains: How the model was repaired, by (model, preset) and by the place in `history` from
+            which on that holds.
+        trials: The repair that is being tried, or was and is not applied yet, by (model, preset).
+        origins: Where repaired models that were measured come from, by their fingerprint.
         recorded: Comparisons that are among the workspace's runs already.
         generation: Grows with every change of a configuration; knobs follow it.
         revision: Grows with every change of anything that is saved.
@@ -156,6 +125,9 @@ class Workspace:
     reading_samples: dict[str, SampleFile] = field(default_factory=dict)
     declined: set[tuple[Hashable, ...]] = field(default_factory=set)
     applied: dict[tuple[str, str], Applied] = field(default_factory=dict)
+    chains: dict[tuple[str, str], dict[int, Chain]] = field(default_factory=dict)
+    trials: dict[tuple[str, str], Recipe] = field(default_factory=dict)
+    origins: dict[str, Origin] = field(default_factory=dict)
     recorded: set[tuple[Hashable, ...]] = field(default_factory=set)
     generation: int = 0
     revision: int = 0
@@ -224,7 +196,8 @@ class Workspace:
         """Takes a model and its data back, and whatever was changed for it."""
         for kept in (self.models, self.samples, self.reading_samples, self.selected):
             kept.pop(name, None)
-        for by_model in (self.history, self.drafts, self.refused, self.applied):
+        kept = (self.history, self.drafts, self.refused, self.applied, self.chains, self.trials)
+        for by_model in kept:
             _drop(by_model, name)
         for key in [key for key in self.shown if key[1].model == name]:
             del self.shown[key]
@@ -239,7 +212,12 @@ class Workspace:
 
     @_changes
     def configure(
-        self, choice: Choice, mapping: QConfigMapping, layers: Iterable[str] = ()
+        self,
+        choice: Choice,
+        mapping: QConfigMapping,
+        layers: Iterable[str] = (),
+        *,
+        chain: Chain | None = None,
     ) -> None:
         """Makes a mapping the configuration in force, as one change that can be undone.
 
@@ -247,13 +225,79 @@ class Workspace:
             choice: Model and preset that it belongs to.
             mapping: Not to be changed any more.
             layers: Whose knobs it settles.
+            chain: How the model is repaired from now on; as before if not given.
         """
-        mappings = self._mappings(choice)
+        mappings, before = self._mappings(choice), self.chain(choice)
         for layer in layers:
             self.drafts.pop((choice.model, choice.preset, layer), None)
-        if mapping != mappings[-1]:
-            mappings.append(mapping)
-            self.generation += 1
+        if mapping == mappings[-1] and chain in (None, before):
+            return
+        mappings.append(mapping)
+        self.generation += 1
+        if chain not in (None, before):
+            self.chains.setdefault((choice.model, choice.preset), {})[len(mappings) - 1] = chain
+            self._of_another_model(choice)
+
+    def chain(self, choice: Choice) -> Chain:
+        """How the model in use was repaired; empty where it is the original one."""
+        known = self.chains.get((choice.model, choice.preset), {})
+        return known[max(known)] if known else ()
+
+    @_changes
+    def try_repair(self, choice: Choice, recipe: Recipe | None) -> None:
+        """Asks for a repair that is not applied; None for none any more."""
+        self.trials.pop((choice.model, choice.preset), None)
+        if recipe is not None:
+            self.trials[choice.model, choice.preset] = recipe
+
+    def trial(self, choice: Choice) -> Recipe | None:
+        """The repair that is being tried, unless the configuration was changed since."""
+        found = self.trials.get((choice.model, choice.preset))
+        return found if found is not None and found.mapping == self.mapping(choice) else None
+
+    @_changes
+    def repair(self, choice: Choice, recipe: Recipe, mapping: QConfigMapping) -> None:
+        """Takes a repaired model into use, as one change that can be undone.
+
+        Args:
+            choice: Model and preset.
+            recipe: How it was made of the model in use.
+            mapping: The configuration that goes with it.
+        """
+        self._drop_drafts(choice)
+        self.trials.pop((choice.model, choice.preset), None)
+        self.configure(choice, mapping, chain=(*self.chain(choice), recipe))
+
+    @_changes
+    def undo_repair(self, choice: Choice) -> None:
+        """Takes back the last repair, and what was changed for the repaired model since."""
+        if known := self.chains.get((choice.model, choice.preset)):
+            self._cut(choice, max(known))
+
+    @_changes
+    def note_origin(self, subject: str, origin: Origin) -> None:
+        """Remembers where a repaired model comes from, since a run tells its fingerprint alone."""
+        self.origins[subject] = origin
+
+    def _cut(self, choice: Choice, length: int) -> None:
+        """Takes back the changes from a place on, and every knob that was moved since."""
+        before = self.chain(choice)
+        del self._mappings(choice)[max(length, 1) :]
+        known = self.chains.get((choice.model, choice.preset), {})
+        for place in [place for place in known if place >= max(length, 1)]:
+            del known[place]
+        self._drop_drafts(choice)
+        if self.chain(choice) != before:
+            self._of_another_model(choice)
+
+    def _of_another_model(self, choice: Choice) -> None:
+        """Numbers on screen are of the model before: only the comparison is made anew at once."""
+        own = (choice.model, choice.preset)
+        for kind, shown in [key for key in self.shown if key[1][:2] == own]:
+            if kind == OUTCOME:
+                self.shown[kind, shown] = self.mapping(choice)
+            else:
+                del self.shown[kind, shown]
 
     def remedy(self, choice: Choice, cause: Cause) -> None:
         """Makes a remedy part of the configuration, as one change, whatever layers it changes."""
@@ -273,15 +317,12 @@ class Workspace:
     @_changes
     def undo(self, choice: Choice) -> None:
         """Takes back the last applied change, and every knob that was moved since."""
-        if self.changes(choice):
-            self._mappings(choice).pop()
-        self._drop_drafts(choice)
+        self._cut(choice, self.changes(choice))
 
     @_changes
     def reset(self, choice: Choice) -> None:
         """Takes back every applied change, and every knob that was moved."""
-        del self._mappings(choice)[1:]
-        self._drop_drafts(choice)
+        self._cut(choice, 1)
 
     def _drop_drafts(self, choice: Choice) -> None:
         for key in [key for key in self.drafts if key[:2] == (choice.model, choice.preset)]:

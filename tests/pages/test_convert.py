@@ -55,7 +55,7 @@ def test_what_is_downloaded_loads_and_is_the_labs_model():
     sample = sample_models.load("mlp")
     lab = qlab.Lab(sample.model, sample.example_inputs, sample.calibration())
     mapping = qlab.presets.get("int8").mapping()
-    made = board().find(("conversion", "mlp", 256, mapping)).result
+    made = board().find(("conversion", "mlp", 256, (), mapping)).result
     assert qlab.QConfigMapping.from_json(made.recipe) == mapping
     images = sample.evaluation()[0][0]
     loaded = qlab.load_quantized(made.checkpoint)
@@ -164,7 +164,7 @@ def made(page: AppTest, suffix: str) -> conversion.Written:
     assert space.choice is not None
     mapping = space.mapping(space.choice)
     origin = repr(models.origin(space.choice, space))
-    key = ("file", suffix, space.choice.model, space.choice.samples, mapping, origin)
+    key = ("file", suffix, space.choice.model, space.choice.samples, (), mapping, origin)
     job = board().find(key)
     assert job is not None
     return job.result
@@ -173,7 +173,7 @@ def made(page: AppTest, suffix: str) -> conversion.Written:
 def test_every_file_that_the_engine_writes_is_on_offer():
     page = convert(open_page("convert", model="mlp", samples=8))
     offered = {key for key in ABOUT if has_button(page, f"make_{key[1:]}")}
-    assert offered | {ONNX[0]} | set(AT_ONCE) == set(WRITERS)
+    assert offered | {ONNX} | set(AT_ONCE) == set(WRITERS)
     assert has_button(page, "make_onnx")
 
 

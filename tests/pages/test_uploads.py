@@ -14,9 +14,10 @@ from streamlit.testing.v1 import AppTest
 
 import sample_models
 from pages.common import uploads
+from pages.common.brought import ModelFile, SampleFile
 from pages.common.engine import board
 from pages.common.store import Store, store
-from pages.common.workspace import ModelFile, SampleFile, Workspace
+from pages.common.workspace import Workspace
 from qlab.errors import ArgumentError, FormatError, QlabError
 from tests.pages.harness import (
     ROOT,

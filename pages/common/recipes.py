@@ -1,0 +1,87 @@
+"""How a model was repaired, so that it can be done again: what a workspace keeps of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qlab.qconfig import QConfigMapping
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One repair of a model.
+
+    Attributes:
+        algorithm: Its name in `qlab.algorithms.ALGORITHMS`.
+        mapping: The configuration that it was done for.
+        layers: The layers that it was to change; None for all.
+        settings: The algorithm's own, by name; the same ones give the same model.
+        title: What the algorithm is called.
+        subject: Fingerprint of the model that it made; empty before it was applied.
+    """
+
+    algorithm: str
+    mapping: QConfigMapping
+    layers: tuple[str, ...] | None = None
+    settings: tuple[tuple[str, Any], ...] = ()
+    title: str = field(default="", compare=False)
+    subject: str = field(default="", compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form, read back by `from_dict`.
+
+        Raises:
+            UnknownNameError: The configuration holds something unregistered.
+        """
+        return {
+            "algorithm": self.algorithm,
+            "mapping": json.loads(self.mapping.to_json()),
+            "layers": self.layers,
+            "settings": dict(self.settings),
+            "title": self.title,
+            "subject": self.subject,
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Recipe:
+        """Inverse of `to_dict`.
+
+        Raises:
+            FormatError: A configuration that is none.
+        """
+        from qlab.qconfig import QConfigMapping
+
+        layers = data["layers"]
+        return cls(
+            algorithm=str(data["algorithm"]),
+            mapping=QConfigMapping.from_json(json.dumps(data["mapping"])),
+            layers=None if layers is None else tuple(map(str, layers)),
+            settings=tuple(sorted(data["settings"].items())),
+            title=str(data["title"]),
+            subject=str(data["subject"]),
+        )
+
+
+#: Repairs one after the other, each of what the one before it made.
+Chain = tuple[Recipe, ...]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a repaired model comes from.
+
+    Attributes:
+        subject: Fingerprint of the original model and its data.
+        chain: What was done to it.
+    """
+
+    subject: str
+    chain: Chain
+
+
+def in_words(chain: Chain) -> str:
+    """What was done, in order: `Cross-layer equalization, then Bias correction`."""
+    return ", then ".join(recipe.title or recipe.algorithm for recipe in chain)
