@@ -2,13 +2,11 @@
 
 import pickle
 import re
-from contextlib import suppress
 from pathlib import Path
 
-import onnxruntime
 import pytest
 import torch
-from playwright.sync_api import Browser, Locator, Page, TimeoutError, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 import qlab
 import sample_models
@@ -35,19 +33,6 @@ def upload(page: Page, section: str, key: str, name: str, content: bytes) -> Non
 
 def press(page: Page, key: str) -> None:
     page.locator(f".st-key-{key} button").click()
-
-
-def ask(page: Page, key: str) -> None:
-    """Presses a button that goes away once the app has heard it, again while it has not."""
-    button = page.locator(f".st-key-{key} button")
-    expect(button).to_be_visible()
-    for _ in range(20):
-        with suppress(TimeoutError):
-            button.click(timeout=5000)
-        with suppress(AssertionError):
-            expect(button).to_have_count(0, timeout=5000)
-            return
-    expect(button).to_have_count(0)
 
 
 def go_to(page: Page, title: str) -> None:
@@ -113,26 +98,8 @@ def test_uploaded_calibrated_converted_downloaded(
     assert caught.value.suggested_filename == f"{name}-int8.safetensors"
     model = qlab.load_quantized(path)
     with torch.no_grad():
-        codes = model(x)
-    assert (codes.argmax(1) == labels).float().mean() > 0.9
-
-    ask(page, "make_onnx")
-    expect(page.locator(".st-key-onnx")).to_be_visible()
-    tiles = page.get_by_test_id("stMetric")
-    expect(tiles.filter(has_text="Same class")).to_contain_text("100 %")
-    expect(tiles.filter(has_text="Largest difference of an operator")).to_contain_text(
-        re.compile("[01] step")
-    )
-    settled(page, page.locator(".st-key-download_onnx"))
-    with page.expect_download() as caught:
-        press(page, "download_onnx")
-    assert caught.value.suggested_filename == f"{name}-int8.onnx"
-    path = tmp_path / "model.onnx"
-    caught.value.save_as(path)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (given,) = session.get_inputs()
-    (logits,) = session.run(None, {given.name: x.numpy()})
-    assert (torch.from_numpy(logits).argmax(1) == codes.argmax(1)).all()
+        right = (model(x).argmax(1) == labels).float().mean()
+    assert right > 0.9
 
 
 @pytest.mark.parametrize("name", ["net.pt", "net.pth", "net.bin", "net.ckpt", "net.pt2"])
