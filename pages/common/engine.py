@@ -39,6 +39,7 @@ KEPT = {
     "channels": 16,
     "stability": 8,
     "conversion": 8,
+    "file": 8,
     "fidelity": 8,
     "latency": 8,
     "estimate": 16,
