@@ -9,13 +9,14 @@ from typing import Any, TypedDict, Unpack
 
 from torch import Tensor
 
-from qlab.ops import calls, int_mm, onednn, triton_kernels
+from qlab.ops import calls, depthwise, int_mm, onednn, triton_kernels
 from qlab.ops.calls import Call, Ints
 from qlab.ops.exact import exact_obstacle, no_obstacle, run_exact, run_simulated
 from qlab.ops.kernels import Kernel, Operator, count, forced
 from qlab.ops.packed import PackedWeight, Ready, stamps_of
 from qlab.qparams import QParams
 
+_DEPTHWISE: Kernel[Call] = Kernel("compiled", depthwise.obstacle, depthwise.run, depthwise.bound)
 _ONEDNN: Kernel[Call] = Kernel("onednn", onednn.obstacle, onednn.run, onednn.bound)
 _TRITON: Kernel[Call] = Kernel(
     "triton", triton_kernels.obstacle, triton_kernels.run, triton_kernels.bound
@@ -32,7 +33,7 @@ _linear: Operator[Call] = Operator("linear", calls.bind_linear, _LINEAR)
 _matmul: Operator[Call] = Operator("matmul", calls.bind_matmul, (_REFERENCE, _SIMULATED))
 _conv: dict[int, Operator[Call]] = {
     n: Operator(f"conv{n}d", partial(calls.bind_conv, f"conv{n}d", n), kernels)
-    for n, kernels in ((1, _PLANAR), (2, _PLANAR), (3, _SPATIAL))
+    for n, kernels in ((1, _PLANAR), (2, (_DEPTHWISE, *_PLANAR)), (3, _SPATIAL))
 }
 
 
