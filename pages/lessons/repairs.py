@@ -104,7 +104,8 @@ def _own_figure(shown: Shown, text: Text) -> None:
         st.plotly_chart(chart, key="moves", theme=THEME, config=CONFIG)
         st.caption(f"`{text.layer}`: {number(100 * shown.beyond, '%')} not rounded to nearest.")
     else:
-        values = shown.report.layers[text.figure]
+        layers = shown.report.layers
+        values = pd.Series(layers[text.figure].to_numpy(float), index=layers.index)
         line = 1.0 if text.figure == "error_ratio" else None
         title = f"{text.figure.replace('_', ' ')} [{text.unit}]"
         chart = by_layer(values, title, line=line)

@@ -119,6 +119,19 @@ TEXTS: dict[str, Text] = {
         settings={"samples": 64},
         outliers=True,
     ),
+    "split": Text(
+        "One large weight stretches the scale that all others share. If the layer before gives a "
+        "channel twice, its weights can be halved: the function stays, the range shrinks, and the "
+        "model grows by the channels that were doubled. Where a residual, a norm or a group fixes "
+        "the width, the layer is left as it is.",
+        ("w·x = (w/2)·x + (w/2)·x", "copy i of m holds w/m + Δ·(i/m + 1/(2m) − 1/2)"),
+        "error_ratio",
+        "Squared error of each layer's output over that of rounding to nearest, lower is better; "
+        "no bar where the width is fixed.",
+        model="mlp",
+        preset="int4-weights",
+        unit="× nearest",
+    ),
     "ranges": Text(
         "An observer chooses a range that keeps the tensor close. What counts is the layer's "
         "output: a clipped weight that always meets small inputs costs nothing. Each range is "
