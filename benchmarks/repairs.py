@@ -1,13 +1,14 @@
 """What repairs win back on the sample models, and what they cost; peers in the same run.
 
-Run: python -m benchmarks.repairs
-It writes its tables between the markers of benchmarks/RESULTS.md. Peers are measured where they
-are installed: PEERS names folders (with colons between) of packages that qlab does not depend on,
-put behind all others on the path.
+Run: python -m benchmarks.repairs [--only PART …]
+Each part writes its table between its own markers of benchmarks/RESULTS.md; the others stay. Peers
+are measured where they are installed: PEERS names folders (with colons between) of packages that
+qlab does not depend on, put behind all others on the path.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
 import os
 import site
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 import qlab
 import sample_models
-from benchmarks import repair_peers, results
+from benchmarks import repair_peers, repairs_transformer, results
 from qlab.algorithms import Repaired
 from qlab.dtypes import integer
 from qlab.granularity import PerAxis
@@ -175,25 +176,63 @@ def spread(found: list[tuple[float, float]]) -> list[str]:
     ]
 
 
+def heading(title: str) -> list[str]:
+    return [f"## {title}", "", results.machine(), "", results.load(), ""]
+
+
 HEADS = ["model", "repair", "accuracy before", "SQNR before", "accuracy after", "SQNR after"]
 HEADS += ["time (estimated)", "memory", "images seen"]
 
 
+def first_lines() -> list[str]:
+    lines = heading("Repairs: what they win back, and what they cost")
+    lines += ["One 8-bit scale per weight tensor, 8-bit activations (float: 98.0 %):", ""]
+    return [*lines, *results.table(HEADS, one_scale())]
+
+
+def four_bit_lines() -> list[str]:
+    lines = heading("Repairs: AdaRound at 4 bits")
+    lines += ["4-bit weights per channel, 8-bit activations; before is rounding to nearest with"]
+    lines += ["the ranges of least squared error:", ""]
+    return [*lines, *results.table(HEADS, four_bits())]
+
+
+def peer_lines() -> list[str]:
+    heads = ["tool", "network", "repair", "accuracy", "SQNR", "time"]
+    lines = [*heading("Repairs beside peers"), repair_peers.ABOUT, ""]
+    return [*lines, *results.table(heads, beside_peers())]
+
+
+def outlier_lines() -> list[str]:
+    lines = heading("Repairs: outliers behind the norms of a transformer")
+    return [*lines, repairs_transformer.ABOUT, "", *repairs_transformer.outliers()]
+
+
+def linear_lines() -> list[str]:
+    lines = heading("Repairs: GPTQ and AWQ on every linear layer")
+    return [*lines, repairs_transformer.ABOUT_LINEAR, "", *repairs_transformer.linear_layers()]
+
+
+PARTS: dict[str, Callable[[], list[str]]] = {
+    "repairs": first_lines,
+    "repairs-4-bits": four_bit_lines,
+    "repairs-peers": peer_lines,
+    "repairs-outliers": outlier_lines,
+    "repairs-linear": linear_lines,
+}
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description="Measures repairs.")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    chosen = parser.parse_args().only
     for folder in filter(None, os.environ.get("PEERS", "").split(":")):
         site.addsitedir(folder)
     torch.set_num_threads(int(os.environ.get("THREADS", "2")))
-    lines = ["## Repairs: what they win back, and what they cost", "", results.machine(), ""]
-    lines += [results.load(), ""]
-    lines += ["One 8-bit scale per weight tensor, 8-bit activations (float: 98.0 %):", ""]
-    lines += [*results.table(HEADS, one_scale()), ""]
-    lines += ["4-bit weights per channel, 8-bit activations; before is rounding to nearest with"]
-    lines += ["the ranges of least squared error:", ""]
-    lines += [*results.table(HEADS, four_bits()), ""]
-    peers = ["tool", "network", "repair", "accuracy", "SQNR", "time"]
-    lines += [repair_peers.ABOUT, "", *results.table(peers, beside_peers())]
-    results.write("repairs", lines)
-    print("\n".join(lines), file=sys.stderr)
+    for name in chosen:
+        lines = PARTS[name]()
+        results.write(name, lines)
+        print("\n".join(lines), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ from qlab.algorithms.ranges import PAPER as CHOUKROUN_2019
 from qlab.algorithms.ranges import RangeSettings, ranges_seconds, search_ranges
 from qlab.algorithms.smoothquant import PAPER as XIAO_2022
 from qlab.algorithms.smoothquant import SmoothSettings, smooth, smooth_seconds
+from qlab.algorithms.splitting import PAPER as ZHAO_2019
+from qlab.algorithms.splitting import SplitSettings, split_outliers, split_seconds
 from qlab.errors import UnknownNameError
 from qlab.qconfig import QConfigMapping
 
@@ -81,6 +83,15 @@ ALGORITHMS: dict[str, Algorithm] = {
             run=smooth,
             estimate=smooth_seconds,
             settings=SmoothSettings,
+        ),
+        Algorithm(
+            name="split",
+            title="Outlier-channel splitting",
+            about="halves channels of large weights and has them twice, at a few more channels",
+            paper=ZHAO_2019,
+            run=split_outliers,
+            estimate=split_seconds,
+            settings=SplitSettings,
         ),
         Algorithm(
             name="ranges",

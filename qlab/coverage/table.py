@@ -30,6 +30,8 @@ COLUMNS = ("name", "kind", "does", "data types", "devices", "place", "reference"
 #: Where a kernel runs, by its name.
 _RUNS = {
     "onednn": "x86 CPU with VNNI (oneDNN)",
+    "triton": "CUDA (Triton)",
+    "int_mm": "CUDA",
     "compiled": "CPU (Numba)",
     "reference": "any",
     "simulated": "any",

@@ -7,7 +7,7 @@ densely in a CPU's memory. Small tensors are left to the reference kernels, whic
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -201,27 +201,51 @@ def dequantize(codes: Tensor, qparams: QParams) -> Tensor:
     return result
 
 
+class Quantized:
+    """int8 codes of float32 numbers by their own range, again and again in the same memory.
+
+    They are what `qlab.ops.dynamic.dynamic_qparams` and `qlab.qparams.quantize` give for quint8,
+    less 128.
+
+    Args:
+        shape: Of the codes.
+        limits: Smallest and largest code of quint8.
+        least: The smallest scale.
+
+    Attributes:
+        codes: The last ones.
+        found: Their scale, their zero point as quint8, and whether a number was not finite.
+    """
+
+    __slots__ = ("_ends", "_loop", "_rest", "codes", "found")
+
+    def __init__(self, shape: Sequence[int], limits: tuple[int, int], least: float) -> None:
+        self.codes = torch.empty(shape, dtype=torch.int8)
+        self.found, self._ends = _THREE_DOUBLES(), _TWO_FLOATS()
+        self._loop = _loops().quantize_dynamic()
+        self._rest = self.codes.data_ptr(), self.found, self._ends, self._ends
+        self._rest = *self._rest, self.codes.numel(), *limits, least
+
+    def __call__(self, at: int) -> bool:
+        """Quantizes what lies densely at an address; False, and no codes, if not finite."""
+        self._loop(at, at, *self._rest)
+        return not self.found[2]
+
+
 def quantize_dynamic(
     x: Tensor, limits: tuple[int, int], least: float
 ) -> tuple[Tensor, float, int] | None:
-    """int8 codes of float32 numbers by their own range, their scale and zero point.
+    """Codes, scale and zero point as by `Quantized`, both less 128; None where not finite.
 
     Args:
         x: Real numbers that lie densely in a CPU's memory.
         limits: Smallest and largest code.
         least: The smallest scale.
-
-    Returns:
-        What `qlab.ops.dynamic.dynamic_qparams` and `qlab.qparams.quantize` give for quint8, codes
-        and zero point less 128; None where a number is not finite.
     """
-    codes = torch.empty_like(x, dtype=torch.int8)
-    found, ends = _THREE_DOUBLES(), _TWO_FLOATS()
-    at = x.data_ptr()
-    loop = _loops().quantize_dynamic()
-    loop(at, at, codes.data_ptr(), found, ends, ends, x.numel(), *limits, least)
-    scale, zero_point, refused = found
-    return None if refused else (codes, scale, int(zero_point) - 128)
+    made = Quantized(x.shape, limits, least)
+    finite = made(x.data_ptr())
+    scale, zero_point, _ = made.found
+    return (made.codes, scale, int(zero_point) - 128) if finite else None
 
 
 def int_mm(a: Tensor, b: Tensor) -> Tensor:
@@ -251,9 +275,7 @@ def mean(x: Tensor, x_qparams: QParams) -> Tensor:
     return result
 
 
-def product_of(
-    weight: Tensor, w_scale: Tensor, bias: Tensor | None, relu: bool
-) -> Callable[[Tensor, float, int], Tensor]:
+class Product:
     """A linear layer as a function of int8 codes, their scale and their zero point.
 
     It computes ``f32(acc) · (s_x · s_w) + b``, the sums by ``torch._int_mm``, whose calls cost less
@@ -264,25 +286,34 @@ def product_of(
         w_scale: One, or one per output.
         bias: float32, (out,), or None.
         relu: Clamp negative results to 0.
+
+    Attributes:
+        outputs: Length of a result's row.
+        turned: The weight, (in, out).
+        addresses: Of what it keeps per output: int32 sums of the weight, scales, bias.
     """
-    outputs, features = weight.shape
-    offsets = weight.sum(1, dtype=torch.int32)
-    scales = w_scale.detach().reshape(-1).expand(outputs).contiguous().clone()
-    added = torch.zeros(outputs) if bias is None else bias.detach().clone()
-    turned, low = weight.detach().clone().t(), 0.0 if relu else -torch.inf
-    loop = _loops().affine()
-    constants = offsets.data_ptr(), scales.data_ptr(), added.data_ptr()
 
-    def run(x: Tensor, scale: float, zero_point: int) -> Tensor:
-        sums = int_mm(x.view(-1, features), turned)
-        result = torch.empty((*x.shape[:-1], outputs), dtype=torch.float32)
-        rows = len(sums)
-        loop(sums.data_ptr(), *constants, result.data_ptr(), rows, outputs, zero_point, scale, low)
+    __slots__ = ("_kept", "_loop", "_low", "addresses", "outputs", "turned")
+
+    def __init__(
+        self, weight: Tensor, w_scale: Tensor, bias: Tensor | None, relu: bool = False
+    ) -> None:
+        self.outputs = len(weight)
+        offsets = weight.sum(1, dtype=torch.int32)
+        scales = w_scale.detach().reshape(-1).expand(self.outputs).contiguous().clone()
+        added = torch.zeros(self.outputs) if bias is None else bias.detach().clone()
+        self.turned = weight.detach().t().clone(memory_format=torch.contiguous_format)
+        self._low = 0.0 if relu else -torch.inf
+        self._loop, self._kept = _loops().affine(), (offsets, scales, added)
+        self.addresses = offsets.data_ptr(), scales.data_ptr(), added.data_ptr()
+
+    def __call__(self, x: Tensor, scale: float, zero_point: int) -> Tensor:
+        sums = int_mm(x.view(-1, x.shape[-1]), self.turned)
+        result = torch.empty((*x.shape[:-1], self.outputs), dtype=torch.float32)
+        sizes = len(sums), self.outputs
+        at = sums.data_ptr(), *self.addresses, result.data_ptr()
+        self._loop(*at, *sizes, zero_point, scale, self._low)
         return result
-
-    # The loop reads the memory of these.
-    run.kept = offsets, scales, added  # pyright: ignore[reportFunctionMemberAccess]
-    return run
 
 
 def interleaved(x: Tensor) -> Tensor:

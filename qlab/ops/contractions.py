@@ -9,30 +9,37 @@ from typing import Any, TypedDict, Unpack
 
 from torch import Tensor
 
-from qlab.ops import calls, onednn
+from qlab.ops import calls, int_mm, onednn, triton_kernels
 from qlab.ops.calls import Call, Ints
 from qlab.ops.exact import exact_obstacle, no_obstacle, run_exact, run_simulated
 from qlab.ops.kernels import Kernel, Operator, count, forced
 from qlab.ops.packed import PackedWeight, Ready, stamps_of
 from qlab.qparams import QParams
 
-_ONEDNN: Kernel[Call] = Kernel("onednn", onednn.obstacle, onednn.run)
+_ONEDNN: Kernel[Call] = Kernel("onednn", onednn.obstacle, onednn.run, onednn.bound)
+_TRITON: Kernel[Call] = Kernel(
+    "triton", triton_kernels.obstacle, triton_kernels.run, triton_kernels.bound
+)
+_INT_MM: Kernel[Call] = Kernel("int_mm", int_mm.obstacle, int_mm.run, int_mm.bound)
 _REFERENCE: Kernel[Call] = Kernel("reference", exact_obstacle, run_exact)
 _SIMULATED: Kernel[Call] = Kernel("simulated", no_obstacle, run_simulated)
 
-_WEIGHTED = (_ONEDNN, _REFERENCE, _SIMULATED)
+_LINEAR = (_ONEDNN, _TRITON, _INT_MM, _REFERENCE, _SIMULATED)
+_PLANAR = (_ONEDNN, _TRITON, _REFERENCE, _SIMULATED)
+_SPATIAL = (_ONEDNN, _REFERENCE, _SIMULATED)
 
-_linear: Operator[Call] = Operator("linear", calls.bind_linear, _WEIGHTED)
+_linear: Operator[Call] = Operator("linear", calls.bind_linear, _LINEAR)
 _matmul: Operator[Call] = Operator("matmul", calls.bind_matmul, (_REFERENCE, _SIMULATED))
 _conv: dict[int, Operator[Call]] = {
-    n: Operator(f"conv{n}d", partial(calls.bind_conv, f"conv{n}d", n), _WEIGHTED) for n in (1, 2, 3)
+    n: Operator(f"conv{n}d", partial(calls.bind_conv, f"conv{n}d", n), kernels)
+    for n, kernels in ((1, _PLANAR), (2, _PLANAR), (3, _SPATIAL))
 }
 
 
 def _bound(operator: Operator[Call], call: Call) -> Callable[[Tensor], Tensor]:
     """A checked call as a function of its input's codes; it is counted."""
     kernel = operator.choose(call)
-    run = onednn.bound(call) if kernel is _ONEDNN else _rebound(kernel, call)
+    run = _rebound(kernel, call) if kernel.bound is None else kernel.bound(call)
     name = operator.name, kernel.name
 
     def counted(x: Tensor) -> Tensor:

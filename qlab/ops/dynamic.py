@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from qlab.dtypes import QDType, as_qdtype, quint8
 from qlab.errors import DTypeError, NonFiniteError
-from qlab.ops import compiled, onednn
+from qlab.ops import compiled, onednn, recurrent
 from qlab.ops.calls import bind_linear
 from qlab.ops.contractions import linear
 from qlab.ops.kernels import count, forced
@@ -144,6 +145,34 @@ def dense(x: Tensor) -> bool:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """`linear_dynamic` as a function of its input alone.
+
+    Attributes:
+        product: The layer on codes.
+        limits: Smallest and largest code of its inputs.
+    """
+
+    product: compiled.Product
+    limits: tuple[int, int]
+
+    def __call__(self, x: Tensor) -> Tensor | None:
+        """The result for an input that is `dense`; None for one that is not finite."""
+        found = compiled.quantize_dynamic(x, self.limits, SMALLEST_SCALE)
+        if found is None:
+            return None
+        count("linear", "onednn")
+        return self.product(*found)
+
+    def scan(
+        self, unit: str, given: Tensor, state: Sequence[Tensor], *, backwards: bool
+    ) -> tuple[Tensor, tuple[Tensor, ...]] | None:
+        """Sequences of a unit whose state this layer multiplies; see `qlab.ops.recurrent.scan`."""
+        layer = self.product, self.limits, SMALLEST_SCALE
+        return recurrent.scan(unit, layer, given, state, backwards=backwards)
+
+
 def bound_dynamic(
     x: Tensor,
     weight: Tensor,
@@ -151,7 +180,7 @@ def bound_dynamic(
     bias: Tensor | None,
     options: tuple[bool, bool],
     packed: PackedWeight,
-) -> Callable[[Tensor], Tensor | None] | None:
+) -> Bound | None:
     """`linear_dynamic` as a function of its input alone; None where no fast kernel applies.
 
     Args:
@@ -160,12 +189,11 @@ def bound_dynamic(
         options: ``reduce_range`` and ``relu``.
 
     Returns:
-        A function of inputs that are `dense`, to be used while the weight stays as it is; it gives
-        None for an input that is not finite.
+        To be used while the weight stays as it is.
     """
     key = w_qparams, options, x.shape[-1]
 
-    def build() -> Callable[[Tensor], Tensor | None] | None:
+    def build() -> Bound | None:
         return _bind(x.shape[-1], (weight, w_qparams, bias), options)
 
     return packed.get("dynamic", (weight, bias), key, build)
@@ -173,7 +201,7 @@ def bound_dynamic(
 
 def _bind(
     features: int, layer: tuple[Tensor, QParams, Tensor | None], options: tuple[bool, bool]
-) -> Callable[[Tensor], Tensor | None] | None:
+) -> Bound | None:
     (weight, w_qparams, bias), (reduce_range, relu) = layer, options
     codes = torch.zeros((1, features), dtype=torch.uint8, device=weight.device)
     unit = QParams.per_tensor(1.0, 0, quint8, weight.device)
@@ -181,13 +209,4 @@ def _bind(
     if compiled.unavailable() is not None or onednn.obstacle(call) is not None:
         return None
     limits = reduced_range(quint8) if reduce_range else (quint8.quant_min, quint8.quant_max)
-    multiply = compiled.product_of(weight, w_qparams.scale, bias, relu)
-
-    def run(x: Tensor) -> Tensor | None:
-        found = compiled.quantize_dynamic(x, limits, SMALLEST_SCALE)
-        if found is None:
-            return None
-        count("linear", "onednn")
-        return multiply(*found)
-
-    return run
+    return Bound(compiled.Product(weight, w_qparams.scale, bias, relu), limits)

@@ -43,7 +43,7 @@ def weight_granularity_obstacle(call: Call) -> str | None:
     return f"the weight's scale is {call.w_qparams.granularity}, not one per tensor or per output"
 
 
-def _largest(qparams: QParams) -> int:
+def largest_step(qparams: QParams) -> int:
     """An upper bound of ``|q - z|`` over every code that the storage type can hold."""
     codes = torch.iinfo(qparams.dtype.storage)
     if qparams.symmetric_around_zero:
@@ -61,8 +61,8 @@ def _accumulator(call: Call, weight: Tensor) -> torch.dtype:
     """
     if call.x.device.type != "cpu" or (isinstance(call, ConvCall) and not _direct_convolution()):
         return torch.float64
-    largest = _largest(call.x_qparams)
-    if call.depth * largest * _largest(call.w_qparams) < _FLOAT32_EXACT:
+    largest = largest_step(call.x_qparams)
+    if call.depth * largest * largest_step(call.w_qparams) < _FLOAT32_EXACT:
         return torch.float32
     if call.output_axis != 0:
         return torch.float64

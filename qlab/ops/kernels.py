@@ -4,6 +4,9 @@ An `Operator` has kernels in order of preference. Each states its own obstacle: 
 applies, otherwise the condition that fails, in words. Names in use:
 
 - ``onednn``: oneDNN's integer kernels (x86 CPU with VNNI)
+- ``triton``: Triton's kernels, for CUDA: linear and convolutions on int8 tensor cores with the
+  requantization fused, element-wise operators and layer_norm in one pass over memory
+- ``int_mm``: PyTorch's int8 matrix product, for CUDA where Triton does not run
 - ``compiled``: loops that Numba compiles, one pass over memory (CPU, 8-bit codes); the codes of
   ``reference``, bit by bit
 - ``reference``: exact integer accumulation, or the definition itself, on any device
@@ -44,11 +47,14 @@ class Kernel(Generic[CallT]):
         name: What people call it.
         obstacle: ``None`` where the kernel applies to a call, else the condition that fails.
         run: Computes the call.
+        bound: A call as a function of its input's codes, for a layer that is called again and
+            again; None where there is nothing to prepare.
     """
 
     name: str
     obstacle: Callable[[CallT], str | None]
     run: Callable[[CallT], Tensor]
+    bound: Callable[[CallT], Callable[[Tensor], Tensor]] | None = None
 
 
 class Operator(Generic[CallT]):
@@ -104,10 +110,10 @@ class Operator(Generic[CallT]):
 _OPERATORS: dict[str, Operator[Any]] = {}
 
 
-def count(operator: str, kernel: str) -> None:
-    """Notes one run of a kernel."""
+def count(operator: str, kernel: str, runs: int = 1) -> None:
+    """Notes runs of a kernel."""
     with _COUNTS_LOCK:
-        _COUNTS[operator, kernel] += 1
+        _COUNTS[operator, kernel] += runs
 
 
 def _no_obstacle(call: object) -> None:
@@ -193,7 +199,8 @@ def kernel_for(operator: str, /, *args: Any, **kwargs: Any) -> str:
         **kwargs: Likewise.
 
     Returns:
-        ``"onednn"``, ``"compiled"``, ``"reference"`` or ``"simulated"``.
+        ``"onednn"``, ``"triton"``, ``"int_mm"``, ``"compiled"``, ``"reference"`` or
+        ``"simulated"``.
 
     Raises:
         UnknownNameError: No operator has this name.
@@ -216,11 +223,12 @@ def use(kernel: str) -> Iterator[None]:
     """Forces a kernel inside a ``with`` block: ``with ops.use("reference"): …``.
 
     Operators that have no kernel of this name choose as usual. The choice holds for the current
-    thread or task only. linear and convolutions give the same codes, bit by bit, whether
-    ``"reference"`` or ``"onednn"`` is forced.
+    thread or task only. linear and convolutions give the same codes, bit by bit, with every
+    kernel but ``"simulated"``.
 
     Args:
-        kernel: ``"reference"``, ``"onednn"``, ``"compiled"`` or ``"simulated"``.
+        kernel: ``"onednn"``, ``"triton"``, ``"int_mm"``, ``"compiled"``, ``"reference"`` or
+            ``"simulated"``.
 
     Raises:
         UnknownNameError: No operator has a kernel of this name.

@@ -30,7 +30,7 @@ Loop = Callable[..., None]
 _KEPT: list[Any] = []  # what owns the machine code
 
 
-def _compiled(function: Loop, pointers: tuple[Any, ...], numbers: list[Any]) -> Loop:
+def machine_code(function: Loop, pointers: tuple[Any, ...], numbers: list[Any]) -> Loop:
     """Machine code that takes addresses, then numbers; it runs without Python's lock."""
     signature = types.void(*map(types.CPointer, pointers), *numbers)
     try:
@@ -61,7 +61,7 @@ def add(a: str, b: str, y: str) -> Loop:
     smallest and largest result before z_y is added.
     """
     codes = (getattr(types, a), getattr(types, b), getattr(types, y))
-    return _compiled(_add, codes, [_INT, *[_FLOAT] * 8])
+    return machine_code(_add, codes, [_INT, *[_FLOAT] * 8])
 
 
 def _quantize(x_at, y_at, n, inverse, z, low, high):
@@ -79,7 +79,7 @@ def quantize(y: str) -> Loop:
 
     Takes the addresses of x (float32) and y, their length, 1/s, z, and the limits of codes.
     """
-    return _compiled(
+    return machine_code(
         _quantize, (_FLOAT, getattr(types, y)), [_INT, _DOUBLE, _DOUBLE, *[_FLOAT] * 2]
     )
 
@@ -126,7 +126,7 @@ def quantize_dynamic() -> Loop:
     twice for scratch; then n, the smallest and largest code, and the smallest scale.
     """
     pointers = (_FLOAT, types.int32, types.int8, _DOUBLE, _FLOAT, types.int32)
-    return _compiled(_quantize_dynamic, pointers, [_INT, _INT, _INT, _DOUBLE])
+    return machine_code(_quantize_dynamic, pointers, [_INT, _INT, _INT, _DOUBLE])
 
 
 def _dequantize(x_at, y_at, n, scale, zero_point):
@@ -138,7 +138,7 @@ def _dequantize(x_at, y_at, n, scale, zero_point):
 @cache
 def dequantize(x: str) -> Loop:
     """``y = (x - z) · s``. Takes the addresses of x and y (float32), their length, s and z."""
-    return _compiled(_dequantize, (getattr(types, x), _FLOAT), [_INT, _FLOAT, _FLOAT])
+    return machine_code(_dequantize, (getattr(types, x), _FLOAT), [_INT, _FLOAT, _FLOAT])
 
 
 def _affine(sums_at, offsets_at, scales_at, bias_at, y_at, rows, columns, zero_point, scale, low):
@@ -160,7 +160,7 @@ def affine() -> Loop:
     """
     integer = types.int32
     numbers = [_INT, _INT, integer, _FLOAT, _FLOAT]
-    return _compiled(_affine, (integer, integer, _FLOAT, _FLOAT, _FLOAT), numbers)
+    return machine_code(_affine, (integer, integer, _FLOAT, _FLOAT, _FLOAT), numbers)
 
 
 def _mean(x_at, y_at, sums_at, n, pixels, channels, z, low, high):
@@ -186,7 +186,7 @@ def mean(codes: str) -> Loop:
     """
     found = getattr(types, codes)
     numbers = [_INT, types.int32, _INT, types.int32, _FLOAT, _FLOAT]
-    return _compiled(_mean, (found, found, types.int32), numbers)
+    return machine_code(_mean, (found, found, types.int32), numbers)
 
 
 def _interleave(x_at, y_at, n, pixels):
@@ -201,7 +201,7 @@ def _interleave(x_at, y_at, n, pixels):
 @cache
 def interleave() -> Loop:
     """(n, 3, pixels) → (n, pixels, 3), bytes. Takes both addresses, n and the pixels."""
-    return _compiled(_interleave, (types.uint8, types.uint8), [_INT, _INT])
+    return machine_code(_interleave, (types.uint8, types.uint8), [_INT, _INT])
 
 
 def _maximum(x_at, y_at, row_at, n, h, w, c, rows, columns, kh, kw, sh, sw, ph, pw, dh, dw, low):
@@ -242,4 +242,4 @@ def maximum(codes: str) -> Loop:
     and columns, height and width of kernel, stride, padding and dilation, and the code of a window
     that has nothing of it.
     """
-    return _compiled(_maximum, (getattr(types, codes),) * 3, [_INT] * 15)
+    return machine_code(_maximum, (getattr(types, codes),) * 3, [_INT] * 15)

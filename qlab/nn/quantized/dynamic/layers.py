@@ -18,6 +18,8 @@ from qlab.nn.quantized.dynamic.recurrent import (
     State,
 )
 from qlab.nn.quantized.dynamic.request import WeightDType
+from qlab.ops.dynamic import dense
+from qlab.ops.recurrent import scannable
 
 
 class _Layer(RecurrentModule):
@@ -169,9 +171,14 @@ class _Layer(RecurrentModule):
     ) -> tuple[Tensor, State]:
         """One layer in one direction. Sequences that ended, or did not begin, keep their state."""
         hidden: Any = self.get_submodule(f"hh{suffix}")
-        steps = list(self.get_submodule(f"ih{suffix}")(x).split(sizes))
-        outputs: list[Tensor] = []
+        product = self.get_submodule(f"ih{suffix}")(x)
         bound = hidden.bound(state[0])
+        if bound is not None and self._scannable(product, sizes, state):
+            scanned = bound.scan(self.recurrence.scan, product, state, backwards=backwards)
+            if scanned is not None:
+                return scanned
+        steps = list(product.split(sizes))
+        outputs: list[Tensor] = []
         for from_input in reversed(steps) if backwards else steps:
             size = len(from_input)
             whole = size == len(state[0])
@@ -185,6 +192,12 @@ class _Layer(RecurrentModule):
                 new = tuple(torch.cat(pair) for pair in zip(new, waiting, strict=True))
             state = new
         return torch.cat(outputs[::-1] if backwards else outputs), state
+
+    def _scannable(self, product: Tensor, sizes: list[int], state: State) -> bool:
+        """Whether compiled loops may run through a whole batch: all of one length, all dense."""
+        unit = self.recurrence.scan
+        whole = bool(unit) and sizes[0] == sizes[-1] and scannable(*state[0].shape)
+        return whole and all(map(dense, (product, *state)))
 
     def extra_repr(self) -> str:
         defaults = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
@@ -24,7 +24,7 @@ from qlab.nn.quantized.holder import (
     qparams_of_numbers,
 )
 from qlab.nn.quantized.reference.layers import Linear as Reference
-from qlab.ops.dynamic import bound_dynamic, dense
+from qlab.ops.dynamic import Bound, bound_dynamic, dense
 from qlab.ops.traced import contract, described
 from qlab.qtensor import QTensor
 
@@ -159,7 +159,7 @@ class Linear(static.Linear):
         self._cache["call"] = described("linear_dynamic", None, weight, None, options)
         return True
 
-    def bound(self, x: Tensor) -> Callable[[Tensor], Tensor | None] | None:
+    def bound(self, x: Tensor) -> Bound | None:
         """The layer as a function for many inputs like ``x``, while its weight stays as it is.
 
         None where there is no faster way than calling it; see `qlab.ops.dynamic.bound_dynamic`.

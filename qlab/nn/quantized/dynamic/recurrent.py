@@ -31,11 +31,13 @@ class Recurrence:
         gates: How many times ``hidden_size`` the two products are long.
         states: How many tensors a step hands to the next.
         step: ``(W_ih x + b_ih, W_hh h + b_hh, states) → states``; the first is the output.
+        scan: What `qlab.ops.recurrent.scan` calls it; empty for a unit that it does not know.
     """
 
     gates: int
     states: int
     step: Callable[[Tensor, Tensor, State], State]
+    scan: str = ""
 
 
 def _lstm(from_input: Tensor, from_hidden: Tensor, state: State) -> State:
@@ -53,8 +55,8 @@ def _gru(from_input: Tensor, from_hidden: Tensor, state: State) -> State:
     return ((state[0] - new) * update + new,)
 
 
-LSTM_UNIT = Recurrence(4, 2, _lstm)
-GRU_UNIT = Recurrence(3, 1, _gru)
+LSTM_UNIT = Recurrence(4, 2, _lstm, "lstm")
+GRU_UNIT = Recurrence(3, 1, _gru, "gru")
 ELMAN_UNITS = {
     "tanh": Recurrence(1, 1, lambda x, h, state: ((x + h).tanh(),)),
     "relu": Recurrence(1, 1, lambda x, h, state: ((x + h).relu(),)),
