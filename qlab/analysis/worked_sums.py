@@ -17,6 +17,7 @@ from qlab.analysis.study import Study
 from qlab.analysis.what_if import deployed
 from qlab.errors import ArgumentError, UnsupportedError
 from qlab.graph.plan import Plan
+from qlab.nn import intrinsic as nni
 from qlab.nn.intrinsic.fold import core
 from qlab.ops.calls import geometry
 from qlab.ops.padding import pad_codes
@@ -27,6 +28,7 @@ from qlab.ranges import TensorSpec
 ThreeQParams = tuple[QParams, QParams, QParams]
 
 INT16 = torch.iinfo(torch.int16)
+_MORE_THAN_SUMS = (nni.LinearLeakyReLU, nni.LinearTanh, nni.ConvAdd2d)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -202,11 +204,11 @@ def terms_of(module: nn.Module, x: Tensor, channel: int, position: int, relu: bo
         ArgumentError: No such channel or position; says how many there are.
     """
     layer: Any = core(module)
-    if not isinstance(layer, (nn.Linear, *_CONVOLUTIONS)):
+    if not isinstance(layer, (nn.Linear, *_CONVOLUTIONS)) or isinstance(module, _MORE_THAN_SUMS):
         raise UnsupportedError(
             "Only sums of linear layers and convolutions are worked out",
-            expected="Linear, Conv1d, Conv2d or Conv3d",
-            received=type(layer).__name__,
+            expected="Linear, Conv1d, Conv2d or Conv3d, alone or with a ReLU",
+            received=type(module).__name__,
         )
     check_index("channel", channel, layer.weight.shape[0])
     read = x.reshape(-1, x.shape[-1]) if isinstance(layer, nn.Linear) else _windows(layer, x)

@@ -10,7 +10,7 @@ from torch import nn
 
 from qlab import registry
 from qlab.errors import FormatError, QlabError, UnsupportedError
-from qlab.nn.intrinsic import FusedModule
+from qlab.nn.intrinsic import ConvAdd2d, FusedModule
 from qlab.nn.quantized.base import QuantizedModule
 from qlab.registry import SHARED
 
@@ -67,7 +67,8 @@ def float_classes() -> dict[str, type[nn.Module]]:
 
 def _fused_classes() -> dict[str, type[FusedModule]]:
     rows = [cls for row in registry.ROWS for cls in row.modules]
-    return {_qualified(c): c for c in rows if issubclass(c, FusedModule)}
+    fused = [cls for cls in rows if issubclass(cls, FusedModule)]
+    return {_qualified(c): c for c in fused if not issubclass(c, ConvAdd2d)}  # holds a function
 
 
 def _float_arguments(module: nn.Module) -> dict[str, Any]:

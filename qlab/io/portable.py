@@ -22,8 +22,8 @@ from qlab.graph.convert import is_converted
 from qlab.graph.special import CodesToQTensor, QTensorToCodes
 from qlab.nn import quantized as nnq
 from qlab.nn.intrinsic import quantized as nniq
-from qlab.nn.quantized import dynamic as nnqd
 from qlab.nn.quantized.base import QuantizedModule
+from qlab.nn.quantized.dynamic.layer import DynamicLayer
 from qlab.nn.quantized.holder import OUTPUT, WEIGHT
 from qlab.nn.quantized.weight import WeightModule
 from qlab.nn.quantized.weighted import WeightedModule
@@ -194,6 +194,7 @@ class _Step(_Taken):
         self.keep(OUTPUT, module.output_qparams)
         self.relu = bool(getattr(type(module), "relu", False))
         self.most = 6.0 if isinstance(module, _RELU6) else None
+        self.then = module.activation() if isinstance(module, WeightedModule) else None
         self.inner = self.float_module(module)
 
     def float_module(self, module: QuantizedModule) -> nn.Module:
@@ -209,6 +210,8 @@ class _Step(_Taken):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         real = self.compute(*(self.real(x, f"input_{i}") for i, x in enumerate(inputs)))
+        if self.then is not None:
+            real = self.then(real)
         if self.relu:
             real = real.relu()
         return self.codes(real if self.most is None else real.clamp(max=self.most), self.order)
@@ -270,7 +273,7 @@ class _Weighted(_Sum):
         return codes.float() if codes.dtype == torch.float16 else self.real(codes, WEIGHT)
 
     def compute(self, *inputs: Tensor) -> Tensor:
-        (x,) = inputs
+        x, *others = inputs
         dtype, given = x.dtype, {"weight": self.weight()}
         if self.bias is not None and not self.apart:
             given["bias"] = self.bias
@@ -278,6 +281,7 @@ class _Weighted(_Sum):
         if self.bias is not None and self.apart:
             spatial = self.get_buffer("weight_codes").dim() - 2
             y = y + (self.bias.reshape(-1, *[1] * spatial) if spatial else self.bias)
+        y = sum(others, y)
         return y if OUTPUT in self.forms else y.to(dtype)
 
 
@@ -286,12 +290,12 @@ class _PReLU(_Weighted):
 
 
 class _Dynamic(_Weighted):
-    """A linear layer that finds its input's scale in the program itself."""
+    """A layer that finds its input's scale in the program itself."""
 
-    def __init__(self, module: nnqd.Linear, tag: str, rounding: Rounding) -> None:
+    def __init__(self, module: DynamicLayer, tag: str, rounding: Rounding) -> None:
         nn.Module.__init__(self)
         _Taken.__init__(self, tag, rounding)
-        self.relu, self.most = bool(type(module).relu), None
+        self.relu, self.most, self.then = bool(type(module).relu), None, None
         self.inner = self.float_module(module)
         self._keep_weight(module)
         self._keep_bias(module)
@@ -386,7 +390,7 @@ _FORMS: tuple[tuple[type[nn.Module], Callable[..., nn.Module]], ...] = (
     (nnq.Quantize, _Quantize),
     (nnq.EmbeddingBag, _EmbeddingBag),
     (nnq.Embedding, _Embedding),
-    (nnqd.Linear, _Dynamic),
+    (DynamicLayer, _Dynamic),
     (nnq.PReLU, _PReLU),
     (WeightedModule, _Weighted),
     (nnq.MatMul, _Sum),

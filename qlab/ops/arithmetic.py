@@ -11,11 +11,15 @@ from torch import Tensor
 from qlab import qparams as rounding
 from qlab.errors import ArgumentError
 from qlab.ops import checks, compiled
-from qlab.ops.kernels import compiled_by, defined
+from qlab.ops import triton_elements as triton
+from qlab.ops.kernels import accelerated, defined
 from qlab.qparams import QParams
 
 
-@compiled_by(compiled.quantize_obstacle, compiled.quantize)
+@accelerated(
+    compiled=(compiled.quantize_obstacle, compiled.quantize),
+    triton=(triton.quantize_obstacle, triton.quantize),
+)
 def quantize(x: Tensor, qparams: QParams) -> Tensor:
     """Codes of real numbers: `qlab.qparams.quantize`, counted as an operator.
 
@@ -35,7 +39,10 @@ def quantize(x: Tensor, qparams: QParams) -> Tensor:
     return rounding.quantize(x, qparams)
 
 
-@compiled_by(compiled.dequantize_obstacle, compiled.dequantize)
+@accelerated(
+    compiled=(compiled.dequantize_obstacle, compiled.dequantize),
+    triton=(triton.dequantize_obstacle, triton.dequantize),
+)
 def dequantize(codes: Tensor, qparams: QParams) -> Tensor:
     """Real numbers of codes, ``(q - z) · s``: `qlab.qparams.dequantize`, counted.
 
@@ -73,7 +80,9 @@ def _combine(
     return _rounded(real, y_qparams, relu)
 
 
-@compiled_by(compiled.add_obstacle, compiled.add)
+@accelerated(
+    compiled=(compiled.add_obstacle, compiled.add), triton=(triton.combine_obstacle, triton.add)
+)
 def add(
     a: Tensor,
     a_qparams: QParams,
@@ -103,7 +112,7 @@ def add(
     return _combine(operator.add, (a, a_qparams), (b, b_qparams), y_qparams, relu)
 
 
-@defined
+@accelerated(triton=(triton.combine_obstacle, triton.mul))
 def mul(
     a: Tensor,
     a_qparams: QParams,

@@ -1,10 +1,11 @@
-"""linear with an activation that is quantized as it comes: real numbers in and out."""
+"""Operators whose activation is quantized as it comes: real numbers in and out."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,9 +14,10 @@ from qlab.dtypes import QDType, as_qdtype, quint8
 from qlab.errors import DTypeError, NonFiniteError
 from qlab.ops import compiled, onednn, recurrent
 from qlab.ops.calls import bind_linear
-from qlab.ops.contractions import linear
+from qlab.ops.contractions import conv1d, conv2d, conv3d, linear
 from qlab.ops.kernels import count, forced
 from qlab.ops.packed import PackedWeight
+from qlab.ops.transposed import conv_transpose1d, conv_transpose2d, conv_transpose3d
 from qlab.qparams import QParams, check_float, quantize, reduced_range
 
 SMALLEST_SCALE = 6.1e-5
@@ -125,10 +127,71 @@ def linear_dynamic(
         real = None if fast is None else fast(x)
         if real is not None:
             return real
+    layer, options = (weight, w_qparams, bias), {"relu": relu, "packed": packed}
+    return _as_it_comes(linear, x, layer, (dtype, reduce_range), options)
+
+
+def _as_it_comes(
+    operator: Callable[..., Tensor],
+    x: Tensor,
+    layer: tuple[Tensor, QParams, Tensor | None],
+    read_as: tuple[QDType, bool],
+    options: dict[str, Any],
+) -> Tensor:
+    dtype, reduce_range = read_as
     x_qparams = dynamic_qparams(x, dtype, reduce_range=reduce_range)
-    codes = quantize(x, x_qparams)
-    real = linear(codes, x_qparams, weight, w_qparams, bias, None, relu=relu, packed=packed)
+    real = operator(quantize(x, x_qparams), x_qparams, *layer, None, **options)
     return real.to(x.dtype)
+
+
+def _dynamic(operator: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A convolution of the package as one of real numbers."""
+
+    def run(
+        x: Tensor,
+        weight: Tensor,
+        w_qparams: QParams,
+        bias: Tensor | None,
+        *,
+        dtype: QDType | str = quint8,
+        reduce_range: bool = True,
+        **options: Any,
+    ) -> Tensor:
+        layer = weight, w_qparams, bias
+        return _as_it_comes(operator, x, layer, (as_qdtype(dtype), reduce_range), options)
+
+    name = operator.__name__
+    run.__name__ = run.__qualname__ = f"{name}_dynamic"
+    run.__doc__ = f"""`qlab.ops.{name}` with the input quantized by `dynamic_qparams`.
+
+    ``f32(acc) · (s_x · s_w) + b``, with s_x and z_x found anew for every input.
+
+    Args:
+        x: Real numbers, of the shape that `{name}` takes.
+        weight: Codes, as there.
+        w_qparams: The weight's parameters, as there.
+        bias: float32, (out_channels,), or None.
+        dtype: What the input is quantized to.
+        reduce_range: As in `dynamic_qparams`.
+        **options: Those of `{name}`.
+
+    Returns:
+        Real numbers, the type of ``x``.
+
+    Raises:
+        DTypeError: ``x`` is not floating point.
+        NonFiniteError: NaN or infinity in ``x``.
+        QlabError: Those of `{name}`.
+    """
+    return run
+
+
+conv1d_dynamic = _dynamic(conv1d)
+conv2d_dynamic = _dynamic(conv2d)
+conv3d_dynamic = _dynamic(conv3d)
+conv_transpose1d_dynamic = _dynamic(conv_transpose1d)
+conv_transpose2d_dynamic = _dynamic(conv_transpose2d)
+conv_transpose3d_dynamic = _dynamic(conv_transpose3d)
 
 
 def dense(x: Tensor) -> bool:

@@ -151,24 +151,19 @@ class _Arguments:
         return function(*self.args, **self.kwargs)
 
 
-def compiled_by(
-    obstacle: Callable[..., str | None], run: Callable[..., Tensor]
+def accelerated(
+    **faster: tuple[Callable[..., str | None], Callable[..., Tensor]],
 ) -> Callable[[Callable[P, Tensor]], Callable[P, Tensor]]:
-    """As `defined`, with a kernel ``compiled`` in front of the definition.
+    """As `defined`, with faster kernels in front of the definition.
 
     Args:
-        obstacle: Takes the operator's arguments, unchecked: what the definition would refuse must
-            be an obstacle.
-        run: Takes the operator's arguments.
+        **faster: By name, most preferred first, an obstacle and a run. Both take the operator's
+            arguments, unchecked: what the definition would refuse must be an obstacle.
     """
 
     def decorate(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
-        kernels = (
-            Kernel[_Arguments](
-                "compiled", lambda c: c.given_to(obstacle), lambda c: c.given_to(run)
-            ),
-            Kernel[_Arguments]("reference", _no_obstacle, lambda c: c.given_to(function)),
-        )
+        kernels = [_of_arguments(name, *found) for name, found in faster.items()]
+        kernels.append(_of_arguments("reference", _never, function))
 
         def bind(*args: P.args, **kwargs: P.kwargs) -> _Arguments:
             return _Arguments(args, kwargs)
@@ -180,14 +175,29 @@ def compiled_by(
         def counted(*args: P.args, **kwargs: P.kwargs) -> Tensor:
             if is_compiling():
                 return function(*args, **kwargs)
-            if _FORCED.get() is None and obstacle(*args, **kwargs) is None:
-                count(name, "compiled")  # as the operator would choose, without its detours
-                return run(*args, **kwargs)
-            return chosen(bind(*args, **kwargs))
+            if _FORCED.get() is not None:
+                return chosen(bind(*args, **kwargs))
+            # As the operator would choose, without its detours.
+            for kernel, (obstacle, run) in faster.items():
+                if obstacle(*args, **kwargs) is None:
+                    count(name, kernel)
+                    return run(*args, **kwargs)
+            count(name, "reference")
+            return function(*args, **kwargs)
 
         return counted
 
     return decorate
+
+
+def _never(*args: object, **kwargs: object) -> None:
+    return None
+
+
+def _of_arguments(
+    name: str, obstacle: Callable[..., str | None], run: Callable[..., Tensor]
+) -> Kernel[_Arguments]:
+    return Kernel(name, lambda c: c.given_to(obstacle), lambda c: c.given_to(run))
 
 
 def kernel_for(operator: str, /, *args: Any, **kwargs: Any) -> str:

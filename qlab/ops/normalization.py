@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from qlab.errors import ArgumentError, ShapeError
 from qlab.ops import checks
-from qlab.ops.kernels import defined
+from qlab.ops import triton_elements as triton
+from qlab.ops.kernels import accelerated, defined
 from qlab.qparams import QParams, dequantize, quantize_round_first
 
 
@@ -89,7 +90,7 @@ def batch_norm(
     )
 
 
-@defined
+@accelerated(triton=(triton.layer_norm_obstacle, triton.layer_norm))
 def layer_norm(
     x: Tensor,
     x_qparams: QParams,

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from qlab.ops import checks, compiled
 from qlab.ops.codes import exact_mean, linear_map, rounded_map, selected
-from qlab.ops.kernels import compiled_by, defined
+from qlab.ops.kernels import accelerated, defined
 from qlab.ops.windows import window_maximum
 from qlab.qparams import QParams
 
@@ -90,7 +90,7 @@ def max_pool1d(
     return _sliding_maximum("max_pool1d", 1, (x, x_qparams), *options)
 
 
-@compiled_by(compiled.maximum_obstacle, compiled.max_pool2d)
+@accelerated(compiled=(compiled.maximum_obstacle, compiled.max_pool2d))
 def max_pool2d(
     x: Tensor,
     x_qparams: QParams,
@@ -229,7 +229,7 @@ def _average_all(
     return compiled.mean(x, x_qparams)
 
 
-@compiled_by(_average_obstacle, _average_all)
+@accelerated(compiled=(_average_obstacle, _average_all))
 def adaptive_avg_pool2d(
     x: Tensor, x_qparams: QParams, output_size: Sizes, *, y_qparams: QParams | None = None
 ) -> Tensor:

@@ -53,7 +53,7 @@ def put(at, real, mask, inverse, zero_point, low, high, codes: tl.constexpr):
     """Stores real numbers as they are, or as ``clamp(rint(f32(f32(y·(1/s)) + z)))``."""
     if codes:
         code = clamped(real * inverse + zero_point, zero_point, low, high)
-        tl.store(at, code.to(tl.int32).to(at.dtype.element_ty), mask=mask)
+        tl.store(at, finished_code(code, at), mask=mask)
     else:
         tl.store(at, real, mask=mask)
 
@@ -64,3 +64,15 @@ def signed(codes, unsigned: tl.constexpr):
     if unsigned:
         codes = (codes ^ 128).to(tl.int8, bitcast=True)
     return codes
+
+
+@triton.jit
+def real_of(codes, scale, zero_point):
+    """``(q - z)·s`` in float32."""
+    return (codes.to(tl.float32) - zero_point.to(tl.float32)) * scale
+
+
+@triton.jit
+def finished_code(code, at):
+    """A whole float32 in the type that a pointer points to."""
+    return code.to(tl.int32).to(at.dtype.element_ty)

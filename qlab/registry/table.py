@@ -196,6 +196,34 @@ ROWS: tuple[Row, ...] = (
         reference=nnqr.Conv3d,
         weight=True,
     ),
+    Row(
+        "linear_leaky_relu",
+        modules=(nni.LinearLeakyReLU,),
+        static=nniq.LinearLeakyReLU,
+        reference=nnqr.Linear,
+        weight=True,
+    ),
+    Row(
+        "linear_tanh",
+        modules=(nni.LinearTanh,),
+        static=nniq.LinearTanh,
+        reference=nnqr.Linear,
+        weight=True,
+    ),
+    Row(
+        "conv_add2d",
+        modules=(nni.ConvAdd2d,),
+        static=nniq.ConvAdd2d,
+        reference=nnqr.Conv2d,
+        weight=True,
+    ),
+    Row(
+        "conv_add_relu2d",
+        modules=(nni.ConvAddReLU2d,),
+        static=nniq.ConvAddReLU2d,
+        reference=nnqr.Conv2d,
+        weight=True,
+    ),
     # Recurrent layers and cells.
     Row(
         "lstm",

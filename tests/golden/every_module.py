@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tests.golden.every_name import Case, Library, classes, filled, numbers
+from qlab.ops.dynamic import dynamic_qparams
+from qlab.qparams import dequantize, requantize
+from tests.golden.every_name import QLAB, Case, Library, classes, filled, numbers
 
 CONV: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORM: tuple[type[nn.Module], ...] = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -73,6 +75,75 @@ def quantized(name: str, fused: bool, lib: Library) -> Any:
         for parameter in layer.parameters():
             parameter.copy_(dyadic(parameter))
     return static(lib, layer, x=dyadic(numbers(*SHAPES[rank_of(name)], seed=5)))
+
+
+def rarely_fused(name: str, lib: Library) -> nn.Module:
+    """What the reference fuses for one engine only: a layer and what its sums go through."""
+    layers = [
+        filled(nn.Linear(6, 8)) if "Linear" in name else filled(nn.Conv2d(4, 6, 3, padding=1))
+    ]
+    extra = {"L": [nn.LeakyReLU(0.25)], "T": [nn.Tanh()], "A": [torch.add], "R": [nn.ReLU()]}
+    kinds = {"LinearLeakyReLU": "L", "LinearTanh": "T", "ConvAdd2d": "A", "ConvAddReLU2d": "AR"}
+    with torch.no_grad():
+        for parameter in layers[0].parameters():
+            parameter.copy_(dyadic(parameter))
+    parts = [part for kind in kinds[name] for part in extra[kind]]
+    return lib[f"nn.intrinsic.{name}"](*layers, *parts)
+
+
+def inputs_of(name: str) -> list[Tensor]:
+    """Inputs of `rarely_fused`."""
+    if "Linear" in name:
+        return [dyadic(numbers(5, 6, seed=5))]
+    return [dyadic(numbers(3, 4, 6, 5, seed=5)), dyadic(numbers(3, 6, 6, 5, seed=6))]
+
+
+def rarely_quantized(name: str, lib: Library) -> Any:
+    """The same on codes: from the observed float module, and with numbers of its own."""
+    module, inputs = rarely_fused(name, lib), inputs_of(name)
+    qconfig = lib.quantization.get_default_qconfig("onednn")
+    module.qconfig = module[0].qconfig = qconfig
+    module.activation_post_process = lib.quantization.MinMaxObserver()
+    module.activation_post_process(torch.tensor([-2.0, 3.0]))
+    made = lib[f"nn.intrinsic.quantized.{name}"].from_float(module)
+    codes = [
+        lib["quantize_per_tensor"](x, 0.0078125 * (i + 1), 120 + i, lib["quint8"])
+        for i, x in enumerate(inputs)
+    ]
+    found = {"from_float": made(*codes), "kind": type(made).__name__}
+    weight = lib["quantize_per_tensor"](module[0].weight.detach(), 0.0078125, 0, lib["qint8"])
+    made.set_weight_bias(weight, module[0].bias.detach().clone())
+    made.scale, made.zero_point = 0.015625, 77
+    return {**found, "set": made(*codes)}
+
+
+def dynamic_conv(name: str, lib: Library) -> Any:
+    """A dynamically quantized convolution: options of its own and of the call.
+
+    The reference rounds and clips the real sums to the codes of the input, and gives what these
+    stand for; qlab gives the sums.
+    """
+
+    def run(module: nn.Module, x: Tensor, half: bool) -> Tensor:
+        y = module(x, reduce_range=half)
+        if lib is not QLAB:
+            return y
+        qparams = dynamic_qparams(x, reduce_range=half).whole_range()
+        return dequantize(requantize(y, qparams), qparams)
+
+    rank, found = rank_of(name), {}
+    x = numbers(2, 4, *(9, 5, 4)[:rank], seed=5)
+    options = {"plain": {}, "strided": {"stride": 2, "padding": 1, "groups": 2, "bias": False}}
+    if "Transpose" not in name:
+        options["reflected"] = {"padding": 1, "padding_mode": "reflect"} if rank < 3 else {}
+    for label, given in options.items():
+        module = filled(getattr(nn, name)(4, 6, 3, **given))
+        module.qconfig = lib.quantization.default_dynamic_qconfig
+        if label == "strided" and "Transpose" not in name:
+            module.qconfig = lib.quantization.per_channel_dynamic_qconfig
+        made = lib[f"nn.quantized.dynamic.{name}"].from_float(module)
+        found[label] = {"half": run(made, x * 3 + 1, True), "whole": run(made, x, False)}
+    return found
 
 
 class Arithmetic(nn.Module):
@@ -235,7 +306,19 @@ _INTRINSIC = (
     *("LinearReLU", "LinearBn1d", "BNReLU2d", "BNReLU3d"),
 )
 
+_RARELY = ("LinearLeakyReLU", "LinearTanh", "ConvAdd2d", "ConvAddReLU2d")
+
 MODULES: dict[str, Case] = {
+    **{
+        f"nn.intrinsic.{name}": lambda lib, name=name: rarely_fused(name, lib)(*inputs_of(name))
+        for name in _RARELY
+    },
+    **{f"nn.intrinsic.quantized.{name}": partial(rarely_quantized, name) for name in _RARELY},
+    **{
+        f"nn.quantized.dynamic.{kind}{n}d": partial(dynamic_conv, f"{kind}{n}d")
+        for kind in ("Conv", "ConvTranspose")
+        for n in (1, 2, 3)
+    },
     **{f"nn.intrinsic.{name}": partial(fused, name) for name in _INTRINSIC},
     **{
         f"nn.intrinsic.quantized.{name}": partial(quantized, name, True)

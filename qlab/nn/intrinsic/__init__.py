@@ -8,6 +8,8 @@ from qlab.nn.intrinsic.fused import (
     Conv1dReLU6,
     Conv2dReLU6,
     Conv3dReLU6,
+    ConvAdd2d,
+    ConvAddReLU2d,
     ConvBn1d,
     ConvBn2d,
     ConvBn3d,
@@ -19,8 +21,10 @@ from qlab.nn.intrinsic.fused import (
     ConvReLU3d,
     FusedModule,
     LinearBn1d,
+    LinearLeakyReLU,
     LinearReLU,
     LinearReLU6,
+    LinearTanh,
 )
 
 __getattr__ = submodules(__name__)
@@ -32,6 +36,8 @@ __all__ = [
     "Conv1dReLU6",
     "Conv2dReLU6",
     "Conv3dReLU6",
+    "ConvAdd2d",
+    "ConvAddReLU2d",
     "ConvBn1d",
     "ConvBn2d",
     "ConvBn3d",
@@ -43,6 +49,8 @@ __all__ = [
     "ConvReLU3d",
     "FusedModule",
     "LinearBn1d",
+    "LinearLeakyReLU",
     "LinearReLU",
     "LinearReLU6",
+    "LinearTanh",
 ]

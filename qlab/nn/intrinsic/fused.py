@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -129,6 +130,18 @@ class LinearBn1d(FusedModule):
     parts = (nn.Linear, nn.BatchNorm1d)
 
 
+class LinearLeakyReLU(FusedModule):
+    """``leaky_relu(linear(x))`` of ``nn.Linear`` and ``nn.LeakyReLU``."""
+
+    parts = (nn.Linear, nn.LeakyReLU)
+
+
+class LinearTanh(FusedModule):
+    """``tanh(linear(x))`` of ``nn.Linear`` and ``nn.Tanh``."""
+
+    parts = (nn.Linear, nn.Tanh)
+
+
 class BNReLU2d(FusedModule):
     """``relu(bn(x))`` of ``nn.BatchNorm2d`` and ``nn.ReLU``."""
 
@@ -152,3 +165,51 @@ class AddReLU(FusedModule):
         """Float tensors whose shapes broadcast → their sum, 0 where it is negative."""
         add, relu = self
         return relu(add(a, b))
+
+
+class ConvAdd2d(FusedModule):
+    """``conv(x) + other``: a convolution and the sum that its result goes into.
+
+    Args:
+        conv: ``nn.Conv2d``.
+        add: Adds two tensors: ``torch.add``, ``operator.add`` or a module.
+
+    Raises:
+        ArgumentError: Another class than ``nn.Conv2d``, or ``add`` cannot be called.
+    """
+
+    parts = (nn.Conv2d,)
+
+    def __init__(self, conv: nn.Module, add: Callable[..., Tensor]) -> None:
+        super().__init__(conv)
+        if not callable(add):
+            raise ArgumentError(
+                f"{type(self).__name__}: add must be a function of two tensors",
+                expected="torch.add, operator.add or a module",
+                received=repr(add),
+            )
+        self.add = add
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]  (Sequential takes one)
+        self, x: Tensor, other: Tensor
+    ) -> Tensor:
+        """Float tensors, (N, C, H, W) and one that broadcasts with the result → their sum."""
+        return self.add(self[0](x), other)
+
+
+class ConvAddReLU2d(ConvAdd2d):
+    """``relu(conv(x) + other)``; arguments as `ConvAdd2d`, and ``relu``, an ``nn.ReLU``."""
+
+    def __init__(self, conv: nn.Module, add: Callable[..., Tensor], relu: nn.Module) -> None:
+        super().__init__(conv, add)
+        if _kind(relu) is not nn.ReLU:
+            raise ArgumentError(
+                "ConvAddReLU2d cannot hold this module",
+                expected="ReLU",
+                received=type(relu).__name__,
+            )
+        self.relu = relu
+
+    def forward(self, x: Tensor, other: Tensor) -> Tensor:
+        """As `ConvAdd2d`, 0 where the sum is negative."""
+        return self.relu(super().forward(x, other))

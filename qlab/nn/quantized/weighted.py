@@ -123,7 +123,7 @@ class WeightedModule(WeightModule):
         made, bound = self._packed.ready, self.input_qparams
         if made is not None and bound is not None and made.x_qparams is bound[0]:
             self._cache["finish"] = self._finish()
-            self._cache["ready"] = made if made.y_qparams is self.get_qparams(OUTPUT) else None
+            self._cache["ready"] = made if made.y_qparams is self._result_qparams() else None
         return result
 
     def compute(self, x: Tensor, x_qparams: QParams | None) -> Tensor:
@@ -148,12 +148,20 @@ class WeightedModule(WeightModule):
         super().know()
         bound = self.input_qparams
         if bound and bound[0] is not None:
-            qparams = bound[0], self.weight_qparams, self.get_qparams(OUTPUT)
+            qparams = bound[0], self.weight_qparams, self._result_qparams()
             self._cache["call"] = described(type(self).op.__name__, *qparams, self._options())
         elif bound:
             self._cache["float"] = self._in_float()
         self._cache["finish"] = self._finish()
         return True
+
+    def activation(self) -> nn.Module | None:
+        """The float module between the real sums and requantization; None for none, or ReLU."""
+        return None
+
+    def _result_qparams(self) -> QParams | None:
+        """Parameters of the operator's result, before `_finish`; None for real numbers."""
+        return self.get_qparams(OUTPUT)
 
     def _finish(self) -> Callable[[Tensor], Tensor] | None:
         """What is left to do with the operator's result; None for nothing."""
@@ -162,7 +170,7 @@ class WeightedModule(WeightModule):
     def _call(self, x: Tensor, x_qparams: QParams) -> tuple[Any, ...]:
         buffers = self._buffers
         weight, bias = buffers["weight_codes"], buffers["bias_float"]
-        return x, x_qparams, weight, self.weight_qparams, bias, self.get_qparams(OUTPUT)
+        return x, x_qparams, weight, self.weight_qparams, bias, self._result_qparams()
 
     def _on_real_numbers(self, x: Tensor) -> Tensor:
         if is_compiling():
@@ -175,8 +183,8 @@ class WeightedModule(WeightModule):
         parameters = {"weight": weight, "bias": self.bias()}
         parameters = {name: value for name, value in parameters.items() if value is not None}
         real = functional_call(self._cache[key], parameters, (x.to(torch.float32),))
-        real = real.relu() if self.relu else real
-        output = self.get_qparams(OUTPUT)
+        real = real.relu() if self._options()["relu"] else real
+        output = self._result_qparams()
         return real.to(x.dtype) if output is None else quantize(real, output)
 
     def _in_float(self) -> nn.Module:

@@ -19,6 +19,7 @@ from qlab.analysis.worked_sums import (
 from qlab.dtypes import float8_e4m3fn, qint8, quint8
 from qlab.errors import ArgumentError, UnsupportedError
 from qlab.granularity import PerAxis
+from qlab.nn.intrinsic import LinearTanh
 from qlab.qconfig import QConfigMapping
 from qlab.qparams import QParams, quantize
 from qlab.ranges import TensorSpec
@@ -118,6 +119,9 @@ def test_what_has_no_integer_sum_says_so():
         worked_sum(terms, (one(1.0, 0), one(1.0, 0, float8_e4m3fn), one(1.0, 0)))
     with pytest.raises(UnsupportedError, match="Only sums of linear layers and convolutions"):
         terms_of(nn.LayerNorm(2), torch.ones(1, 2), 0, 0, relu=False)
+    tanh = LinearTanh(nn.Linear(2, 3), nn.Tanh())
+    with pytest.raises(UnsupportedError, match=r"alone or with a ReLU.*Received LinearTanh"):
+        terms_of(tanh, torch.ones(1, 2), 0, 0, relu=False)
     with pytest.raises(ArgumentError, match="No such channel"):
         terms_of(nn.Linear(2, 3), torch.ones(1, 2), 3, 0, relu=False)
     with pytest.raises(ArgumentError, match="No such position"):

@@ -5,6 +5,7 @@ Every product and sum of the contract is rounded on its own; int8 products run o
 
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,14 +17,17 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from qlab.ops import triton_conv, triton_gemm  # noqa: E402
+from qlab.ops import triton_conv, triton_elementwise, triton_gemm  # noqa: E402
 from qlab.ops.triton_rounding import OPTIONS  # noqa: E402
 
 POINTERS = {
     "x": "*u8", "weight": "*i8", "y": "*u8", "scale": "*fp32", "bias": "*fp32",
     "offset": "*i32", "w_zero": "*i32",
+    "a": "*u8", "b": "*u8", "zero": "*i32",
+    **{f"{tensor}_scale": "*fp32" for tensor in "xyab"},
+    **{f"{tensor}_zero": "*i32" for tensor in "xyab"},
 }  # fmt: skip
-REALS = ("inverse", "zero_point", "low", "high")
+REALS = ("inverse", "zero_point", "low", "high", "eps")
 TILE = {"unsigned": True, "relu": True, "codes": True, "block_m": 128, "block_n": 128}
 GEMM = TILE | {"zeros": False, "block_k": 64}
 LINEAR = (triton_gemm.linear_kernel, GEMM | {"band": 8}, ("outputs", "depth"))
@@ -47,6 +51,12 @@ def compiled(kernel: Any, constants: dict[str, Any], even: tuple[str, ...], chip
         chip: Ten times the capability.
     """
     types = {name: POINTERS.get(name, "i32") for name in kernel.arg_names}
+    if kernel is triton_elementwise.quantize_kernel:
+        types["x"] = "*fp32"
+    if kernel is triton_elementwise.layer_norm_kernel:
+        types["weight"] = "*fp32"
+    if kernel is triton_conv.depthwise_kernel:
+        types["x_zero"] = "i32"
     types |= dict.fromkeys(set(REALS) & set(types), "fp32")
     types |= dict.fromkeys(constants, "constexpr")
     aligned = {
@@ -57,6 +67,19 @@ def compiled(kernel: Any, constants: dict[str, Any], even: tuple[str, ...], chip
     source = ASTSource(fn=kernel, signature=types, constexprs=constants, attrs=aligned)
     options = {"num_warps": 8, "num_stages": 3, **OPTIONS}
     return triton.compile(source, target=GPUTarget("cuda", chip, 32), options=options)
+
+
+SINGLE = {f"{kind}.rn.f32" for kind in ("mul", "add", "sub", "div")}
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+
+
+def operations(code: str) -> set[str]:
+    """Arithmetic on float32: one that fuses, flushes or approximates has another name."""
+    return set(re.findall(r"\b(?:fma|mad|mul|add|sub|div|sqrt|rsqrt|rcp)\.[\w.]*f32\w*", code))
 
 
 @pytest.mark.parametrize(
@@ -70,17 +93,37 @@ def compiled(kernel: Any, constants: dict[str, Any], even: tuple[str, ...], chip
     ],
     ids=["linear-80", "linear-90", "conv-90", "first-conv-80", "depthwise-90"],
 )
-def test_kernels_compile_for_chips(
-    kernel: Any, chip: int, product: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+def test_products_run_on_tensor_cores_and_each_operation_rounds_once(
+    kernel: Any, chip: int, product: str
 ):
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     made = compiled(*kernel, chip)
     code = made.asm["ptx"]
     assert product in code
-    # Each of these rounds once; a fused or flushing one would be named otherwise.
-    operations = set(re.findall(r"\b(?:fma|mul|add|sub|div)\.[\w.]*f32\w*", code))
-    assert {"mul.rn.f32", "add.rn.f32"} <= operations <= {"mul.rn.f32", "add.rn.f32", "sub.rn.f32"}
+    assert {"mul.rn.f32", "add.rn.f32"} <= operations(code) <= SINGLE
     assert "st.global.v" in code, "codes are not written in groups"
     if kernel in (LINEAR, CONV):
         assert "cp.async" in code, "loads and products do not overlap"
     assert made.metadata.shared <= 48 * 1024
+
+
+BLOCK = {"block": 1024}
+QUANTIZE = (triton_elementwise.quantize_kernel, BLOCK | {"each": False}, ("count",))
+ADD = (triton_elementwise.combine_kernel, BLOCK | {"product": False, "relu": True}, ("count",))
+NORM = (
+    triton_elementwise.layer_norm_kernel,
+    BLOCK | {"weighted": True, "biased": True},
+    ("features",),
+)
+
+
+@pytest.mark.parametrize("kernel", [QUANTIZE, ADD, NORM], ids=["quantize", "add", "layer_norm"])
+def test_elements_are_computed_in_groups_and_each_operation_rounds_once(kernel: Any):
+    code = compiled(*kernel, 90).asm["ptx"]
+    assert "add.rn.f32" in operations(code)
+    assert operations(code) <= SINGLE | {"sqrt.rn.f32"}
+    assert re.search(r"ld\.global\.(v\d\.)?b(32|64)", code), "codes are read one by one"
+
+
+def test_quantize_rounds_product_and_sum_in_float64():
+    code = compiled(*QUANTIZE, 90).asm["ptx"]
+    assert "cvt.rn.f32.f64" in code

@@ -13,6 +13,12 @@ from torch import Tensor
 from qlab import ops
 from qlab.aliases import submodules
 from qlab.nn import intrinsic as nni
+from qlab.nn.intrinsic.quantized.activated import (
+    ConvAdd2d,
+    ConvAddReLU2d,
+    LinearLeakyReLU,
+    LinearTanh,
+)
 from qlab.nn.quantized.arithmetic import Add
 from qlab.nn.quantized.conv import Conv1d, Conv2d, Conv3d
 from qlab.nn.quantized.linear import Linear
@@ -29,11 +35,15 @@ __all__ = [
     "Conv1dReLU6",
     "Conv2dReLU6",
     "Conv3dReLU6",
+    "ConvAdd2d",
+    "ConvAddReLU2d",
     "ConvReLU1d",
     "ConvReLU2d",
     "ConvReLU3d",
+    "LinearLeakyReLU",
     "LinearReLU",
     "LinearReLU6",
+    "LinearTanh",
 ]
 
 

@@ -10,28 +10,26 @@ from torch import Tensor, nn
 
 from qlab import ops
 from qlab.dtypes import QDType, as_qdtype, qint8, quint8
-from qlab.errors import DTypeError, FormatError, ShapeError
+from qlab.errors import DTypeError, ShapeError
 from qlab.nn.intrinsic.fold import core, hooked
 from qlab.nn.quantized import linear as static
-from qlab.nn.quantized.base import Output
+from qlab.nn.quantized.dynamic.layer import DynamicLayer
 from qlab.nn.quantized.dynamic.request import DynamicRequest, WeightDType
 from qlab.nn.quantized.format import CodeFormat
 from qlab.nn.quantized.holder import (
     OUTPUT,
     WEIGHT,
-    constant_in_traces,
     float_copy,
     qparams_of_numbers,
 )
 from qlab.nn.quantized.reference.layers import Linear as Reference
 from qlab.ops.dynamic import Bound, bound_dynamic, dense
-from qlab.ops.traced import contract, described
 from qlab.qtensor import QTensor
 
 _FLOAT16_MAX = torch.finfo(torch.float16).max
 
 
-class Linear(static.Linear):
+class Linear(DynamicLayer, static.Linear):
     """``y = x Wᵀ + b``, real numbers in and out; the weight is quantized once, x in every call.
 
     See `qlab.ops.linear_dynamic` for the exact formula. With ``dtype=torch.float16`` the weight is
@@ -47,8 +45,6 @@ class Linear(static.Linear):
         input_dtype: What the input is quantized to: `qlab.quint8` or `qlab.qint8`.
         reduce_range: Use half of its codes, as the reference does.
     """
-
-    output_of = Output.FLOAT
 
     def __init__(
         self,
@@ -135,10 +131,7 @@ class Linear(static.Linear):
             real = nn.functional.linear(x.to(torch.float32), self.weight(), self.bias())
             return (real.relu() if self.relu else real).to(x.dtype)
         if torch.compiler.is_compiling():
-            self.know()
-            scale, zero_point = self.weight_qparams.scale, self.weight_qparams.zero_point
-            layer = self.get_buffer("weight_codes"), scale, zero_point, self.bias()
-            return contract(self._cache["call"], x.to(torch.float32), *layer).to(x.dtype)
+            return self._traced(x)
         return ops.linear_dynamic(
             x,
             self.get_buffer("weight_codes"),
@@ -149,15 +142,6 @@ class Linear(static.Linear):
             relu=self.relu,
             packed=self._packed,
         )
-
-    @constant_in_traces
-    def know(self) -> bool:
-        """As every module; and the call in words."""
-        weight = self.weight_qparams
-        options = {"dtype": self.input_dtype.name, "reduce_range": self.reduce_range}
-        options["relu"] = self.relu
-        self._cache["call"] = described("linear_dynamic", None, weight, None, options)
-        return True
 
     def bound(self, x: Tensor) -> Bound | None:
         """The layer as a function for many inputs like ``x``, while its weight stays as it is.
@@ -170,13 +154,7 @@ class Linear(static.Linear):
         return bound_dynamic(x, *layer, (self.reduce_range, self.relu), self._packed)
 
     def _check_input(self, x: Any) -> None:
-        if not isinstance(x, Tensor) or isinstance(x, QTensor) or not x.is_floating_point():
-            raise DTypeError(
-                f"{self._get_name()} takes real numbers and quantizes them itself",
-                expected="a floating-point tensor",
-                received=str(x.dtype) if type(x) is Tensor else type(x).__name__,
-                fix="Call .dequantize() first (in a model: insert DeQuantStub before it).",
-            )
+        self._check_real(x)
         if not x.dim() or x.shape[-1] != self.in_features:
             raise ShapeError(
                 f"{self._get_name()}: the input does not fit the weight",
@@ -237,26 +215,6 @@ class Linear(static.Linear):
         made.set_weight_bias(request.quantized(weight), bias)
         return made.to(weight.device)
 
-    def config(self) -> dict[str, Any]:
-        """Everything but the tensors, as JSON values; `from_config` reads it back."""
-        own = {"input_dtype": self.input_dtype.name, "reduce_range": self.reduce_range}
-        return {**super().config(), **own}
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """As in `QuantizedModule`, with ``input_dtype`` and ``reduce_range``."""
-        rest = dict(config)
-        input_dtype, reduce_range = rest.pop("input_dtype", None), rest.pop("reduce_range", None)
-        if not (isinstance(input_dtype, str) and isinstance(reduce_range, bool)):
-            raise FormatError(
-                f"Not a configuration of {cls.__name__}",
-                expected="input_dtype as text and reduce_range as true or false",
-                received=repr(config),
-            )
-        made = super().from_config(rest)
-        made.input_dtype, made.reduce_range = as_qdtype(input_dtype), reduce_range
-        return made
-
     def _set_formats(self, formats: Mapping[str, CodeFormat]) -> None:
         """A weight without a format is float16."""
         if formats:
@@ -289,6 +247,3 @@ class Linear(static.Linear):
         if self._is_half:
             return ", ".join([*shown, "dtype=torch.float16"])
         return ", ".join([*shown, f"dtype={self.dtype!r}", self._shown_weight()[0]])
-
-    def _get_name(self) -> str:
-        return f"DynamicQuantized{type(self).__name__}"

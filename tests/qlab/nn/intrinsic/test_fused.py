@@ -1,5 +1,7 @@
 """Fused float modules run their parts in turn, and hold only the parts they name."""
 
+import operator
+
 import pytest
 import torch
 from torch import nn
@@ -24,6 +26,8 @@ PARTS = {
     nni.ConvBnReLU2d: (nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3), nn.ReLU()),
     nni.ConvBnReLU3d: (nn.Conv3d(2, 3, 1), nn.BatchNorm3d(3), nn.ReLU()),
     nni.LinearBn1d: (nn.Linear(4, 3), nn.BatchNorm1d(3)),
+    nni.LinearLeakyReLU: (nn.Linear(4, 3), nn.LeakyReLU(0.3)),
+    nni.LinearTanh: (nn.Linear(4, 3), nn.Tanh()),
     nni.BNReLU2d: (nn.BatchNorm2d(2), nn.ReLU()),
     nni.BNReLU3d: (nn.BatchNorm3d(2), nn.ReLU()),
 }
@@ -57,6 +61,24 @@ def test_add_relu_takes_two_tensors():
     assert torch.equal(nni.AddReLU(Add(), nn.ReLU())(a, b), torch.relu(a + b))
 
 
+def test_a_convolution_and_the_sum_it_goes_into():
+    conv, x, other = nn.Conv2d(2, 3, 1), torch.randn(2, 2, 4, 4), torch.randn(2, 3, 4, 4)
+    total = conv(x) + other
+    for add in (torch.add, operator.add, Add()):
+        assert torch.equal(nni.ConvAdd2d(conv, add)(x, other), total)
+        assert torch.equal(nni.ConvAddReLU2d(conv, add, nn.ReLU())(x, other), total.relu())
+
+
+def test_a_sum_with_other_parts_is_refused():
+    conv = nn.Conv2d(2, 3, 1)
+    with pytest.raises(ArgumentError, match=r"ConvAdd2d cannot hold.*Linear"):
+        nni.ConvAdd2d(nn.Linear(2, 3), torch.add)
+    with pytest.raises(ArgumentError, match=r"add must be a function.*Received 1"):
+        nni.ConvAdd2d(conv, 1)
+    with pytest.raises(ArgumentError, match=r"ConvAddReLU2d cannot hold.*Received Tanh"):
+        nni.ConvAddReLU2d(conv, torch.add, nn.Tanh())
+
+
 def test_every_public_fused_module_is_tested():
     fused = {getattr(nni, name) for name in nni.__all__} - {nni.FusedModule, nni.AddReLU}
-    assert fused == set(PARTS)
+    assert fused == {*PARTS, nni.ConvAdd2d, nni.ConvAddReLU2d}

@@ -1,5 +1,6 @@
 """One float module for each row of the registry, with inputs, and its integer module."""
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -86,6 +87,19 @@ FLOAT: dict[str, tuple[Callable[[], nn.Module], Shapes]] = {
     **{f"conv_relu{n}d": (_conv(n, n == 2, True), (_spatial(n),)) for n in (1, 2, 3)},
     "linear_relu6": (lambda: nni.LinearReLU6(_loud(nn.Linear(5, 4)), nn.ReLU6()), ((2, 3, 5),)),
     **{f"conv_relu6_{n}d": (_conv_relu6(n), (_spatial(n),)) for n in (1, 2, 3)},
+    "linear_leaky_relu": (
+        lambda: nni.LinearLeakyReLU(nn.Linear(5, 4), nn.LeakyReLU(0.3)),
+        ((2, 3, 5),),
+    ),
+    "linear_tanh": (lambda: nni.LinearTanh(nn.Linear(5, 4), nn.Tanh()), ((2, 3, 5),)),
+    "conv_add2d": (
+        lambda: nni.ConvAdd2d(nn.Conv2d(4, 6, 3, padding=1), torch.add),
+        (_spatial(2), (2, 6, 6, 6)),
+    ),
+    "conv_add_relu2d": (
+        lambda: nni.ConvAddReLU2d(nn.Conv2d(4, 6, 3, padding=1), operator.add, nn.ReLU()),
+        (_spatial(2), (2, 6, 6, 6)),
+    ),
     "batch_norm2d": (lambda: _norm(nn.BatchNorm2d(4)), (_spatial(2),)),
     "batch_norm3d": (lambda: _norm(nn.BatchNorm3d(4, affine=False)), (_spatial(3),)),
     "bn_relu2d": (lambda: nni.BNReLU2d(_norm(nn.BatchNorm2d(4)), nn.ReLU()), (_spatial(2),)),
@@ -179,10 +193,7 @@ def example(
         if weight is not None:
             before = layer.weight.clone()
             layer.weight.copy_(dequantize(quantize(before, weight), weight))
-        result = layer(*(inputs if row.name == "quantize" else real))
-        last = float_module[-1] if isinstance(float_module, nni.FusedModule) else None
-        if isinstance(last, (nn.ReLU, nn.ReLU6)):
-            result = last(result)
+        result = through(float_module, layer)(*(inputs if row.name == "quantize" else real))
         if weight is not None:
             layer.weight.copy_(before)
     if row.static.output_of in (Output.OWN, Output.OWN_OR_FLOAT):
@@ -190,6 +201,16 @@ def example(
         output = row.output.fixed_qparams(dtype) if fixed else qparams_for(result, dtype)
     module = row.static.from_qparams(float_module, weight=weight, output=output)
     return Example(module, inputs if row.name == "quantize" else codes, qparams, result)
+
+
+def through(module: nn.Module, layer: nn.Module) -> Callable[..., Tensor]:
+    """What a module computes with the weights of its `core`, of which batch norm makes a copy."""
+    if layer is module or not isinstance(module, nni.FusedModule):
+        return layer
+    if any(layer is part for part in module):
+        return module
+    last = module[-1] if isinstance(module[-1], (nn.ReLU, nn.ReLU6)) else nn.Identity()
+    return lambda *inputs: last(layer(*inputs))
 
 
 def run(made: Example, module: QuantizedModule | None = None) -> Tensor:

@@ -18,7 +18,7 @@ from qlab.qparams import QParams, dequantize, quantize
 from qlab.qtensor import QTensor
 from qlab.ranges import TensorSpec
 from qlab.registry import Row, row_for_module
-from tests.qlab.nn.quantized.examples import FLOAT, STATIC, example, run
+from tests.qlab.nn.quantized.examples import FLOAT, STATIC, example, run, through
 
 WEIGHTED = [row for row in STATIC if issubclass(row.static, WeightedModule)]
 GRANULARITIES = [PerTensor(), PerAxis(0), PerAxis(1), PerGroup(2, 1), PerGroup(1, 1)]
@@ -184,16 +184,16 @@ def test_a_module_follows_its_float_module(device: torch.device):
 @pytest.mark.parametrize("output", [None, OUTPUT], ids=["float", "codes"])
 def test_real_numbers_in(row: Row, output: QParams | None):
     """A layer whose weight alone is quantized."""
-    make, (shape,) = FLOAT[row.name]
+    make, shapes = FLOAT[row.name]
     module = make().eval()
     spec = TensorSpec(as_qdtype("qint4"), symmetric=True, granularity=PerAxis(0))
     weight = spec.qparams_of(row.static.weight_of(module))
-    made = row.static.from_qparams(module, weight=weight, output=output).bind_inputs(None)
-    layer, x = core(module), torch.randn(shape)
+    made = row.static.from_qparams(module, weight=weight, output=output)
+    made.bind_inputs(*[None] * len(shapes))
+    layer, inputs = core(module), [torch.randn(shape) for shape in shapes]
     layer.weight.data = dequantize(quantize(layer.weight.data, weight), weight)
-    activation = module[-1] if made.relu else nn.Identity()
-    expected = activation(layer(x))
-    result = made(x)
+    expected = through(module, layer)(*inputs)
+    result = made(*inputs)
     if output is None:
         torch.testing.assert_close(result, expected)
     else:
@@ -201,9 +201,9 @@ def test_real_numbers_in(row: Row, output: QParams | None):
     assert made.execution_reason == "the input is real numbers"
     back = row.static.from_config(made.config())
     back.load_state_dict(made.state_dict())
-    assert torch.equal(back(x), result)
-    with pytest.raises(DTypeError, match=r"Expected real numbers\. Received torch.uint8"):
-        made(x.to(torch.uint8))
+    assert torch.equal(back(*inputs), result)
+    with pytest.raises(DTypeError, match=r"Expected real numbers.*\. Received torch.uint8"):
+        made(*(x.to(torch.uint8) for x in inputs))
 
 
 def test_only_weights_take_real_numbers():
