@@ -183,7 +183,8 @@ def _mean_error(
 
 def _bias(module: Any) -> Tensor | None:
     bias: Any = module.bias
-    return bias() if callable(bias) else bias
+    found: Any = bias() if callable(bias) else bias
+    return found
 
 
 def _shift_bias(module: Any, shift: Tensor) -> None:
