@@ -6,6 +6,7 @@ import streamlit as st
 from starlette.middleware import Middleware
 from streamlit import runtime
 
+from pages.common.answers import keep_answers
 from pages.common.early import EarlyCharts
 from pages.common.navigation import ENTERED, THROUGH_APP, navigation
 from pages.common.preload import lifespan
@@ -25,5 +26,6 @@ if runtime.exists():
     st.session_state[ENTERED] = st.session_state[THROUGH_APP] = True
     navigation().run()
 else:
+    keep_answers()
     # Streamlit finds this name when it starts, so that work can begin before the first visit.
     app = st.App(__file__, lifespan=lifespan, middleware=[Middleware(EarlyCharts)])

@@ -31,6 +31,7 @@ PAGES = (
     ("observers", "/observers", ".stPlotlyChart"),
     ("formats", "/formats", ".stPlotlyChart"),
     ("norms", "/norms", ".stPlotlyChart"),
+    ("repairs", "/repairs", ".st-key-versus_equalize .point"),
     ("coverage", "/coverage", "[data-testid=stDataFrame]"),
 )
 

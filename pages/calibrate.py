@@ -61,11 +61,11 @@ def _data(view: View) -> None:
 
 
 def _choose() -> None:
-    st.session_state.samples = st.session_state.amount
+    sidebar.choose("samples", st.session_state.amount)
 
 
 def _set(samples: int) -> None:
-    st.session_state.samples = samples
+    sidebar.choose("samples", samples)
 
 
 def _seen(loaded: Loaded) -> None:

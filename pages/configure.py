@@ -54,7 +54,7 @@ def _presets(view: View) -> None:
 
 
 def _choose() -> None:
-    st.session_state.preset = st.session_state.configure_preset
+    sidebar.choose("preset", st.session_state.configure_preset)
 
 
 page("Configure", ABOUT, draw, live_jobs=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from pages.common import checks, conversion, sidebar, truth
+from pages.common import checks, conversion, more_files, onnx_check, sidebar, truth
 from pages.common.format import count, escape, size
 from pages.common.frame import View, page
 from pages.common.loaded import Loaded
@@ -14,8 +14,9 @@ The configuration asks something of every layer. The table says what each one ge
 and why: some have no integer form, some only pass codes on, some were fused into their neighbour.
 
 **Convert** makes the integer model, writes it to a file, reads the file back and runs both on the
-same images. What you download is that file. Below, the integer model beside its simulation in float
-arithmetic, and the time that it takes on this machine.
+same images. What you download is that file. Other forms are made when you ask for them; an ONNX
+file is run in onnxruntime before you download it. Below, the integer model beside its simulation in
+float arithmetic, and the time that it takes on this machine.
 """
 CONVERSION = "conversion"
 
@@ -40,13 +41,14 @@ def draw(view: View) -> None:
         st.info("The configuration has changed since the last conversion. Convert again.")
     else:
         _files(view, loaded)
+        more_files.draw(view, loaded)
+        onnx_check.draw(view, loaded)
         checks.draw(view, loaded)
 
 
 def _files(view: View, loaded: Loaded) -> None:
     made = conversion.convert(loaded, view.mapping, view.workspace)
-    changes = view.workspace.changes(view.choice)
-    name = conversion.file_name(view.choice, changes, repaired=bool(loaded.chain))
+    name = conversion.file_name(view.choice, view.workspace, loaded)
     if made.identical:
         st.success(
             f"The file was read back and gave identical outputs on {count(made.images)} images."

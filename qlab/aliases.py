@@ -56,6 +56,7 @@ TABLE: dict[str, tuple[str, str]] = {
     f"{_NNQR}.modules.utils": (_NNQR, "ReferenceQuantizedModule"),
     f"{_NNI}.modules": (_NNI, _ALL),
     f"{_NNI}.modules.fused": (_NNI, _ALL),
+    f"{_NNQ}.modules.utils": (f"{_NNQ}.weighted", "WeightedQuantizedModule"),
     f"{_NNIQ}.modules": (_NNIQ, _ALL),
     f"{_NNIQ}.modules.bn_relu": (_NNIQ, "BNReLU2d BNReLU3d"),
     f"{_NNIQ}.modules.conv_add": (_NNIQ, "ConvAdd2d ConvAddReLU2d"),
@@ -118,6 +119,38 @@ TABLE: dict[str, tuple[str, str]] = {
     ),
     f"{_QUANTIZATION}.backend_config.x86": (_BACKEND, "get_x86_backend_config"),
 }
+
+
+#: Face → modules whose names its file in the reference imports too, so that code takes them there.
+SIBLINGS: dict[str, tuple[str, ...]] = {
+    f"{_QUANTIZATION}.fake_quantize": ("qlab.observers",),
+    f"{_QUANTIZATION}.qconfig": ("qlab.observers", "qlab.fake_quantize"),
+    f"{_QUANTIZATION}.qconfig_mapping": ("qlab.observers", "qlab.fake_quantize", "qlab.qconfig"),
+    f"{_QUANTIZATION}.quantize": (
+        *("qlab.qconfig", f"{_QUANTIZATION}.quantization_mappings", f"{_QUANTIZATION}.stubs"),
+        f"{_QUANTIZATION}.utils",
+    ),
+    f"{_QUANTIZATION}.quantize_fx": (
+        *("qlab.qconfig", _BACKEND, f"{_QUANTIZATION}.fx.custom_config"),
+        *(f"{_QUANTIZATION}.fx.graph_module", f"{_QUANTIZATION}.fx.tracer"),
+    ),
+    f"{_QUANTIZATION}.quantize_jit": ("qlab.qconfig", f"{_QUANTIZATION}.quant_type"),
+    f"{_QUANTIZATION}.observer": (f"{_QUANTIZATION}.utils",),
+    f"{_QUANTIZATION}.stubs": ("qlab.qconfig",),
+}
+
+
+def siblings(face: str) -> Callable[[str], object]:
+    """A face's ``__getattr__`` that finds the names of its `SIBLINGS`."""
+
+    def get(name: str) -> object:
+        for path in SIBLINGS[face]:
+            home = importlib.import_module(path)
+            if name in home.__all__:
+                return getattr(home, name)
+        raise AttributeError(f"module {face!r} has no attribute {name!r}")
+
+    return get
 
 
 class AliasFinder(MetaPathFinder, Loader):

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import qlab
+import sample_models
 from qlab.cli import main
 from tests.upload_files import Small, npz, small_archive
 
@@ -70,6 +71,17 @@ def test_the_python_example_runs_and_shows_what_the_text_says(tmp_path: Path):
     accuracies = dict(re.findall(r"^(int8\S*): ([0-9.]+) %", done.stdout, re.MULTILINE))
     assert 25 < float(accuracies["int8-per-tensor"]) < 45
     assert float(accuracies["int8"]) >= 97.5
+
+
+def test_the_repair_reaches_its_target_and_says_how(capsys: pytest.CaptureFixture[str]):
+    (example,) = code("Winning accuracy back", "python")
+    sample = sample_models.load("depthwise")
+    data = sample.calibration(), sample.evaluation()
+    names = {"lab": qlab.Lab(sample.model, sample.example_inputs, *data)}
+    exec(example, names)
+    assert "Reached in" in capsys.readouterr().out
+    assert names["better"].compare(names["better"].mapping).output["accuracy"] >= 97
+    assert len(names["lab"].runs) > 1 and names["lab"].before is None
 
 
 def measured() -> dict[str, dict[str, str]]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 #: Cards in one row; a layer seldom has more.
 ROW = 3
-SHARES = ("clipping", "quantized input", "unused sign range", "too few samples")
+SHARES = ("clipping", "mean shift", "quantized input", "unused sign range", "too few samples")
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
 

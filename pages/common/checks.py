@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from qlab.analysis.fidelity import Fidelity
     from qlab.analysis.latency import Latency, Spread
 
+Columns = tuple[tuple[str, str, str, int], ...]
 PLACES = ("local", "accumulated")
 #: Column of the engine's table, title, term of the glossary, and width in pixels.
-COLUMNS = (
+COLUMNS: Columns = (
     ("sqnr_float_fake", "float – simulated", "float and simulation", 115),
     ("sqnr_float_integer", "float – integer", "float and integers", 105),
     ("sqnr_fake_integer", "simulated – integer", "simulation and integers", 130),
@@ -47,41 +48,54 @@ def _fidelity(fidelity: Fidelity) -> None:
     if "top1_fake_integer" in out:
         told += f", the same class on {number(out['top1_fake_integer'], '%')}"
     st.caption(f"{told} of {count(fidelity.samples)} images.")
+    agreement(fidelity.table, COLUMNS, "fidelity")
+
+
+def agreement(table: pd.DataFrame, columns: Columns, key: str) -> None:
+    """Draws how far two networks' tensors agree, each fed the same, or inside its network.
+
+    Args:
+        table: The engine's, each column once with ``_local`` and once with ``_accumulated``.
+        columns: Which, as `COLUMNS`.
+        key: Of the table; the choice beside it is kept under ``<key>_where``.
+    """
     where = st.segmented_control(
         "Fed with",
         PLACES,
         default=PLACES[0],
         required=True,
-        key="fidelity_where",
+        key=f"{key}_where",
         label_visibility="collapsed",
         persist_state="session",
     )
     st.dataframe(
-        _shown(fidelity.table, str(where)),
-        key="fidelity",
+        _shown(table, columns, str(where)),
+        key=key,
         column_config={
-            "layer": st.column_config.TextColumn("Layer", pinned=True),
+            str(table.index.name): st.column_config.TextColumn(
+                str(table.index.name).capitalize(), pinned=True
+            ),
             **{
                 title: st.column_config.TextColumn(
                     title, help=define(term), width=width, alignment="right"
                 )
-                for _, title, term, width in COLUMNS
+                for _, title, term, width in columns
             },
         },
     )
 
 
-def _shown(table: pd.DataFrame, where: str) -> pd.DataFrame:
+def _shown(table: pd.DataFrame, columns: Columns, where: str) -> pd.DataFrame:
     """The engine's table in words: decibels, shares and whole numbers."""
-    columns: dict[str, list[str]] = {}
-    for column, title, _, _ in COLUMNS:
+    shown: dict[str, list[str]] = {}
+    for column, title, _, _ in columns:
         words = count
         if column.startswith("sqnr"):
             words = _decibels
         elif column == "exact":
             words = _share
-        columns[title] = [words(value) for value in table[f"{column}_{where}"]]
-    return type(table)(columns, index=table.index)
+        shown[title] = [words(value) for value in table[f"{column}_{where}"]]
+    return type(table)(shown, index=table.index)
 
 
 def _decibels(value: float) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pages.common.engine import wait_for
+from pages.common.format import escape
 from pages.common.jobs import CancelledError, Progress
 from pages.common.loaded import Loaded
 from pages.common.workspace import Choice, Workspace
@@ -16,6 +17,8 @@ from pages.common.workspace import Choice, Workspace
 if TYPE_CHECKING:
     from qlab.analysis.fidelity import Fidelity
     from qlab.analysis.latency import Latency
+    from qlab.io.onnx_check import OnnxCheck
+    from qlab.io.replay import Origin
     from qlab.qconfig import QConfigMapping
 
 STEPS = 3
@@ -41,10 +44,26 @@ class Conversion:
     images: int
 
 
-def file_name(choice: Choice, changes: int, *, repaired: bool = False) -> str:
+@dataclass(frozen=True)
+class Written:
+    """One more file of the converted model, or why there is none.
+
+    Attributes:
+        content: The file; empty where it cannot say what the model does.
+        refusal: Why, and what to do instead.
+        check: What onnxruntime made of it, of an ONNX file.
+    """
+
+    content: bytes = b""
+    refusal: str = ""
+    check: OnnxCheck | None = None
+
+
+def file_name(choice: Choice, workspace: Workspace, loaded: Loaded) -> str:
     """Name of the files, without suffix: model, preset, whether it was changed or repaired."""
     model = re.sub(r"[^\w.()+-]+", ".", choice.model).strip(".")
-    ending = "-repaired" if repaired else "-changed" if changes else ""
+    changed = "-changed" if workspace.changes(choice) else ""
+    ending = "-repaired" if loaded.chain else changed
     return f"{model}-{choice.preset}{ending}"
 
 
@@ -72,6 +91,36 @@ def convert(loaded: Loaded, mapping: QConfigMapping, workspace: Workspace) -> Co
 
     key = ("conversion", *loaded.key, mapping)
     return wait_for(key, "Making the integer model", work, workspace)
+
+
+def write(
+    loaded: Loaded, mapping: QConfigMapping, workspace: Workspace, suffix: str, origin: Origin
+) -> Written:
+    """One more file; an ONNX file is run, too. Ends the page's part while that takes."""
+
+    def work(progress: Progress) -> Written:
+        from qlab.errors import UnsupportedError
+
+        lab, stop = loaded.lab, progress.should_stop
+        progress.report(0, 0, "writing the file")
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                path = lab.export(Path(folder) / f"model{suffix}", mapping, origin=origin)
+                content = path.read_bytes()
+        except UnsupportedError as error:
+            facts = (f"{error.problem}.", error.received, error.fix)
+            return Written(refusal="\n\n".join(escape(str(fact)) for fact in facts if fact))
+        check = None
+        if suffix == ".onnx" and not stop():
+            report = progress.report
+            check = lab.check_onnx(content, mapping, on_progress=report, should_stop=stop)
+        if stop():
+            raise CancelledError
+        return Written(content, check=check)
+
+    key = ("file", suffix, *loaded.key, mapping, repr(origin))
+    title = "Exporting and checking ONNX" if suffix == ".onnx" else f"Writing {suffix}"
+    return wait_for(key, title, work, workspace, part=suffix[1:])
 
 
 def fidelity(loaded: Loaded, mapping: QConfigMapping, workspace: Workspace) -> Fidelity:

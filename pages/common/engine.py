@@ -32,6 +32,7 @@ GRACE = float(os.environ.get("QLAB_GRACE_SECONDS", "60"))
 KEPT = {
     "loaded": 4,
     "repaired": 8,
+    "lesson": 16,
     "model_file": 4,
     "sample_file": 4,
     "outcome": 64,
@@ -39,6 +40,7 @@ KEPT = {
     "channels": 16,
     "stability": 8,
     "conversion": 8,
+    "file": 8,
     "fidelity": 8,
     "latency": 8,
     "estimate": 16,

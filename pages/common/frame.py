@@ -95,14 +95,14 @@ def page(
     with messages.shown():
         space = address.current()
         engine.attend(space)
-        _draw(space, draw, of_model)
+        _draw(space, title, draw, of_model)
         store().save(space)
         engine.others(space, live=live_jobs)
 
 
-def _draw(space: Workspace, draw: Callable[[View], None], of_model: bool) -> None:
+def _draw(space: Workspace, title: str, draw: Callable[[View], None], of_model: bool) -> None:
     with messages.shown("body"):
-        choice = sidebar.draw(space)
+        choice = sidebar.draw(space, title)
         if space.choice != choice:
             space.choose(choice)
         view = View(choice, space)

@@ -125,6 +125,22 @@ TERMS: dict[str, str] = {
     "lower is better.",
     "ties": "How many of the differing codes lie in the middle between two codes, where the order "
     "of rounding decides: simulation rounds before it adds the zero point, quantization after.",
+    "onnx": "The ONNX file is run in onnxruntime on the calibration data, and the codes of every "
+    "tensor that it quantizes are compared with those of qlab's integer model.",
+    "onnx exact": "Share of a tensor's codes that are equal in onnxruntime and qlab [%], higher is "
+    "better.",
+    "onnx off by": "How many codes of a tensor differ between onnxruntime and qlab by so many "
+    "steps; a step is one code, worth one scale. Lower is better.",
+    "onnx steps": "Largest difference of a code between onnxruntime and qlab, each operator being "
+    "fed qlab's own codes [steps], lower is better; 1 is what another order of rounding makes.",
+    "onnx largest": "Largest difference between a code of onnxruntime and one of qlab, in steps, "
+    "lower is better.",
+    "onnx outputs": "Share of the network's outputs that differ by at most one step between "
+    "onnxruntime and qlab [%], higher is better.",
+    "onnx top1": "Share of samples on which onnxruntime and qlab choose the same class [%], higher "
+    "is better.",
+    "onnx sqnr": "SQNR of onnxruntime's network output, qlab's integer model being the signal "
+    "[dB], higher is better.",
     "latency": "Time of one call [ms], lower is better: the median of runs of both networks in "
     "turn, after a warm-up.",
     "latency ratio": "Median of float time over quantized time of neighbouring runs, no unit; "

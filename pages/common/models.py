@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from pages.common import uploads
 from pages.common.jobs import Progress
-from pages.common.workspace import Workspace
+from pages.common.workspace import Choice, Workspace
 
 if TYPE_CHECKING:
     from torch import nn
 
     from qlab.cli import Subject
     from qlab.cli.files import FileData
+    from qlab.io.replay import Origin
     from qlab.io.uploads import UploadedModel
     from sample_models import SampleModel
 
@@ -217,6 +218,32 @@ def load(
         found = uploads.read_samples(space, data, model, told)
     identity = uploads.identity(space, name)
     return OwnModel(_subject(name, model, found), identity, name, _is_trained(name), found)
+
+
+def origin(choice: Choice, space: Workspace) -> Origin:
+    """How a script finds a model and its data again, uploads by the names that their files had."""
+    from qlab.cli.files import MADE_UP
+    from qlab.io.replay import Origin
+
+    name, samples = choice.model, choice.samples
+    file, data = space.models.get(name), space.samples.get(name)
+    if file is None and data is None:
+        mine = name == own()
+        options = json.loads(os.environ.get("QLAB_EXPLORE_OPTIONS", "{}")) if mine else {}
+        source = os.environ.get("QLAB_EXPLORE_DATA") if mine else None
+        return Origin(name, source, samples, **options)
+    images = None
+    if data is not None and data.title.lower().endswith(".zip"):
+        images = {"mean": list(data.mean), "std": list(data.std)}
+        if data.height and data.width:
+            images["size"] = [data.height, data.width]
+    return Origin(
+        name if file is None else file.title,
+        MADE_UP if data is None else data.title,
+        samples,
+        (file.architecture or None) if file is not None else None,
+        images,
+    )
 
 
 def without_data(name: str, space: Workspace, progress: Progress) -> UploadedModel:

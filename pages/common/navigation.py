@@ -20,6 +20,7 @@ PAGES = {
     "observers": ("Learn", "Observers"),
     "formats": ("Learn", "Bits and formats"),
     "norms": ("Learn", "Norms and fusions"),
+    "repairs": ("Learn", "Repairs"),
     "coverage": ("Learn", "Coverage"),
 }
 

@@ -22,8 +22,10 @@ from pages.common.repairs_fitting import fitting
 if TYPE_CHECKING:
     from pages.common.frame import View
     from pages.common.loaded import Loaded
+    from pages.common.models import OwnModel
     from qlab.algorithms import RepairReport
     from qlab.analysis.causes import Cause
+    from sample_models import SampleModel
 
 EVERY = "every layer"
 
@@ -138,7 +140,7 @@ def _result(view: View, found: Loaded, layer: str | None) -> None:
         + (f", with {size(report.peak_bytes)} of memory" if report.peak_bytes > 0 else "")
         + f". Seed {report.settings.get('seed', 0)}."
     )
-    gains(report, found, layer)
+    gains(report, found.sample, layer)
     for note in report.notes:
         st.warning(f"{escape(note)}.")
     _refused(report)
@@ -155,14 +157,14 @@ def _result(view: View, found: Loaded, layer: str | None) -> None:
     )
 
 
-def gains(report: RepairReport, found: Loaded, layer: str | None = None) -> None:
-    """Draws what a repair bought: the layer's number, then the network's."""
+def gains(report: RepairReport, sample: SampleModel | OwnModel, layer: str | None = None) -> None:
+    """Draws what a repair of a sample bought: the layer's number, then the network's."""
     shown = []
     if layer is not None and layer in report.layers.index:
         row = report.layers.loc[layer]
         before, after = (float(row[f"sqnr_local_{when}"]) for when in ("before", "after"))
         shown.append(("Layer, local SQNR ↑", before, after, "dB", "local"))
-    trained = found.sample.trained and not models.noise(found.sample)
+    trained = sample.trained and not models.noise(sample)
     if trained and "accuracy" in report.before:
         pair = report.before["accuracy"], report.after["accuracy"]
         shown.append(("Network accuracy ↑", *pair, "%", "accuracy"))

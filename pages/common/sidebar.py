@@ -1,5 +1,7 @@
 """The sidebar, drawn by every page: which model, which preset, calibration data, device."""
 
+import time
+
 import streamlit as st
 
 from pages.common import models
@@ -8,19 +10,30 @@ from pages.common.workspace import Choice, Workspace
 
 DEFAULT_PRESET = "int8"
 _JUST_SET = "choices_just_set"
-_NEXT = "model_to_choose"
+_NEXT = "choices_to_come"
+_UNSEEN = "choices_unseen"
+_PAGE = "page_of_last_run"
+#: Seconds in which a browser may not have heard of a model that the app has chosen.
+EARLY = 4.0
 
 NOISE = "Random noise, no real images: ranges and errors say nothing about real data."
 
 
-def draw(workspace: Workspace) -> Choice:
-    """Draws the sidebar and returns what it says; the address carries the same."""
+def draw(workspace: Workspace, page: str) -> Choice:
+    """Draws the sidebar and returns what it says; the address carries the same.
+
+    Args:
+        workspace: Whose choices.
+        page: Which page draws it.
+    """
     from qlab.presets import PRESETS
 
     offered = models.offered(workspace)
+    moved = st.session_state.get(_PAGE, page) != page
+    st.session_state[_PAGE] = page
     _restore(workspace)
-    if (chosen := st.session_state.pop(_NEXT, None)) is not None:
-        choose_model(chosen)
+    for key, value in st.session_state.pop(_NEXT, {}).items():
+        _set(key, value)
     _accept_plain_name()
     with st.sidebar:
         model = st.selectbox(
@@ -32,6 +45,7 @@ def draw(workspace: Workspace) -> Choice:
             bind="query-params",
             help="Sample models with their data. The trained ones read 8×8 digits.",
         )
+        _keep_unseen("model", model, moved)
         offer = offered[model]
         st.caption(f"{escape(offer.title)}. {escape(offer.teaches)}")
         preset = st.selectbox(
@@ -42,6 +56,7 @@ def draw(workspace: Workspace) -> Choice:
             bind="query-params",
             help="A named configuration: how weights and activations are quantized everywhere.",
         )
+        _keep_unseen("preset", preset, moved)
         st.caption(escape(PRESETS[preset].description))
         samples = st.selectbox(
             "Calibration images",
@@ -51,6 +66,7 @@ def draw(workspace: Workspace) -> Choice:
             bind="query-params",
             help="How many images the float model sees, once, to learn the range of every tensor.",
         )
+        _keep_unseen("samples", samples, moved)
         if offer.noise:
             st.caption(f":orange[**{NOISE}**]")
         choice = Choice(model, preset, samples, _device())
@@ -106,12 +122,44 @@ def choose_model(name: str) -> None:
 
 def choose_next(name: str) -> None:
     """Chooses a model from within a page, as of its next run."""
-    st.session_state[_NEXT] = name
+    st.session_state[_NEXT] = {"model": name}
+
+
+def choose(key: str, value: object) -> None:
+    """Makes one of the sidebar's choices by another widget; for its callback."""
+    _note(key, value, until=0.0)
+    st.session_state[key] = value
 
 
 def _set(key: str, value: object) -> None:
+    _note(key, value, until=time.monotonic() + EARLY)
     st.session_state[key] = value
     st.session_state[_JUST_SET] = {*st.session_state.get(_JUST_SET, ()), key}
+
+
+def _note(key: str, value: object, until: float) -> None:
+    if key in st.session_state and st.session_state[key] != value:
+        unseen = st.session_state.get(_UNSEEN, {})
+        st.session_state[_UNSEEN] = {**unseen, key: (st.session_state[key], value, until)}
+
+
+def _keep_unseen(key: str, value: object, moved: bool) -> None:
+    """Keeps a choice that the app has made and the browser may not have seen.
+
+    With every click, and every time that progress is drawn anew, the browser sends its widgets and
+    its address along. If what the app chose just before was still on its way, the former choice
+    would come back.
+    """
+    unseen = st.session_state.get(_UNSEEN, {})
+    former, chosen, until = unseen.get(key, (value, value, 0.0))
+    if former == chosen:
+        return
+    came_back = value == former and (moved or time.monotonic() < until)
+    if moved or value != chosen:
+        st.session_state[_UNSEEN] = {k: v for k, v in unseen.items() if k != key}
+    if came_back:
+        st.session_state[_NEXT] = {**st.session_state.get(_NEXT, {}), key: chosen}
+        st.rerun()
 
 
 def label(name: str, trained: bool) -> str:

@@ -42,20 +42,34 @@ from qlab.algorithms.base import (
     Settings,
     Subject,
 )
+from qlab.algorithms.finetune import algorithm_of as finetuning
 from qlab.algorithms.frame import run_repair
+from qlab.algorithms.remedies import REMEDIES, Remedy, Stage, with_algorithms
+from qlab.algorithms.repair_log import Attempt, AutoRepair, Target
+from qlab.algorithms.repair_search import Limits, repair
 from qlab.algorithms.table import ALGORITHMS, algorithm, estimate_seconds
 
 __all__ = [
     "ALGORITHMS",
+    "REMEDIES",
     "Algorithm",
+    "Attempt",
+    "AutoRepair",
     "Change",
     "Hooks",
+    "Limits",
     "Outcome",
+    "Remedy",
     "RepairReport",
     "Repaired",
     "Settings",
+    "Stage",
     "Subject",
+    "Target",
     "algorithm",
     "estimate_seconds",
+    "finetuning",
+    "repair",
     "run_repair",
+    "with_algorithms",
 ]

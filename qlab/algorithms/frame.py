@@ -59,16 +59,16 @@ def run_repair(
     names = layers_of(subject, mapping, layers)
     watch, began = MemoryWatch(), time.monotonic()
     try:
-        _calibrate(subject, hooks)
-        before = before or _measured(subject, mapping, hooks)
+        ensure_calibrated(subject, hooks)
+        before = before or measured_report(subject, mapping, hooks)
         began = time.monotonic()
         with watch:
             change = algorithm.run(subject, mapping, names, settings, hooks)
         seconds = time.monotonic() - began
         after_study = study.repaired(change.graph, change.reference)
         after_subject = Subject(after_study, subject.evaluation)
-        _calibrate(after_subject, hooks)
-        after = _measured(after_subject, change.mapping, hooks)
+        ensure_calibrated(after_subject, hooks)
+        after = measured_report(after_subject, change.mapping, hooks)
     except StoppedError:
         told = {"seconds": time.monotonic() - began, "peak_bytes": watch.peak_bytes}
         nothing = Change(base, mapping, tuple(Outcome(n, False, "stopped before") for n in names))
@@ -99,7 +99,12 @@ def layers_of(
     return tuple(name for name in known if name in layers)
 
 
-def _calibrate(subject: Subject, hooks: Hooks) -> None:
+def ensure_calibrated(subject: Subject, hooks: Hooks) -> None:
+    """Has the float model see its data where that has not happened.
+
+    Raises:
+        StoppedError: It was asked to stop.
+    """
     study = subject.study
     if study.calibration is None or not study.calibration.complete:
         asked = {"on_progress": hooks.on_progress, "should_stop": hooks.should_stop}
@@ -107,7 +112,12 @@ def _calibrate(subject: Subject, hooks: Hooks) -> None:
             raise StoppedError
 
 
-def _measured(subject: Subject, mapping: QConfigMapping, hooks: Hooks) -> Report:
+def measured_report(subject: Subject, mapping: QConfigMapping, hooks: Hooks) -> Report:
+    """What a configuration costs on the evaluation data.
+
+    Raises:
+        StoppedError: It was asked to stop.
+    """
     asked = {"on_progress": hooks.on_progress, "should_stop": hooks.should_stop}
     report = subject.study.compare(mapping, subject.evaluation, **asked)
     if not report.complete:

@@ -21,6 +21,7 @@ HEAVY_TAIL = 4.0  # two of eight bits lost to 99.8 % of the values
 UNUSED_SIDE = 0.95  # of one side; all of it costs one bit
 CLIPPING_SHARE = 0.5  # of the squared error: more than rounding does
 INPUT_SHARE = 0.5  # of the squared error: more than the layer's own weight and output do
+SHIFT_SHARE = 0.2  # of the squared error: a bias could take back a fifth of it, 1 dB
 FEW_BITS = 8  # below it, every bit less costs about 6 dB
 DEAD_CHANNELS = 1
 DRIFT = 1.5  # typical batch after over before a moment, all of them apart; half a bit
@@ -336,6 +337,23 @@ def _quantized_input(evidence: Evidence) -> Iterator[Cause]:
     )
 
 
+def _mean_shift(evidence: Evidence) -> Iterator[Cause]:
+    share = evidence.shift_share
+    if share is None or share < SHIFT_SHARE:
+        return
+    yield Cause(
+        "mean shift",
+        evidence.name,
+        "activation",
+        share,
+        SHIFT_SHARE,
+        f"{100 * share:.3g} % of the squared error of its output is a constant of each channel, "
+        "which its bias could take back.",
+        None,
+        "Correct the biases",
+    )
+
+
 def _fixed(spec: TensorSpec) -> bool:
     return isinstance(spec.policy, Fixed)
 
@@ -377,4 +395,5 @@ FINDERS: tuple[Callable[[Evidence], Iterator[Cause]], ...] = (
     _each_tensor(_moving_range),
     _uneven_operands,
     _quantized_input,
+    _mean_shift,
 )

@@ -101,6 +101,7 @@ class Cause:
     remedy: Remedy | None
     remedy_label: str
     gain: float | None = None
+    algorithms: tuple[str, ...] = ()
 
     def apply(self, mapping: QConfigMapping) -> QConfigMapping:
         """The configuration with the remedy in it; ``mapping`` stays as it is.
@@ -192,6 +193,8 @@ class Evidence:
         sources: Its quantized inputs, whose scales calibration or a parameter gave.
         input_share: Share of the squared error of the layer's output that remains if only its
             inputs are quantized, measured; None where none of them is.
+        shift_share: Share of it that is the mean error of each channel, measured; None for a layer
+            without a quantized weight.
     """
 
     name: str
@@ -201,6 +204,7 @@ class Evidence:
     operands: tuple[Operand, ...] = ()
     sources: tuple[Source, ...] = ()
     input_share: float | None = None
+    shift_share: float | None = None
 
     def change(self, tensor: Which, spec: TensorSpec) -> SpecChange:
         """The layer itself with another spec for one of its tensors."""

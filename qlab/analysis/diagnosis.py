@@ -70,6 +70,7 @@ def _rank(cause: Cause) -> tuple[int, float]:
 def _evidence(study: Study, plan: Plan, step: Step, found: QConfig) -> Evidence:
     probe = study.probe(step.name)
     sources = tuple(_sources(study, plan, step))
+    error = _output_error(study, plan, step)
     joined = step.row in ("add", "add_relu", "cat")
     return Evidence(
         name=step.name,
@@ -78,7 +79,8 @@ def _evidence(study: Study, plan: Plan, step: Step, found: QConfig) -> Evidence:
         tensors=tuple(_tensors(study, plan, step)),
         operands=tuple(_operand(study, node) for node in probe.inputs) if joined else (),
         sources=sources,
-        input_share=_input_share(study, plan, step) if sources else None,
+        input_share=_input_share(study, plan, step, error) if sources else None,
+        shift_share=None if step.weight is None else _shift_share(study, step, error),
     )
 
 
@@ -115,7 +117,7 @@ def _sources(study: Study, plan: Plan, step: Step) -> Iterator[Source]:
             yield Source(asker.name, value.spec, asker.requested)
 
 
-def _input_share(study: Study, plan: Plan, step: Step) -> float:
+def _input_share(study: Study, plan: Plan, step: Step, error: Tensor) -> float:
     """Squared error of the output with only the inputs quantized, over that of the whole layer."""
     probe = study.probe(step.name)
     values, _ = study.sample()
@@ -125,11 +127,28 @@ def _input_share(study: Study, plan: Plan, step: Step) -> float:
             probe.arguments(values), study.input_qparams(plan, probe), strict=True
         )
     ]
-    alone, whole = ErrorSums(), _errors(study, plan, step, [values])
+    alone, whole = ErrorSums(), float(error.square().sum())
     with torch.no_grad():
         output = probe.module(*given)
     alone.update(step.counting(values[probe.node]), step.counting(output))
-    return alone.noise / whole.noise if whole.noise > 0 else 0.0
+    return alone.noise / whole if whole > 0 else 0.0
+
+
+def _shift_share(study: Study, step: Step, error: Tensor) -> float:
+    """Squared mean error of the output's channels over its squared error."""
+    axis, square = study.stats(step.node).channel_axis, float(error.square().sum())
+    if axis is None or square == 0:
+        return 0.0
+    channels = error.movedim(axis, 0).flatten(1)
+    return float(channels.mean(1).square().sum()) * channels.shape[1] / square
+
+
+def _output_error(study: Study, plan: Plan, step: Step) -> Tensor:
+    """What the layer's output lacks, deployed and fed the float network's values, float64."""
+    probe, (values, _) = study.probe(step.name), study.sample()
+    layer = deployed(study, plan, step.name, (step.weight, step.output))
+    output = step.counting(layer.run(probe.arguments(values)))
+    return (output - step.counting(values[probe.node])).double()
 
 
 def _with_gain(study: Study, mapping: QConfigMapping, cause: Cause) -> Cause:

@@ -13,6 +13,8 @@ _INSTEAD = {
     "prepare_dynamic_jit": "prepare_fx with a dynamic qconfig",
     "convert_dynamic_jit": "convert_fx",
     "quantize_dynamic_jit": "quantize_dynamic",
+    "script_qconfig": "the qconfig as it is, and prepare_fx",
+    "script_qconfig_dict": "a QConfigMapping, and prepare_fx",
     "fuse_conv_bn_jit": "fuse_fx, or fuse_modules",
 }
 
@@ -59,3 +61,13 @@ def quantize_dynamic_jit(*args: Any, **kwargs: Any) -> NoReturn:
 def fuse_conv_bn_jit(*args: Any, **kwargs: Any) -> NoReturn:
     """Raises `UnsupportedError`: use `fuse_fx` or `fuse_modules`."""
     _refuse("fuse_conv_bn_jit")
+
+
+def script_qconfig(*args: Any, **kwargs: Any) -> NoReturn:
+    """Raises `UnsupportedError`: use the qconfig as it is."""
+    _refuse("script_qconfig")
+
+
+def script_qconfig_dict(*args: Any, **kwargs: Any) -> NoReturn:
+    """Raises `UnsupportedError`: use a `QConfigMapping`."""
+    _refuse("script_qconfig_dict")

@@ -41,7 +41,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Writes ``content`` beside ``path`` and renames it, so that no half-written file is left.
 
     Raises:
-        ArgumentError: The folder does not exist or may not be written to, or the path is a folder.
+        ArgumentError: The folder does not exist or may not be written to, the path is a folder, or
+            the disk is full; what was there before is still there.
     """
     if path.is_dir():
         raise ArgumentError(
@@ -59,6 +60,12 @@ def write_atomically(path: Path, content: bytes) -> None:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
         Path(temporary).replace(path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise ArgumentError(
+                "The file could not be written; what was there before is unchanged",
+                expected=f"room for {len(content)} bytes",
+                received=f"{str(path)!r} ({error.strerror or error})",
+            ) from error
         raise

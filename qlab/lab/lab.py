@@ -11,6 +11,7 @@ from typing import Any
 
 from pandas import DataFrame
 
+from qlab.algorithms import with_algorithms
 from qlab.analysis.calibration import Progress, Stop
 from qlab.analysis.causes import Cause
 from qlab.analysis.diagnosis import causes_of, remedied
@@ -249,7 +250,7 @@ class Lab(RepairableLab, DeployableLab, TensorLab):
         """Why a layer loses precision: what gains most first, what gains nothing last.
 
         ``cause.apply(mapping)`` is a configuration with the remedy in it, ``cause.gain`` what that
-        was measured to gain.
+        was measured to gain, ``cause.algorithms`` what `repair_with` offers against it.
 
         Args:
             name: The layer.
@@ -258,7 +259,7 @@ class Lab(RepairableLab, DeployableLab, TensorLab):
         Raises:
             UnknownNameError: No such layer.
         """
-        return causes_of(self._study, resolve_mapping(mapping), name)
+        return with_algorithms(causes_of(self._study, resolve_mapping(mapping), name))
 
     def remedy(self, cause: Cause, mapping: Mapping = None) -> QConfigMapping:
         """A configuration with a cause's remedy in every layer that has the same cause.

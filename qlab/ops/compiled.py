@@ -21,7 +21,7 @@ from qlab.qparams import QParams
 #: Elements from which on compiled loops win, and are worth the second that compiling takes.
 WORTHWHILE = 512
 _THREE_DOUBLES, _TWO_FLOATS = ctypes.c_double * 3, ctypes.c_float * 2
-_CODES = {torch.uint8: "uint8", torch.int8: "int8"}
+CODES = {torch.uint8: "uint8", torch.int8: "int8"}
 
 
 @cache
@@ -42,7 +42,7 @@ def _loops() -> Any:
 
 def _codes_obstacle(what: str, codes: object, qparams: object) -> str | None:
     """Why the loops do not read or write codes so, or None."""
-    if not isinstance(qparams, QParams) or qparams.dtype.storage not in _CODES:
+    if not isinstance(qparams, QParams) or qparams.dtype.storage not in CODES:
         return f"the {what}'s type is not one of at most 8 bits"
     if qparams.scale.dim() or qparams.float_zero_point:
         return f"the {what} has more than one scale, or a zero point that is no code"
@@ -74,7 +74,8 @@ def channels_last(x: Tensor) -> bool:
 
 
 @cache
-def _inverse(scale: float) -> float:
+def inverse(scale: float) -> float:
+    """``1 / scale`` in float32."""
     return float(1.0 / torch.tensor(scale, dtype=torch.float32))
 
 
@@ -137,7 +138,7 @@ class Sum:
         if add_obstacle(*a, *b, y, relu=relu) is not None:
             return None
         dtypes = a[0].dtype, b[0].dtype, y.dtype.storage
-        loop = _loops().add(*(_CODES[dtype] for dtype in dtypes))
+        loop = _loops().add(*(CODES[dtype] for dtype in dtypes))
         return cls(a[0].shape, a[0].stride(), dtypes, loop, _numbers_of_sum(a[1], b[1], y, relu))
 
     def serves(self, a: object, b: object) -> bool:
@@ -165,7 +166,7 @@ def _numbers_of_sum(a: QParams, b: QParams, y: QParams, relu: bool) -> tuple[flo
     low = y.quant_min - zero_point
     return (
         a.scale_value, a.zero_point_value, b.scale_value, b.zero_point_value,
-        _inverse(y.scale_value), zero_point,
+        inverse(y.scale_value), zero_point,
         max(low, 0) if relu else low, y.quant_max - zero_point,
     )  # fmt: skip
 
@@ -180,8 +181,8 @@ def quantize_obstacle(x: Tensor, qparams: QParams) -> str | None:
 def quantize(x: Tensor, qparams: QParams) -> Tensor:
     """`qlab.ops.quantize` of an input without obstacle."""
     result = torch.empty_like(x, dtype=qparams.dtype.storage)
-    _loops().quantize(_CODES[result.dtype])(
-        x.data_ptr(), result.data_ptr(), x.numel(), _inverse(qparams.scale_value),
+    _loops().quantize(CODES[result.dtype])(
+        x.data_ptr(), result.data_ptr(), x.numel(), inverse(qparams.scale_value),
         qparams.zero_point_value, qparams.quant_min, qparams.quant_max,
     )  # fmt: skip
     return result
@@ -196,7 +197,7 @@ def dequantize(codes: Tensor, qparams: QParams) -> Tensor:
     """`qlab.ops.dequantize` of codes without obstacle."""
     result = torch.empty_like(codes, dtype=torch.float32)
     numbers = qparams.scale_value, qparams.zero_point_value
-    loop = _loops().dequantize(_CODES[codes.dtype])
+    loop = _loops().dequantize(CODES[codes.dtype])
     loop(codes.data_ptr(), result.data_ptr(), codes.numel(), *numbers)
     return result
 
@@ -268,7 +269,7 @@ def mean(x: Tensor, x_qparams: QParams) -> Tensor:
     n, channels, height, width = x.shape
     result = torch.empty((n, channels, 1, 1), dtype=x.dtype)
     sums = torch.empty(channels, dtype=torch.int32)
-    _loops().mean(_CODES[x.dtype])(
+    _loops().mean(CODES[x.dtype])(
         x.data_ptr(), result.data_ptr(), sums.data_ptr(), n, height * width, channels,
         x_qparams.zero_point_value, x_qparams.quant_min, x_qparams.quant_max,
     )  # fmt: skip
@@ -348,7 +349,7 @@ def max_pool2d(
     shape = (n, channels, rows.count, columns.count)
     result = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
     scratch = torch.empty(width * channels, dtype=x.dtype)
-    _loops().maximum(_CODES[x.dtype])(
+    _loops().maximum(CODES[x.dtype])(
         x.data_ptr(), result.data_ptr(), scratch.data_ptr(),
         n, height, width, channels, rows.count, columns.count,
         rows.kernel, columns.kernel, rows.stride, columns.stride,

@@ -9,13 +9,14 @@ from typing import Any, TypedDict, Unpack
 
 from torch import Tensor
 
-from qlab.ops import calls, int_mm, onednn, triton_kernels
+from qlab.ops import calls, depthwise, int_mm, onednn, triton_kernels
 from qlab.ops.calls import Call, Ints
 from qlab.ops.exact import exact_obstacle, no_obstacle, run_exact, run_simulated
 from qlab.ops.kernels import Kernel, Operator, count, forced
 from qlab.ops.packed import PackedWeight, Ready, stamps_of
 from qlab.qparams import QParams
 
+_DEPTHWISE: Kernel[Call] = Kernel("compiled", depthwise.obstacle, depthwise.run, depthwise.bound)
 _ONEDNN: Kernel[Call] = Kernel("onednn", onednn.obstacle, onednn.run, onednn.bound)
 _TRITON: Kernel[Call] = Kernel(
     "triton", triton_kernels.obstacle, triton_kernels.run, triton_kernels.bound
@@ -32,7 +33,7 @@ _linear: Operator[Call] = Operator("linear", calls.bind_linear, _LINEAR)
 _matmul: Operator[Call] = Operator("matmul", calls.bind_matmul, (_REFERENCE, _SIMULATED))
 _conv: dict[int, Operator[Call]] = {
     n: Operator(f"conv{n}d", partial(calls.bind_conv, f"conv{n}d", n), kernels)
-    for n, kernels in ((1, _PLANAR), (2, _PLANAR), (3, _SPATIAL))
+    for n, kernels in ((1, _PLANAR), (2, (_DEPTHWISE, *_PLANAR)), (3, _SPATIAL))
 }
 
 
@@ -97,7 +98,8 @@ def linear(
 
     With ``acc = Σ (x - z_x)(w - z_w)`` exact and every operation rounded to float32:
     ``clamp(rint((f32(acc)·(s_x·s_w) + b)·(1/s_y) + z_y))``, ReLU before requantization. Every
-    kernel but ``simulated`` gives the same codes, bit by bit.
+    kernel but ``simulated`` gives the same codes, bit by bit. The reference (engine onednn) differs
+    by one step in 1 or 2 codes of a million: some of its kernels multiply by s_x and s_w in turn.
 
     Args:
         x: Codes of shape (*, in_features).

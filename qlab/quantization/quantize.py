@@ -1,5 +1,6 @@
 """Face of `torch.ao.quantization.quantize`: see `qlab.eager`."""
 
+from qlab.aliases import siblings
 from qlab.eager import (
     add_observer_,
     add_quant_dequant,
@@ -15,6 +16,8 @@ from qlab.eager import (
     swap_module,
 )
 from qlab.eager.mappings import get_default_custom_config_dict
+
+__getattr__ = siblings(__name__)
 
 __all__ = [
     "add_observer_",

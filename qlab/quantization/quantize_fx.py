@@ -1,5 +1,6 @@
 """Face of `torch.ao.quantization.quantize_fx`: see `qlab.graph`."""
 
+from qlab.aliases import siblings
 from qlab.graph import (
     attach_preserved_attrs_to_model,
     convert_fx,
@@ -8,6 +9,8 @@ from qlab.graph import (
     prepare_fx,
     prepare_qat_fx,
 )
+
+__getattr__ = siblings(__name__)
 
 __all__ = [
     "attach_preserved_attrs_to_model",

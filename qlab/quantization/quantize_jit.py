@@ -1,5 +1,6 @@
 """Face of `torch.ao.quantization.quantize_jit`: see `qlab.eager.scripted`."""
 
+from qlab.aliases import siblings
 from qlab.eager.scripted import (
     convert_dynamic_jit,
     convert_jit,
@@ -8,7 +9,11 @@ from qlab.eager.scripted import (
     prepare_jit,
     quantize_dynamic_jit,
     quantize_jit,
+    script_qconfig,
+    script_qconfig_dict,
 )
+
+__getattr__ = siblings(__name__)
 
 __all__ = [
     "convert_dynamic_jit",
@@ -18,4 +23,6 @@ __all__ = [
     "prepare_jit",
     "quantize_dynamic_jit",
     "quantize_jit",
+    "script_qconfig",
+    "script_qconfig_dict",
 ]

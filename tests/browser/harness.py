@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +35,8 @@ SETTLED = "[data-test-connection-state=CONNECTED][data-test-script-state=notRunn
 START_SECONDS = 120
 SETTLE_SECONDS = 120
 expect.set_options(timeout=SETTLE_SECONDS * 1000)
+#: Milliseconds after which a key or click that showed nothing is given again.
+RETRY = 5_000
 
 
 def chromium() -> str | None:
@@ -174,6 +176,16 @@ def settled(page: Page, element: Locator) -> None:
     expect(element.first).to_be_visible()  # while it is replaced there are two
     app = page.locator(f"[data-testid=stApp]{SETTLED}")
     expect(app).to_be_visible()
+
+
+def repeated(step: Callable[[], None], times: int = SETTLE_SECONDS * 1000 // RETRY) -> None:
+    """Takes a step until it has worked: one that ends with an `expect` of `RETRY` milliseconds."""
+    for _ in range(times - 1):
+        try:
+            return step()
+        except AssertionError:
+            continue
+    return step()
 
 
 def open_page(page: Page, element: str, path: str = "/") -> None:

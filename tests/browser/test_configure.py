@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from qlab import QConfigMapping
-from tests.browser.harness import open_page, settled
+from tests.browser.harness import RETRY, open_page, repeated, settled
 
 #: Columns from the left: layer, pick, float, bits of the weight.
 FLOAT, WEIGHT_BITS = 2, 3
@@ -24,13 +24,19 @@ def cell(page: Page, row: int, column: int) -> None:
 
 
 def choose(page: Page, row: int, column: int, option: str) -> None:
-    """Picks an option in a cell."""
-    page.wait_for_timeout(800)  # a table that is just being redrawn takes no keys
-    cell(page, row, column)
-    page.keyboard.press("Enter")
-    expect(page.get_by_role("option", name=option, exact=True)).to_be_visible()
-    page.keyboard.type(option)
-    page.keyboard.press("Enter")
+    """Picks an option in a cell; a table that is just being redrawn takes no keys, so again."""
+    offered = page.get_by_role("option", name=option, exact=True)
+
+    def opened() -> None:
+        settled(page, story(page))
+        page.keyboard.press("Escape")
+        cell(page, row, column)
+        page.keyboard.press("Enter")
+        expect(offered).to_be_visible(timeout=RETRY)
+
+    repeated(opened)
+    offered.click()
+    expect(offered).to_have_count(0)
 
 
 def story(page: Page) -> Locator:
@@ -48,9 +54,17 @@ def test_from_the_table_by_the_truth_table_to_the_file(page: Page, tmp_path: Pat
     choose(page, 1, WEIGHT_BITS, "3")  # a second entry right after the first is not lost
     expect(page.get_by_text("Preset with 2 changes of yours")).to_be_visible()
     expect(story(page)).to_contain_text("Asked, by the rule 'module name 'fc1''")
-    cell(page, 2, FLOAT)
-    page.keyboard.press("Space")
-    expect(page.get_by_text("Preset with 3 changes of yours")).to_be_visible()
+
+    third = page.get_by_text("Preset with 3 changes of yours")
+
+    def ticked() -> None:
+        settled(page, story(page))
+        if not third.is_visible():
+            cell(page, 2, FLOAT)
+            page.keyboard.press("Space")
+        expect(third).to_be_visible(timeout=RETRY)
+
+    repeated(ticked)
     page.locator(".st-key-undo button").click()
     expect(page.get_by_text("Preset with 2 changes of yours")).to_be_visible()
 

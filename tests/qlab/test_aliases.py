@@ -9,7 +9,7 @@ import pytest
 
 import qlab.nn.intrinsic as nni
 import qlab.nn.quantized as nnq
-from qlab.aliases import TABLE, AliasFinder, install
+from qlab.aliases import SIBLINGS, TABLE, AliasFinder, install
 
 
 @pytest.mark.parametrize("path", TABLE)
@@ -44,6 +44,31 @@ def test_paths_are_attributes_too():
         "assert not hasattr(nnq, 'nothing') and not hasattr(nnq.modules, 'nothing')",
     ]
     subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("path", SIBLINGS)
+def test_a_face_has_the_names_that_its_file_imports(path: str):
+    face = importlib.import_module(path)
+    for home in map(importlib.import_module, SIBLINGS[path]):
+        for name in home.__all__:
+            assert getattr(face, name) is not None
+    with pytest.raises(ImportError, match="cannot import name 'nothing'"):
+        exec(f"from {path} import nothing")
+
+
+def test_imports_of_public_code():
+    from qlab.nn.quantized import Conv2d
+    from qlab.nn.quantized.modules.utils import WeightedQuantizedModule
+    from qlab.observers import MinMaxObserver
+    from qlab.quantization import qconfig, quantize_fx
+    from qlab.quantization.fake_quantize import MovingAverageMinMaxObserver
+    from qlab.quantization.quantize import default_dynamic_qconfig, get_default_qat_module_mappings
+
+    assert issubclass(Conv2d, WeightedQuantizedModule)
+    assert qconfig.MinMaxObserver is MinMaxObserver
+    assert issubclass(MovingAverageMinMaxObserver, MinMaxObserver)
+    assert default_dynamic_qconfig.weight and get_default_qat_module_mappings()
+    assert quantize_fx.PrepareCustomConfig and quantize_fx.ObservedGraphModule
 
 
 def test_what_was_imported_by_a_path_is_pickled_by_its_home():

@@ -219,3 +219,7 @@ class WeightedModule(WeightModule):
         except UnsupportedError as error:
             return str(error.received).removeprefix("reference: ")
         return super().execution_reason
+
+
+WeightedQuantizedModule = WeightedModule
+"""The reference's name."""

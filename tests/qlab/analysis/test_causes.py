@@ -335,11 +335,25 @@ def test_a_layer_in_float_or_without_error_has_no_cause():
         lab.causes("nowhere")
 
 
+def test_a_constant_error_of_each_channel_is_one_that_a_bias_takes_back():
+    x = 1 + 0.05 * torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
+    lab = qlab.Lab(linear(), x[:1], [x])
+    mapping = mapping_of(SEARCHED.with_bits(16), PER_CHANNEL.with_bits(4))
+    causes = {cause.kind: cause for cause in lab.causes("0", mapping)}
+    cause = causes["mean shift"]
+    check(lab, cause, mapping)
+    assert 0.9 < cause.value <= 1 and cause.remedy is None
+    assert cause.algorithms == ("bias_correction",)
+    better = lab.apply(lab.repair_with("bias_correction", mapping))
+    assert "mean shift" not in {cause.kind for cause in better.causes("0", mapping)}
+    assert "mean shift" not in quiet()
+
+
 def test_every_cause_of_the_table_has_its_case_here():
     kinds = {
         "outlier channels", "channel spread", "unused sign range", "heavy tail", "clipping",
         "few bits", "dead channels", "non-stationary batches", "too few samples",
-        "uneven operands", "quantized input",
+        "uneven operands", "quantized input", "mean shift",
     }  # fmt: skip
     assert len(FINDERS) == len(kinds)
 

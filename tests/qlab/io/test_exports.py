@@ -1,6 +1,10 @@
 """Files are written whole or not at all, whatever fails."""
 
-from pathlib import Path
+import errno
+import os
+import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -29,15 +33,42 @@ class TestWholeOrNotAtAll:
         assert path.stat().st_size > 100
         assert [*tmp_path.iterdir()] == [path]
 
-    def test_a_full_disk_leaves_the_old_file(self, lab, suffix, tmp_path, monkeypatch):
+    def test_a_disk_that_fills_up_leaves_the_old_file(self, lab, suffix, tmp_path, monkeypatch):
+        path = tmp_path / f"model{suffix}"
+        path.write_text("old")
+        opened = os.fdopen
+
+        class Full:
+            """A file that takes half of what it is given."""
+
+            def __init__(self, file):
+                self.file = file
+
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *_):
+                self.file.close()
+
+            def write(self, content):
+                self.file.write(content[: len(content) // 2])
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, "fdopen", lambda handle, mode: Full(opened(handle, mode)))
+        with pytest.raises(ArgumentError, match=r"unchanged[\s\S]*No space left"):
+            lab.export(path, "int8")
+        assert path.read_text() == "old"
+        assert [*tmp_path.iterdir()] == [path]
+
+    def test_a_writer_that_fails_leaves_the_old_file(self, lab, suffix, tmp_path, monkeypatch):
         path = tmp_path / f"model{suffix}"
         path.write_text("old")
 
-        def full(*_):
-            raise OSError("No space left on device")
+        def interrupted(*_):
+            raise KeyboardInterrupt
 
-        monkeypatch.setattr(Path, "replace", full)
-        with pytest.raises(OSError, match="No space left"):
+        monkeypatch.setitem(WRITERS, suffix, interrupted)
+        with pytest.raises(KeyboardInterrupt):
             lab.export(path, "int8")
         assert path.read_text() == "old"
         assert [*tmp_path.iterdir()] == [path]
@@ -45,6 +76,21 @@ class TestWholeOrNotAtAll:
     def test_a_folder_that_is_missing_is_named(self, lab, suffix, tmp_path):
         with pytest.raises(ArgumentError, match="a folder that exists"):
             lab.export(tmp_path / "none" / f"model{suffix}")
+
+
+def test_a_process_that_is_killed_while_it_writes_leaves_the_old_file(tmp_path):
+    path = tmp_path / "model.json"
+    path.write_text("old")
+    code = f"""
+import os, signal
+from pathlib import Path
+from qlab.io.files import write_atomically
+Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+write_atomically(Path({str(path)!r}), bytes(1_000_000))
+"""
+    ended = subprocess.run([sys.executable, "-c", code], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert path.read_text() == "old"
 
 
 @pytest.mark.parametrize("suffix", [".json", ".py", ".html"])

@@ -1,0 +1,299 @@
+"""Fine-tuning: the network learns on with its rounding in place, and the steps of the grid with it.
+
+Weights and activations pass fake quantizers in every training step. Gradients go straight through
+the rounding, and the scales are learned with the weights: for a value v, codes from n to p and
+``q = rint(v / s)``, the gradient of the scale s is ``q - v / s`` inside the range and n or p
+outside, times ``1 / sqrt(count · p)``. Zero points stay what calibration made them.
+
+Batch norm is folded before, so that its statistics are frozen: what is trained is what runs on
+integers. Where one layer's rule decides about several tensors, such as the network's input and the
+first output, the mapping has no place for their two scales: those stay what calibration makes them.
+
+Source: Esser, McKinstry, Bablani, Appuswamy, Modha: Learned Step Size Quantization, 2020, arXiv
+1902.08153, sections 2.1 and 2.2; straight-through gradients: Bengio, Léonard, Courville 2013, arXiv
+1308.3432.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from qlab.algorithms.base import Algorithm, Change, Hooks, Outcome, Settings, Subject
+from qlab.algorithms.finetune_net import Learned, LearnedLayer, Training, training_of
+from qlab.algorithms.targets import copied, find_target, set_weight
+from qlab.analysis.batches import Batch, Batches
+from qlab.analysis.causes import SpecChange, Which
+from qlab.analysis.study import Study
+from qlab.errors import ArgumentError, DTypeError
+from qlab.graph import Plan
+from qlab.graph.plan import Step
+from qlab.graph.shapes import tensors_in
+from qlab.qconfig import QConfigMapping
+from qlab.ranges import Fixed
+
+PAPER = (
+    "Esser, McKinstry, Bablani, Appuswamy, Modha: Learned Step Size Quantization, 2020, arXiv "
+    "1902.08153"
+)
+TITLE = "Fine-tuning"
+_CHECKS = 10
+_WARM_UP = 0.1
+
+Loss = Callable[[Any, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class FinetuneSettings(Settings):
+    """How a network learns on.
+
+    Attributes:
+        steps: Of Adam, one batch each.
+        rate: Adam's largest learning rate for weights and biases; it rises over the first tenth
+            of the steps and falls to 0 with a cosine.
+        scale_rate: That of the scales, relative to each scale.
+        learn_scales: Whether scales are learned; else they stay what calibration made them.
+        held_out: Share of the loader's batches that is not trained on. The state that is best on
+            it, looked at ten times, is what is given.
+        patience: After how many looks without a better one training ends.
+    """
+
+    steps: int = 500
+    rate: float = 1e-3
+    scale_rate: float = 1e-2
+    learn_scales: bool = True
+    held_out: float = 0.2
+    patience: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "patience"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ArgumentError(
+                    f"{TITLE}: {name} is a whole number of 1 or more", received=getattr(self, name)
+                )
+        for name in ("rate", "scale_rate"):
+            if not getattr(self, name) > 0:
+                raise ArgumentError(f"{TITLE}: {name} is positive", received=getattr(self, name))
+        if not 0 < self.held_out < 1:
+            raise ArgumentError(
+                f"{TITLE}: a part of the batches is held out",
+                expected="0 < held_out < 1",
+                received=self.held_out,
+            )
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is learned from.
+
+    Attributes:
+        batches: In the order of the loader.
+        loss: Of the network's output and a batch, a scalar.
+    """
+
+    batches: list[Batch]
+    loss: Callable[[Any, Batch], Tensor]
+
+    def split(self, share: float) -> tuple[list[Batch], list[Batch]]:
+        """Batches to train on, and every so many held out.
+
+        Raises:
+            ArgumentError: Fewer than two batches.
+        """
+        if len(self.batches) < 2:
+            raise ArgumentError(
+                f"{TITLE} holds a part of the batches out",
+                expected="a loader of two batches or more",
+                received=f"{len(self.batches)}",
+            )
+        every = max(2, round(1 / share))
+        held = self.batches[every - 1 :: every] or self.batches[-1:]
+        return [b for b in self.batches if not any(b is h for h in held)], held
+
+
+def lesson_of(loader: Batches, loss: Loss | None, study: Study, most: int) -> Lesson:
+    """At most so many batches of a loader, and what is minimised on them.
+
+    Raises:
+        DTypeError: The loss cannot be called.
+        ArgumentError: It needs labels, and the loader gives none.
+    """
+    if loss is not None and not callable(loss):
+        raise DTypeError(
+            f"{TITLE} needs a loss", expected="loss(output, labels)", received=type(loss).__name__
+        )
+    batches = [batch for batch, _ in zip(loader, range(most), strict=False)]
+    labelled = bool(batches) and all(batch.labels is not None for batch in batches)
+    if loss is not None and not labelled:
+        raise ArgumentError(
+            f"{TITLE}: this loss is called with labels, and the loader gives none",
+            fix="Give (input, label) batches, or no loss to follow the float network's output.",
+        )
+
+    def of_labels(output: Any, batch: Batch) -> Tensor:
+        assert batch.labels is not None
+        return (loss or nn.functional.cross_entropy)(output, batch.labels)
+
+    def of_float(output: Any, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            wanted = study.reference(*batch.inputs)
+        pairs = zip(tensors_in(output), tensors_in(wanted), strict=True)
+        return torch.stack(
+            [(a - b).square().mean() for a, b in pairs if b.is_floating_point()]
+        ).sum()
+
+    return Lesson(batches, of_labels if labelled else of_float)
+
+
+def finetune(
+    subject: Subject,
+    mapping: QConfigMapping,
+    layers: tuple[str, ...],
+    settings: FinetuneSettings,
+    hooks: Hooks,
+    lesson: Lesson,
+) -> Change:
+    """Trains the network of a configuration; see the module."""
+    study = subject.study
+    training = training_of(study, mapping, layers)
+    train, held = lesson.split(settings.held_out)
+    before, after = float("nan"), float("nan")
+    if training.layers:
+        before, after = _train(training, (train, held), lesson, settings, hooks)
+    learned = bool(training.layers) and after < before
+    made, plan = copied(study.graph), study.plan(mapping)
+    if learned:
+        for name, layer in training.layers.items():
+            mapping = _written(study, plan, made, mapping, (name, layer))
+        for name, grid in training.grids.items() if settings.learn_scales else ():
+            value = next(v for v in plan.values if v.asked_by == name and v.observed)
+            change = (value.spec, grid, plan.step(name))
+            mapping = _fixed(mapping, name, "activation", change)
+    said = f"loss on held-out batches {before:.4g} → {after:.4g}"
+    reason = f"trained: {said}" if learned else f"nothing learned is better: {said}"
+    outcomes = [
+        Outcome(name, False, training.refused[name])
+        if name in training.refused
+        else Outcome(name, learned, reason, {"loss_before": before, "loss_after": after})
+        for name in layers
+    ]
+    samples = sum(batch.samples for batch in lesson.batches)
+    return Change(made, mapping, tuple(outcomes), samples)
+
+
+def _written(
+    study: Study,
+    plan: Plan,
+    made: fx.GraphModule,
+    mapping: QConfigMapping,
+    trained: tuple[str, LearnedLayer],
+) -> QConfigMapping:
+    """Puts a layer's weights and bias into a graph; gives the mapping with the weight's grid."""
+    name, layer = trained
+    target = find_target(study, plan, name)
+    assert not isinstance(target, str) and target.step.weight is not None
+    into = target.module(made)
+    with torch.no_grad():
+        for path, parameter in layer.layer.named_parameters():
+            into.get_parameter(path).copy_(parameter)
+    set_weight(target.inner(made), layer.layer.get_parameter(layer.weight_name).detach())
+    return _fixed(mapping, name, "weight", (target.step.weight, layer.rounding, target.step))
+
+
+def _fixed(
+    mapping: QConfigMapping, name: str, which: Which, change: tuple[Any, Learned, Step]
+) -> QConfigMapping:
+    spec, grid, step = change
+    assert step.requested is not None
+    fixed = replace(spec, policy=Fixed.of(grid.qparams()))
+    return SpecChange(name, which, fixed, step.requested)(mapping)
+
+
+def _train(
+    training: Training,
+    data: tuple[list[Batch], list[Batch]],
+    lesson: Lesson,
+    settings: FinetuneSettings,
+    hooks: Hooks,
+) -> tuple[float, float]:
+    """Trains in place, to the state that is best on what is held out; its loss before and after."""
+    train, held = data
+    weights, scales = training.parameters(settings.learn_scales)
+    groups = [{"params": weights, "lr": settings.rate}]
+    groups += [{"params": scales, "lr": settings.scale_rate}] if scales else []
+    optimizer = torch.optim.Adam(groups)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: _rate(n, settings.steps))
+    parameters = [*weights, *scales]
+    first = _loss(training.graph, held, lesson)
+    best, state, worse = first, [p.detach().clone() for p in parameters], 0
+    look = max(1, settings.steps // _CHECKS)
+    order = _order(len(train), settings.seed)
+    for step in range(settings.steps):
+        hooks.step(step, settings.steps, f"training, held-out loss {best:.4g}")
+        batch = train[next(order)]
+        loss = lesson.loss(training.graph(*batch.inputs), batch)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if (step + 1) % look and step + 1 < settings.steps:
+            continue
+        found = _loss(training.graph, held, lesson)
+        worse = 0 if found < best else worse + 1
+        if not worse:
+            best, state = found, [p.detach().clone() for p in parameters]
+        elif worse == settings.patience:
+            break
+    with torch.no_grad():
+        for parameter, value in zip(parameters, state, strict=True):
+            parameter.copy_(value)
+    hooks.step(settings.steps, settings.steps, "training")
+    return first, best
+
+
+def _order(count: int, seed: int) -> Iterator[int]:
+    """Numbers of batches, shuffled anew each time round."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        yield from torch.randperm(count, generator=generator).tolist()
+
+
+def _rate(step: int, steps: int) -> float:
+    """How much of the learning rate a step has: it rises, and falls with a cosine."""
+    warm = max(1, round(_WARM_UP * steps))
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def _loss(graph: fx.GraphModule, batches: list[Batch], lesson: Lesson) -> float:
+    with torch.no_grad():
+        losses = [float(lesson.loss(graph(*b.inputs), b)) * b.samples for b in batches]
+    return sum(losses) / sum(b.samples for b in batches)
+
+
+def algorithm_of(loader: Batches, loss: Loss | None) -> Algorithm:
+    """Fine-tuning on a loader, as a repair that the frame runs."""
+
+    def run(
+        subject: Subject,
+        mapping: QConfigMapping,
+        layers: tuple[str, ...],
+        settings: FinetuneSettings,
+        hooks: Hooks,
+    ) -> Change:
+        most = math.ceil(settings.steps / (1 - settings.held_out)) + 1
+        lesson = lesson_of(loader, loss, subject.study, most)
+        return finetune(subject, mapping, layers, settings, hooks, lesson)
+
+    about = "trains weights and scales with the rounding in place"
+    return Algorithm("finetune", TITLE, about, PAPER, run, _no_estimate, FinetuneSettings)
+
+
+def _no_estimate(*_: Any) -> float:
+    return math.nan  # its progress tells

@@ -1,0 +1,350 @@
+"""The autopilot: the cheapest remedy that the causes suggest first, kept where it helps.
+
+The network is measured, the causes of its layers' errors are looked for, and each remedy that they
+suggest is tried: changes of the configuration, which take no time, then algorithms by the seconds
+that they are expected to take. What brings the target nearer is kept, and causes are looked for
+anew. A remedy builds on those of its own and earlier stages: where one of a later stage was kept
+before, it starts from the state before that, and takes its place if it is better; what was taken
+back may then be tried again. Last come 16-bit activations and layers in float, as few as reach the
+target.
+
+Remedies are chosen by what they do on the evaluation data, as a person would who tries them; how
+the result does on data that nobody looked at, only such data can tell.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from qlab.algorithms.base import Hooks, StoppedError, Subject
+from qlab.algorithms.frame import ensure_calibrated, measured_report, run_repair
+from qlab.algorithms.keep_float import KeepSettings, keep_in_float
+from qlab.algorithms.remedies import (
+    KEEP,
+    REMEDIES,
+    Remedy,
+    Stage,
+    Suggestion,
+    chosen_remedies,
+    diagnosed,
+    suggestions,
+)
+from qlab.algorithms.repair_log import Attempt, AutoRepair, Target, told
+from qlab.algorithms.table import ALGORITHMS, estimate_seconds
+from qlab.analysis.report import Report
+from qlab.analysis.sensitivity import kept_in_float
+from qlab.errors import ArgumentError
+from qlab.qconfig import QConfigMapping
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a person allows.
+
+    Attributes:
+        allowed: Names of `qlab.algorithms.REMEDIES`; all if None.
+        seconds: After which time nothing new is begun, and what runs is stopped; None for no limit.
+        keep_size: Whether nothing may grow the model: no layer stays in float.
+        seed: Of everything drawn at random.
+    """
+
+    allowed: Collection[str] | None = None
+    seconds: float | None = None
+    keep_size: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.seconds is not None and not self.seconds > 0:
+            raise ArgumentError(
+                "A repair needs some time", expected="max_seconds > 0", received=self.seconds
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """A model and a configuration on the way, what was measured of them, and how they came."""
+
+    subject: Subject
+    mapping: QConfigMapping
+    report: Report | None
+    steps: tuple[Attempt, ...] = ()
+
+    @property
+    def output(self) -> dict[str, float]:
+        """The network's metrics; empty before they were measured."""
+        return {} if self.report is None else dict(self.report.output)
+
+
+def repair(
+    subject: Subject,
+    mapping: QConfigMapping,
+    target: float | Mapping[str, float],
+    limits: Limits | None = None,
+    hooks: Hooks | None = None,
+) -> AutoRepair:
+    """Looks for a repair that reaches a target; the subject stays as it is.
+
+    Args:
+        subject: The model and its data.
+        mapping: The configuration to repair it for.
+        target: The least accuracy [%], or output SQNR [dB] where the data has no labels; or least
+            values by metric, all to be reached.
+        limits: What may be done.
+        hooks: For progress and to stop.
+
+    Returns:
+        The best found; with ``before`` empty where it was stopped before anything was measured.
+
+    Raises:
+        ArgumentError: A target that is no number of a metric measured here.
+        UnknownNameError: A remedy that does not exist.
+        UnsupportedError: The model has no graph; says why.
+    """
+    subject.study.whole_graph("Lab.repair")
+    limits = limits or Limits()
+    chosen_remedies(limits.allowed, limits.keep_size)
+    search = _Search(subject, mapping, limits, hooks or Hooks())
+    return search.run(target)
+
+
+class _Search:
+    def __init__(
+        self, subject: Subject, mapping: QConfigMapping, limits: Limits, hooks: Hooks
+    ) -> None:
+        self.subject, self.mapping, self.limits = subject, mapping, limits
+        self.began, self.cancelled = time.monotonic(), False
+        self.hooks = Hooks(hooks.on_progress, lambda: self._should_stop(hooks.should_stop))
+        self.attempts: list[Attempt] = []
+        self.tried: set[str] = set()
+        self.states: list[State] = []
+        self.target = Target({}, {})
+
+    @property
+    def state(self) -> State:
+        return self.states[-1]
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left."""
+        spent = time.monotonic() - self.began
+        return float("inf") if self.limits.seconds is None else self.limits.seconds - spent
+
+    def _should_stop(self, asked: Callable[[], bool] | None) -> bool:
+        if asked is not None and asked():
+            self.cancelled = True
+        return self.cancelled or (bool(self.states) and self.left <= 0)
+
+    def run(self, target: float | Mapping[str, float]) -> AutoRepair:
+        try:
+            ensure_calibrated(self.subject, self.hooks)
+            report = measured_report(self.subject, self.mapping, self.hooks)
+        except StoppedError:
+            return self._result()
+        self.target = Target.of(target, report.output)
+        self.states.append(State(self.subject, self.mapping, report))
+        with suppress(StoppedError):
+            self._improve()
+        return self._result()
+
+    def _improve(self) -> None:
+        remedies = chosen_remedies(self.limits.allowed, self.limits.keep_size)
+        keep = remedies.pop(KEEP, None)
+        causes = None
+        while not self.target.reached(self.state.output):
+            state = self.state
+            if causes is None:
+                causes = diagnosed(state.subject, state.mapping, self.hooks)
+            left = {n: r for n, r in remedies.items() if n not in self.tried}
+            found = suggestions(state.subject, state.mapping, causes, left)
+            if not found:
+                break
+            self.tried.add(found[0].remedy.name)
+            self._try(found[0])
+            if self.state is not state:
+                causes = None
+        if keep is not None and not self.target.reached(self.state.output):
+            self._keep_in_float(keep)
+
+    def _try(self, suggestion: Suggestion) -> None:
+        remedy, began = suggestion.remedy, time.monotonic()
+        start = self._start(remedy)
+        attempt = Attempt(
+            remedy.name, remedy.title, suggestion.why, "stopped", estimate=suggestion.seconds
+        )
+        if suggestion.seconds > self.left:
+            self.attempts.append(replace(attempt, verdict=self._late(suggestion.seconds)))
+            return
+        try:
+            made, attempt = self._made(start, suggestion, attempt)
+        except StoppedError:
+            self._note_stop(attempt)
+            raise
+        self._judge(start, made, replace(attempt, seconds=time.monotonic() - began))
+
+    def _made(
+        self, start: State, suggestion: Suggestion, attempt: Attempt
+    ) -> tuple[State, Attempt]:
+        """The state with a remedy in it, measured."""
+        subject, name = start.subject, suggestion.remedy.name
+        if suggestion.mapping is not None:
+            report = measured_report(subject, suggestion.mapping, self.hooks)
+            return State(subject, suggestion.mapping, report), attempt
+        repaired = run_repair(
+            ALGORITHMS[name],
+            subject,
+            start.mapping,
+            suggestion.layers,
+            chosen={"seed": self.limits.seed},
+            before=start.report,
+            hooks=self.hooks,
+        )
+        if repaired.measured is None:
+            raise StoppedError
+        study = subject.study.repaired(repaired.model, repaired.reference)
+        after = Subject(study, subject.evaluation)
+        ensure_calibrated(after, self.hooks)
+        made = State(after, repaired.mapping, repaired.measured[1])
+        return made, replace(attempt, repaired=repaired)
+
+    def _judge(self, start: State, made: State, attempt: Attempt) -> None:
+        """Keeps a state where it is better than the present one, and says so either way."""
+        assert start.report is not None and made.report is not None
+        now, dropped = self.state, self.state.steps[len(start.steps) :]
+        attempt = replace(
+            attempt,
+            mapping=made.mapping,
+            measured=(start.report, made.report),
+            replaces=tuple(step.title for step in dropped),
+        )
+        without = f" without {' and '.join(attempt.replaces)}" if dropped else ""
+        said = f"{self.target.change(start.output, made.output)}{without}"
+        repaired = attempt.repaired
+        if repaired is not None and not bool(repaired.report.layers["changed"].any()):
+            reasons = dict.fromkeys(repaired.report.refusals.values())
+            verdict = f"changed nothing ({'; '.join(list(reasons)[:3])})"
+            self.attempts.append(replace(attempt, verdict=verdict, replaces=()))
+            return
+        if not self.target.better(made.output, now.output):
+            beside = f", no better than {told('sqnr', now.output['sqnr'])} with" if dropped else ""
+            verdict = f"{said}{beside}, not kept"
+            self.attempts.append(replace(attempt, verdict=verdict, replaces=()))
+            return
+        attempt = replace(attempt, verdict=f"{said}, kept", kept=True)
+        self.attempts.append(attempt)
+        self.tried -= {step.remedy for step in dropped}
+        del self.states[len(start.steps) + 1 :]
+        self.states.append(replace(made, steps=(*start.steps, attempt)))
+
+    def _start(self, remedy: Remedy) -> State:
+        """The last state that this remedy can build on: without steps of later stages."""
+        if remedy.configures:  # its change is one of the present configuration
+            return self.state
+        steps = self.state.steps
+        for number, step in enumerate(steps):
+            stage = REMEDIES[step.remedy].stage
+            alternative = stage == remedy.stage == Stage.ROUNDING
+            if stage > remedy.stage or alternative:
+                return self.states[number]
+        return self.state
+
+    def _note_stop(self, attempt: Attempt) -> None:
+        why = "stopped" if self.cancelled else "stopped: the time that was allowed is over"
+        self.attempts.append(replace(attempt, verdict=why))
+
+    def _keep_in_float(self, remedy: Remedy) -> None:
+        """Leaves the fewest layers in float that reach the target, or as many as may be."""
+        start, began = self.state, time.monotonic()
+        plan = start.subject.study.plan(start.mapping)
+        names = tuple(step.name for step in plan.steps if step.quantized)
+        seconds = estimate_seconds(KEEP, start.subject, start.mapping, names)
+        attempt = Attempt(KEEP, remedy.title, "", "stopped", estimate=seconds)
+        if seconds > self.left:
+            self.attempts.append(replace(attempt, verdict=self._late(seconds)))
+            return
+        tried: dict[int, State] = {}
+        ranked: tuple[str, ...] = ()
+        try:
+            ranked = self._ranked(start, names)
+            self._fewest(start, ranked, tried)
+        except StoppedError:
+            if not tried:
+                self._note_stop(attempt)
+            raise
+        finally:
+            best = self._best_of(tried)
+            if best is not None:
+                count, made = best
+                kept = ", ".join(ranked[:count])
+                why = f"{kept} cost the network most, quantized alone."
+                attempt = replace(attempt, why=why, seconds=time.monotonic() - began)
+                self._judge(start, made, attempt)
+
+    def _ranked(self, start: State, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Layers by what they cost the network, the worst first."""
+        settings = KeepSettings(seed=self.limits.seed)
+        change = keep_in_float(start.subject, start.mapping, names, settings, self.hooks)
+        shares = {o.layer: o.numbers["noise_share"] for o in change.outcomes if o.numbers}
+        return tuple(sorted(shares, key=lambda name: -shares[name]))
+
+    def _fewest(self, start: State, ranked: tuple[str, ...], tried: dict[int, State]) -> None:
+        """Measures 1, 2, 4, … layers in float until the target is reached, then halves the gap."""
+
+        def reaches(count: int) -> bool:
+            mapping, plan = start.mapping, start.subject.study.plan(start.mapping)
+            for name in ranked[:count]:
+                mapping = kept_in_float(mapping, plan.step(name))
+            report = measured_report(start.subject, mapping, self.hooks)
+            tried[count] = State(start.subject, mapping, report)
+            return self.target.reached(report.output)
+
+        most = len(ranked) // 2  # with more it would be no quantized network
+        low, count = 0, 1
+        while count <= most and not reaches(count):
+            low, count = count, 2 * count if count == most else min(2 * count, most)
+        if count > most:
+            return
+        while count - low > 1:
+            middle = (low + count) // 2
+            low, count = (low, middle) if reaches(middle) else (middle, count)
+
+    def _best_of(self, tried: dict[int, State]) -> tuple[int, State] | None:
+        """The fewest layers that reach the target, or the number that comes nearest to it."""
+        best: tuple[int, State] | None = None
+        for count, state in sorted(tried.items()):
+            if self.target.reached(state.output):
+                return count, state
+            if best is None or self.target.better(state.output, best[1].output):
+                best = count, state
+        return best
+
+    def _late(self, seconds: float) -> str:
+        return f"not tried: about {seconds:.0f} s, of which {max(self.left, 0):.0f} s are left"
+
+    def _result(self) -> AutoRepair:
+        states = self.states or [State(self.subject, self.mapping, None)]
+        first, best = states[0], states[-1]
+        return AutoRepair(
+            target=self.target,
+            reached=best.report is not None and self.target.reached(best.output),
+            complete=not self.cancelled,
+            before=first.output,
+            after=best.output,
+            steps=best.steps,
+            attempts=tuple(self.attempts),
+            model=best.subject.study.graph,
+            mapping=best.mapping,
+            base=self.subject.study.graph,
+            asked=self.mapping,
+            seconds=time.monotonic() - self.began,
+            notes=self._notes(first.output),
+            late=self.left <= 0 and not self.cancelled,
+        )
+
+    def _notes(self, output: Mapping[str, float]) -> tuple[str, ...]:
+        wanted, real = self.target.least.get("accuracy"), output.get("float_accuracy")
+        if wanted is None or real is None or wanted <= real:
+            return ()
+        return (f"The float model itself has {told('accuracy', real)}.",)

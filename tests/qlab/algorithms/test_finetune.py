@@ -1,0 +1,240 @@
+"""Fine-tuning: what is trained is what converts, the scales included."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import qlab
+import sample_models
+from qlab.algorithms.finetune import FinetuneSettings
+from qlab.algorithms.finetune_net import Learned, training_of
+from qlab.dtypes import integer
+from qlab.errors import ArgumentError, DTypeError, UnknownNameError, UnsupportedError
+from qlab.granularity import PerAxis
+from qlab.qconfig import QConfigMapping, qconfig_of
+from qlab.qparams import fake_quantize
+from qlab.ranges import MSE, Fixed, TensorSpec
+from sample_models.digits import load_digits
+
+
+def mapping_of(activation_bits: int, weight_bits: int) -> QConfigMapping:
+    weight = TensorSpec(integer(weight_bits, signed=True), True, PerAxis(0), MSE())
+    activation = TensorSpec(integer(activation_bits, signed=False), policy=MSE())
+    return QConfigMapping().set_global(qconfig_of(activation, weight))
+
+
+W4A4, W2A4 = mapping_of(4, 4), mapping_of(4, 2)
+
+
+def digits(count: int = 512, size: int = 32) -> list[tuple[Tensor, Tensor]]:
+    data = load_digits("train")
+    images, labels = data.images[:count], data.labels[:count]
+    return list(zip(images.split(size), labels.split(size), strict=True))
+
+
+def lab_for(name: str) -> qlab.Lab:
+    sample = sample_models.load(name)
+    return qlab.Lab(
+        sample.model, sample.example_inputs, sample.calibration(64), sample.evaluation()[:2]
+    )
+
+
+@pytest.fixture(scope="module")
+def lab() -> qlab.Lab:
+    return lab_for("conv_bn_relu")
+
+
+@pytest.fixture(scope="module")
+def tuned(lab):
+    return lab.finetune(W2A4, digits(), steps=60, seed=1)
+
+
+def test_the_network_wins_accuracy_back_at_two_bits(tuned):
+    assert tuned.report.before["accuracy"] < 90
+    assert tuned.report.gain("accuracy") > 5
+    assert tuned.report.algorithm == "finetune" and "1902.08153" in tuned.report.paper
+    row = tuned.report.layers.iloc[0]
+    assert row.loss_after < row.loss_before and "held-out" in row.reason
+
+
+def test_what_was_trained_is_what_converts(lab, tuned):
+    better = lab.apply(tuned)
+    assert better.compare(tuned.mapping).output == tuned.report.after
+    found = better.fidelity(tuned.mapping).output
+    assert found["accuracy_fake"] == pytest.approx(found["accuracy_integer"], abs=0.5)
+    assert found["top1_fake_integer"] >= 97  # at 2 and 4 bits a tie rounds another way here, there
+    specs = [step.weight for step in better.plan(tuned.mapping).steps if step.weight is not None]
+    assert all(isinstance(spec.policy, Fixed) for spec in specs)
+    learned = [s for s in better.plan(tuned.mapping).steps if s.output is not None]
+    assert any(isinstance(step.output.policy, Fixed) for step in learned)
+
+
+def test_the_training_network_computes_what_the_converted_one_does(lab):
+    training = training_of(lab._study, W4A4, tuple(layer.name for layer in lab.layers))
+    x = digits(32)[0][0]
+    code = float(lab.plan(W4A4).steps[-1].output.qparams(lab._study.stats("fc")).scale)
+    with torch.no_grad():
+        apart = (training.graph(x) - lab.convert(W4A4)(x)).abs() / code
+    assert float(apart.max()) < 1.01  # a tie that float and integer sums round another way
+    assert float((apart > 0.01).double().mean()) < 0.1
+    assert training.grids and set(training.refused) & {"pool"}
+
+
+def test_scales_move_and_the_network_s_input_keeps_its_own(lab, tuned):
+    before, after = lab.plan(W2A4), lab.plan(tuned.mapping)
+    first = after.values[0]
+    assert first.asked_by == "block1.conv" or not isinstance(first.spec.policy, Fixed)
+    moved = 0
+    for step in after.steps:
+        if step.weight is None:
+            continue
+        old = lab._study.weight_qparams(step.name, before.step(step.name).weight)[0].scale
+        new = torch.tensor(step.weight.policy.scales)
+        moved += int((new / old - 1).abs().max() > 1e-3)
+    assert moved > 2
+
+
+def test_scales_that_are_not_learned_stay(lab):
+    tuned = lab.finetune(W2A4, digits(), steps=20, learn_scales=False)
+    before, after = lab.plan(W2A4), lab.plan(tuned.mapping)
+    for step in after.steps:
+        if step.weight is not None:
+            old = lab._study.weight_qparams(step.name, before.step(step.name).weight)[0].scale
+            assert torch.tensor(step.weight.policy.scales) == pytest.approx(old.tolist(), rel=1e-6)
+        if step.output is not None:
+            assert not isinstance(step.output.policy, Fixed)
+
+
+def test_the_gradient_of_a_scale_is_that_of_the_paper():
+    qparams = TensorSpec.int8_weight().with_bits(4).qparams_of(torch.ones(1, 1))
+    grid = Learned(qparams, True)
+    s = float(qparams.scale.flatten()[0])
+    low, high = qparams.quant_min, qparams.quant_max
+    x = torch.tensor([[0.3 * s, 2.6 * s, 99 * s, -99 * s]])
+    assert torch.equal(grid(x), fake_quantize(x, qparams))
+    for column, wanted in ((0, -0.3), (1, 0.4), (2, high), (3, low)):
+        grid.factor.grad = None
+        grid(x)[0, column].backward()
+        scaled = float(grid.factor.grad.flatten()[0]) / s * math.sqrt(x.numel() * high)
+        assert scaled == pytest.approx(wanted, abs=1e-4)
+
+
+def test_nothing_is_changed_until_it_is_applied(lab, tuned):
+    untouched = lab_for("conv_bn_relu").graph.state_dict()
+    for name, tensor in lab.graph.state_dict().items():
+        assert torch.equal(tensor, untouched[name])
+    assert all(parameter.grad is None for parameter in lab.graph.parameters())
+    assert tuned.model is not lab.graph and lab.repairs == ()
+
+
+@pytest.mark.parametrize("after", [0, 6, 12])
+def test_cancelling_leaves_model_and_mapping_as_they_were(lab, after):
+    asked = iter([False] * after)
+    stopped = lab.finetune(W2A4, digits(), steps=50, should_stop=lambda: next(asked, True))
+    assert not stopped.report.complete
+    assert stopped.model is lab.graph and stopped.mapping == W2A4
+    with pytest.raises(ArgumentError, match="stopped"):
+        lab.apply(stopped)
+
+
+def test_the_same_seed_gives_the_same_result(lab):
+    first, second, other = (
+        lab.finetune(W2A4, digits(256), steps=15, seed=seed).model.state_dict()
+        for seed in (3, 3, 4)
+    )
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    assert not all(torch.equal(tensor, other[name]) for name, tensor in first.items())
+
+
+def test_training_that_makes_it_worse_gives_what_there_was(lab):
+    tuned = lab.finetune("int8", digits(128), steps=8, rate=50.0)
+    assert tuned.report.after == tuned.report.before
+    assert set(tuned.report.refusals.values()) >= {tuned.report.layers.reason.iloc[0]}
+    assert "nothing learned is better" in tuned.report.layers.reason.iloc[0]
+    assert tuned.mapping == qlab.presets.get("int8").mapping()
+
+
+def test_training_ends_early_when_nothing_gets_better(lab):
+    seen = []
+    lab.finetune(
+        "int8",
+        digits(128),
+        steps=100,
+        rate=50.0,
+        patience=2,
+        on_progress=lambda done, total, label: seen.append((done, total, label)),
+    )
+    trained = [done for done, total, label in seen if "held-out" in label and total == 100]
+    assert max(trained) == 19
+
+
+def test_without_labels_it_follows_the_float_network(lab):
+    images = [x for x, _ in digits(512)]
+    tuned = lab.finetune(W2A4, images, steps=40)
+    assert tuned.report.gain("sqnr") > 3
+    with pytest.raises(ArgumentError, match=r"called with labels.*gives none"):
+        lab.finetune(W2A4, images, nn.CrossEntropyLoss())
+
+
+def test_a_loss_of_ones_own_is_minimised(lab):
+    calls = []
+
+    def loss(output: Tensor, labels: Tensor) -> Tensor:
+        calls.append(labels.dtype)
+        return nn.functional.cross_entropy(output, labels, label_smoothing=0.1)
+
+    lab.finetune(W4A4, digits(128), loss, steps=5)
+    assert calls and set(calls) == {torch.int64}
+
+
+def test_only_the_named_layers_are_trained(lab):
+    tuned = lab.finetune(W2A4, digits(256), steps=20, layers=["fc", "pool"])
+    assert "pool" in tuned.report.refusals
+    own = lab.graph.state_dict()
+    changed = {n for n, t in tuned.model.state_dict().items() if not torch.equal(t, own[n])}
+    assert changed and all(name.startswith("fc") for name in changed)
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"steps": 0}, "steps is a whole number"),
+        ({"patience": 0}, "patience is a whole number"),
+        ({"rate": 0.0}, "rate is positive"),
+        ({"scale_rate": -1.0}, "scale_rate is positive"),
+        ({"held_out": 1.0}, "held out.*0 < held_out < 1"),
+    ],
+)
+def test_settings_without_sense_are_refused(settings, match):
+    with pytest.raises(ArgumentError, match=match):
+        FinetuneSettings(**settings)
+
+
+def test_what_cannot_be_trained_is_refused(lab):
+    with pytest.raises(ArgumentError, match=r"two batches.*1"):
+        lab.finetune(W4A4, digits(32))
+    with pytest.raises(DTypeError, match=r"needs a loss.*str"):
+        lab.finetune(W4A4, digits(64), "cross_entropy")
+    with pytest.raises(UnknownNameError, match="layer"):
+        lab.finetune(W4A4, digits(64), layers=["nothing"])
+    with pytest.raises(ArgumentError, match="no such setting"):
+        lab.finetune(W4A4, digits(64), epochs=3)
+
+
+class Branching(nn.Module):
+    """Cannot become a graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x) if x.sum() > 0 else -self.fc(x)
+
+
+def test_a_model_without_a_graph_is_refused():
+    x = torch.ones(2, 4)
+    with pytest.raises(UnsupportedError, match="Fine-tuning needs the model as one graph"):
+        qlab.Lab(Branching(), (x,), [x]).finetune(None, [x, x])
