@@ -55,7 +55,7 @@ def test_what_is_downloaded_loads_and_is_the_labs_model():
     sample = sample_models.load("mlp")
     lab = qlab.Lab(sample.model, sample.example_inputs, sample.calibration())
     mapping = qlab.presets.get("int8").mapping()
-    made = board().find(("conversion", "mlp", 256, (), mapping)).result
+    made = board().find(("conversion", "mlp", 256, "cpu", (), mapping)).result
     assert qlab.QConfigMapping.from_json(made.recipe) == mapping
     images = sample.evaluation()[0][0]
     loaded = qlab.load_quantized(made.checkpoint)
@@ -164,7 +164,8 @@ def made(page: AppTest, suffix: str) -> conversion.Written:
     assert space.choice is not None
     mapping = space.mapping(space.choice)
     origin = repr(models.origin(space.choice, space))
-    key = ("file", suffix, space.choice.model, space.choice.samples, (), mapping, origin)
+    chosen = space.choice.model, space.choice.samples, space.choice.device
+    key = ("file", suffix, *chosen, (), mapping, origin)
     job = board().find(key)
     assert job is not None
     return job.result

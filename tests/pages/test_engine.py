@@ -62,10 +62,10 @@ def test_progress_is_shown_and_cancelling_keeps_what_was_entered(monkeypatch: py
 def test_moving_a_widget_does_not_end_the_work(monkeypatch: pytest.MonkeyPatch):
     slow(monkeypatch)
     page = first_run()
-    job = board().find(("loaded", "mlp", SAMPLES))
+    job = board().find(("loaded", "mlp", SAMPLES, "cpu"))
     assert job is not None and job.state == "running"
     page.selectbox(key="preset").set_value("int8-minmax").run()
-    assert board().find(("loaded", "mlp", SAMPLES)) is job
+    assert board().find(("loaded", "mlp", SAMPLES, "cpu")) is job
     assert job.state == "running" and not job.should_stop()
     page.selectbox(key="model").set_value("residual").run()
     assert job.state == "running" and not job.should_stop()

@@ -35,7 +35,7 @@ def page() -> AppTest:
     """The preset, then the same with four bits for one layer."""
     overview = open_page("overview", model="mlp")
     space = workspace_of(overview)
-    lab = board().find(("loaded", "mlp", 256)).result.lab
+    lab = board().find(("loaded", "mlp", 256, "cpu")).result.lab
     asked = lab.plan("int4-weights").step("fc2").requested
     space.configure(CHOICE, space.mapping(CHOICE).copy().set_module_name("fc2", asked))
     settle(overview.run())

@@ -92,7 +92,9 @@ def test_the_columns_are_what_was_chosen(page: AppTest):
     assert [label.strip("<b>▸/ ") for label in drawn.layout.xaxis.ticktext] == ["int8", "w4"]
     lab = lab_of("mlp")
     four = sensitivities.with_weight_bits(
-        engine.board().find(("loaded", "mlp", 256)).result, qlab.presets.get("int8").mapping(), 4
+        engine.board().find(("loaded", "mlp", 256, "cpu")).result,
+        qlab.presets.get("int8").mapping(),
+        4,
     )
     assert {s.weight.dtype.bits for s in lab.plan(four).steps if s.weight} == {4}
     table = lab.sensitivity({"w4": four}, ways=("on",)).table
@@ -179,7 +181,7 @@ def test_a_measurement_is_offered_after_the_estimate():
     page = open_page("sensitivity", model="mlp", samples=64)
     assert "takes at most about" in page.info[0].value
     assert not any(c.key == "sensitivity_kind" for c in page.segmented_control)
-    lab = engine.board().find(("loaded", "mlp", 64)).result.lab
+    lab = engine.board().find(("loaded", "mlp", 64, "cpu")).result.lab
     estimate = lab.sensitivity("int8", ways=("estimate",)).table["sqnr_estimate"]
     assert list(shown(page)[:, 0]) == pytest.approx(list(estimate), abs=1e-3)
     settle(page.button(key="measure").click().run())
@@ -295,7 +297,7 @@ def test_another_budget_takes_the_measurements_of_the_first(
 
 
 def test_a_stopped_search_leaves_its_measurement():
-    loaded = engine.board().find(("loaded", "mlp", 256)).result
+    loaded = engine.board().find(("loaded", "mlp", 256, "cpu")).result
     base = qlab.presets.get("int8-minmax").mapping()
 
     class Hooks:
