@@ -59,8 +59,8 @@ class Loaded:
 
     @property
     def key(self) -> tuple[Hashable, ...]:
-        """Names what jobs are about: model, calibration data and repairs."""
-        return (self.sample.name, self.samples, self.chain)
+        """Names what jobs are about: model, calibration data, device and repairs."""
+        return (self.sample.name, self.samples, str(self.lab.device), self.chain)
 
     def parameters(self) -> int:
         """How many parameters the fused network has, those that no layer owns included."""
@@ -179,7 +179,7 @@ class Outcome:
 
 def loaded_key(choice: Choice, space: Workspace | None = None) -> Key:
     """Names the calibrated lab of a choice on the board; presets share it."""
-    return ("loaded", uploads.identity(space, choice.model), choice.samples)
+    return ("loaded", uploads.identity(space, choice.model), choice.samples, choice.device)
 
 
 def loading(choice: Choice, space: Workspace | None = None) -> tuple[Key, str, Work]:
@@ -196,6 +196,7 @@ def loading(choice: Choice, space: Workspace | None = None) -> tuple[Key, str, W
             sample.example_inputs,
             sample.calibration(choice.samples),
             sample.evaluation() or None,
+            choice.device,
         )
         lab.calibrate(progress.report, progress.should_stop)
         if progress.should_stop():

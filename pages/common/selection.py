@@ -56,6 +56,7 @@ def link(view: View, loaded: Loaded, name: str) -> None:
             "model": sidebar.label(choice.model, loaded.sample.trained),
             "preset": choice.preset,
             "samples": str(choice.samples),
+            "device": choice.device,
             KEY: name,
             address.KEY: view.workspace.id,
         },

@@ -1,4 +1,4 @@
-"""The sidebar, drawn by every page: which model, which preset, how much calibration data."""
+"""The sidebar, drawn by every page: which model, which preset, calibration data, device."""
 
 import time
 
@@ -69,9 +69,31 @@ def draw(workspace: Workspace, page: str) -> Choice:
         _keep_unseen("samples", samples, moved)
         if offer.noise:
             st.caption(f":orange[**{NOISE}**]")
-        choice = Choice(model, preset, samples)
+        choice = Choice(model, preset, samples, _device())
         _changes(workspace, choice)
     return choice
+
+
+def _device() -> str:
+    """Draws the choice among the devices that are there, and says why CUDA is not."""
+    from qlab.execution import device_names, no_cuda
+
+    named, missing = device_names(), no_cuda()
+    device = st.selectbox(
+        "Device",
+        list(named),
+        index=_keep_valid("device", tuple(named), "cpu"),
+        key="device",
+        bind="query-params",
+        disabled=len(named) == 1,
+        help="Where the networks run and calibration counts. Linear layers and convolutions give "
+        "the same integers on every device.",
+    )
+    if missing is not None:
+        st.caption(f"No CUDA: {missing}.")
+    elif device != "cpu":
+        st.caption(escape(named[device]))
+    return device or "cpu"
 
 
 def _restore(workspace: Workspace) -> None:

@@ -24,11 +24,12 @@ OUTCOME = "outcome"
 
 
 class Choice(NamedTuple):
-    """What the sidebar says: names of a sample model and a preset, calibration images."""
+    """What the sidebar says: a sample model and a preset by name, calibration images, a device."""
 
     model: str
     preset: str
     samples: int
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
