@@ -112,9 +112,9 @@ def test_every_kernel_gives_the_same_codes(op: str) -> None:
 def test_the_fallback_runs_where_onednn_is_not_exact(op: str) -> None:
     restricted = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() == "AVX2"
     assert not restricted or onednn.unavailable() is not None
-    expected = "onednn" if onednn.unavailable() is None else "reference"
     names = {ops.kernel_for(op, *weighted_arguments(c), **c.kwargs) for c in CASES[op]}
-    assert names == {expected}
+    exact = {"onednn"} if onednn.unavailable() is None else {"compiled", "reference"}
+    assert names <= exact
 
 
 def test_dequantize_is_bit_equal() -> None:

@@ -43,17 +43,33 @@ def test_loud_inputs_are_divided_and_the_float_function_stays(lab, repaired):
     assert set(ratio[0].topk(2).indices.tolist()) == {2, 9}
 
 
-def test_a_linear_layer_in_front_takes_factors_up_through_relu(lab, repaired):
-    row = repaired.report.layers.loc["down"]
-    if row.strength > 0:
-        assert "'up' takes them up" in row.reason
-    assert repaired.report.refusals == {}
+def test_a_linear_layer_in_front_takes_factors_up_through_relu():
+    torch.manual_seed(4)
+    model = nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 16)).requires_grad_(False)
+    model[0].weight[[2, 9]] *= 40
+    model[2].weight[:, [2, 9]] *= 0.3
+    x, mapping = torch.randn(80, 16), weights_of(3)
+    lab = qlab.Lab(model, (x[:1],), [x], [x])
+    repaired = lab.repair_with("awq", mapping)
+    table = repaired.report.layers
+    assert table.strength["2"] > 0 and "'0' takes them up" in table.reason["2"]
+    torch.testing.assert_close(repaired.model(x), lab.graph(x), rtol=1e-4, atol=1e-4)
+    # The error of the layer in front is told in the units that it had before its rows were divided.
+    rows = (lab.weight("0") / lab.apply(repaired).weight("0")).median(1).values
+    spec = repaired.mapping.module_name_qconfigs["0"].weight_spec
+    scaled = lab.apply(repaired).weight("0")
+    after = ((fake_quantize(scaled, spec.qparams_of(scaled)) - scaled) @ x.T).T * rows
+    asked = lab.qparams("0", lab.plan(mapping).step("0").weight, "weight")
+    before = x @ (fake_quantize(lab.weight("0"), asked) - lab.weight("0")).T
+    ratio = after.double().square().sum() / before.double().square().sum()
+    assert table.error_ratio["0"] == pytest.approx(float(ratio), rel=1e-3)
+    assert rows.max() > 2 * rows.min()
 
 
 def test_errors_are_those_of_the_layers_that_are_converted(lab, repaired):
-    """The first layer has no factors of its own, and ``up`` has rows that were divided."""
     study = lab._study
     better = lab.apply(repaired)
+    assert repaired.report.refusals == {}
     for name in ("a", "up", "down"):
         probe = study.probe(name)
         x = torch.cat([v[probe.inputs[0]] for v in study.float_values(probe)]).flatten(0, 1)
@@ -66,8 +82,7 @@ def test_errors_are_those_of_the_layers_that_are_converted(lab, repaired):
         spec = better.plan(repaired.mapping).step(name).weight
         weight = better.weight(name)
         change = fake_quantize(weight, spec.qparams_of(weight)) - weight
-        rows = (weight / (lab.weight(name) * (x / scaled).nanmedian(0).values)).median(1).values
-        after = ((scaled @ change.T) / rows).double().square().sum()
+        after = (scaled @ change.T).double().square().sum()
         ratio = repaired.report.layers.error_ratio[name]
         assert ratio == pytest.approx(float(after / before), rel=0.02)
         assert ratio < 1
