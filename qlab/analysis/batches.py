@@ -22,8 +22,8 @@ class Batch:
 
     @property
     def samples(self) -> int:
-        """Length of the first tensor input's first axis."""
-        return next(x.shape[0] for x in self.inputs if isinstance(x, Tensor))
+        """Length of the first axis of the first tensor input that has one; 1 where none has."""
+        return next((x.shape[0] for x in self.inputs if isinstance(x, Tensor) and x.ndim), 1)
 
 
 class Batches:

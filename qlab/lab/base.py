@@ -173,6 +173,12 @@ class LabBase:
         """
         return self._study.calibrate(on_progress, should_stop)
 
+    def _calibrated_whole(
+        self, on_progress: Progress | None = None, should_stop: Stop | None = None
+    ) -> bool:
+        """Calibrates where that has not begun; False where it was stopped, and an answer is too."""
+        return self.calibrated is not None or self.calibrate(on_progress, should_stop).complete
+
     def add_data(
         self, batches: Any, on_progress: Progress | None = None, should_stop: Stop | None = None
     ) -> Calibration:

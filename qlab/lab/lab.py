@@ -18,7 +18,7 @@ from qlab.analysis.diagnosis import causes_of, remedied
 from qlab.analysis.fidelity import Fidelity, measure_fidelity
 from qlab.analysis.parts import only
 from qlab.analysis.report import Report
-from qlab.analysis.search import Candidate, Measure, Search, Space, search_mappings
+from qlab.analysis.search import Candidate, Measure, Search, Space, budget_limits, search_mappings
 from qlab.analysis.sensitivity import WAYS, Sensitivity, names_of
 from qlab.analysis.what_if import WhatIf, what_if
 from qlab.lab.base import DEFAULT_PRESET, Mapping, resolve_mapping
@@ -91,11 +91,11 @@ class Lab(RepairableLab, DeployableLab, TensorLab):
         """
         resolved = resolve_mapping(mapping)
         hooks: Any = {"on_progress": on_progress, "should_stop": should_stop}
-        stopped = self.calibrated is None and not self.calibrate(**hooks).complete
+        seen_all = self._calibrated_whole(**hooks)
         began = time.monotonic()
         with self._finding_the_first():
             measured = self._study.compare(resolved, self._evaluation_data, **hooks)
-        measured = replace(measured, complete=measured.complete and not stopped)
+        measured = replace(measured, complete=measured.complete and seen_all)
         seconds = time.monotonic() - began
         told: Any = {"subject": self.subject, "name": name, "parent": parent}
         told |= {"seconds": seconds, "calibration": self.calibrated}
@@ -162,10 +162,9 @@ class Lab(RepairableLab, DeployableLab, TensorLab):
         """
         named = [(DEFAULT_PRESET, None)] if mappings is None else names_of(mappings)
         candidates = {name: resolve_mapping(mapping) for name, mapping in named}
-        if self.calibrated is None:
-            self.calibrate(on_progress, should_stop)
+        seen_all = self._calibrated_whole(on_progress, should_stop)
         with self._finding_the_first():
-            return self._study.sensitivity(
+            found = self._study.sensitivity(
                 candidates,
                 self._evaluation_data,
                 tuple(ways),
@@ -174,6 +173,7 @@ class Lab(RepairableLab, DeployableLab, TensorLab):
                 on_progress=on_progress,
                 should_stop=should_stop,
             )
+        return found if seen_all else replace(found, complete=False)
 
     def search(
         self,
@@ -210,15 +210,17 @@ class Lab(RepairableLab, DeployableLab, TensorLab):
         """
         self._study.whole_graph("Lab.search")
         resolved = resolve_mapping(mapping)
-        self.calibrate(on_progress, should_stop)
+        seen_all = self.calibrate(on_progress, should_stop).complete
         space = Space(self._study, resolved, candidates, by)
+        budget_limits(space, budget)  # refused before anything is measured
         hooks: Any = {"on_progress": on_progress, "should_stop": should_stop}
         if sensitivity is None or not sensitivity.complete:
             asked: Any = {"ways": ("on",), "executor": executor, "since": sensitivity}
             sensitivity = self.sensitivity(space.configurations(), **asked, **hooks)
         before = self.runs.latest(self.subject)
         compare = partial(self.compare, parent=None if before is None else before.id)
-        return search_mappings(space, budget, sensitivity, compare, points=points, **hooks)
+        found = search_mappings(space, budget, sensitivity, compare, points=points, **hooks)
+        return found if seen_all else replace(found, complete=False)
 
     def what_if(
         self,
@@ -296,10 +298,9 @@ class Lab(RepairableLab, DeployableLab, TensorLab):
         """
         graph = self._study.whole_graph("Lab.fidelity")
         resolved = resolve_mapping(mapping)
-        if self.calibrated is None:
-            self.calibrate(on_progress, should_stop)
+        seen_all = self._calibrated_whole(on_progress, should_stop)
         with self._finding_the_first():
-            return measure_fidelity(
+            found = measure_fidelity(
                 (graph, self._study.converted(resolved)),
                 self._study.plan(resolved),
                 self._evaluation_data,
@@ -307,3 +308,4 @@ class Lab(RepairableLab, DeployableLab, TensorLab):
                 on_progress=on_progress,
                 should_stop=should_stop,
             )
+        return found if seen_all else replace(found, complete=False)

@@ -144,3 +144,54 @@ def test_a_layer_that_hooks_see_nothing_of_is_listed_and_says_why(name, why):
     for ask in (lab.causes, lab.what_if, lab.channels, lab.weight):
         with pytest.raises(UnsupportedError, match=f"layer '{name}'.*{why}"):
             ask(name)
+
+
+class StopsOnce:
+    """Says stop the first time it is asked, and never again."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __call__(self) -> bool:
+        self.asked += 1
+        return self.asked == 1
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda lab, stop: lab.compare(should_stop=stop),
+        lambda lab, stop: lab.sensitivity(ways=("on",), should_stop=stop),
+        lambda lab, stop: lab.fidelity(should_stop=stop),
+        lambda lab, stop: lab.search(0.9, should_stop=stop),
+    ],
+    ids=["compare", "sensitivity", "fidelity", "search"],
+)
+def test_what_rests_on_a_stopped_calibration_is_not_complete(ask):
+    torch.manual_seed(0)
+    x = torch.randn(8, 6)
+    model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3))
+    lab = qlab.Lab(model, x, [x, x, x])
+    assert not ask(lab, StopsOnce()).complete
+    assert lab.calibrated is not None and lab.calibrated.batches == 1
+
+
+def test_an_impossible_budget_is_refused_before_anything_is_measured():
+    x, asked = torch.randn(8, 6), []
+    lab = qlab.Lab(nn.Linear(6, 6), x, [x])
+    with pytest.raises(ArgumentError, match="No mapping of these candidates fits the budget"):
+        lab.search(1, on_progress=lambda *at: asked.append(at[2]))
+    assert set(asked) == {"calibrating"}
+
+
+def test_the_number_of_samples_is_that_of_the_first_input_that_has_an_axis():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(6, 3)
+
+        def forward(self, scale, x):
+            return self.linear(x) * scale
+
+    inputs = (torch.tensor(2.0), torch.randn(8, 6))
+    assert qlab.Lab(Scaled(), inputs, [inputs]).compare().samples == 8

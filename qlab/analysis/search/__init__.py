@@ -8,7 +8,7 @@ from qlab.analysis.search.candidates import (
     Space,
     default_candidates,
 )
-from qlab.analysis.search.search import Search, Verified, search_mappings
+from qlab.analysis.search.search import Search, Verified, budget_limits, search_mappings
 
 __all__ = [
     "FLOAT",
@@ -18,6 +18,7 @@ __all__ = [
     "Search",
     "Space",
     "Verified",
+    "budget_limits",
     "default_candidates",
     "search_mappings",
 ]

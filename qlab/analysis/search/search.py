@@ -235,7 +235,7 @@ def search_mappings(
         ArgumentError: An impossible budget (states the smallest), or sensitivities that lack a
             layer and candidate.
     """
-    limit, smallest = _limits(space, budget)
+    limit, smallest = budget_limits(space, budget)
     stop: Stop = should_stop or (lambda: False)
     found: list[tuple[Solution, int]] = []
     bound, losses = math.nan, Losses({}, 0.0)
@@ -269,8 +269,12 @@ def search_mappings(
     )
 
 
-def _limits(space: Space, budget: float) -> tuple[int, int]:
-    """The budget in its unit, and the least that any mapping takes."""
+def budget_limits(space: Space, budget: float) -> tuple[int, int]:
+    """The budget in its unit, and the least that any mapping takes.
+
+    Raises:
+        ArgumentError: Less than that, or no budget.
+    """
     limit = _absolute(budget, space.base_cost)
     smallest = sum(min(space.costs(group)) for group in space.groups) + space.fixed_cost
     if limit < smallest:
