@@ -39,6 +39,9 @@ _TALKATIVE = (
 IsLeaf = Callable[[str, nn.Module], bool]
 
 
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
 def candidates(inputs: inspect.BoundArguments) -> list[inspect.BoundArguments]:
     """The inputs to export a model with, in the order to be tried.
 
@@ -186,13 +189,19 @@ class _Rebuilding:
         for spec, value in zip(specs, output.args[0], strict=True):
             if spec.kind is OutputKind.USER_OUTPUT:
                 returned.append(value)
-            elif not any(m.training for m in self.root.modules()):
+            elif not self._is_a_statistic(str(spec.target)):
                 raise TraceError(
                     "The model writes to its own state when it is called",
                     received=f"a new value for {spec.target!r}",
                     fix="Keep it out of the forward in evaluation mode.",
                 )
         return returned
+
+    def _is_a_statistic(self, target: str) -> bool:
+        """Whether a buffer is what a batch norm in training keeps of the data; quantized networks
+        are in evaluation mode, where it stays."""
+        owner, _, name = target.rpartition(".")
+        return self.root.get_submodule(owner).training and name in _STATISTICS
 
     def _write_inputs(self, names: Sequence[str]) -> dict[fx.Node, fx.Node]:
         """Writes one placeholder per argument, and what reads the tensors inside it."""

@@ -126,14 +126,44 @@ def _check_model(model: object) -> None:
 
 def symbolic(root: nn.Module, inputs: inspect.BoundArguments, leaves: Leaves) -> fx.GraphModule:
     """Runs the forward once with stand-ins for the inputs and records what it does with them."""
-    tracer = _Tracer(inputs, leaves)
+    tracer, before = _Tracer(inputs, leaves), _State(root)
     try:
         with _ONE_AT_A_TIME:
             graph = tracer.trace(root)
     except Exception as error:
         raise trace_error(root, error, tracer.stopped_in) from error
+    finally:
+        written = before.restored()
+    if written:
+        raise TraceError(
+            "The model writes to its own state when it is called",
+            received=f"a new value for {written[0]!r}",
+            fix="Keep it out of the forward.",
+        )
     check_names(graph)
     return fx.GraphModule(root, graph, type(root).__name__)
+
+
+class _State:
+    """The buffers of a model, to be told what its forward did to them: a stand-in's way through it
+    writes to the real ones, once, and the graph would know nothing of it."""
+
+    def __init__(self, root: nn.Module) -> None:
+        self.kept = [
+            (module, path, name, buffer, buffer._version, buffer.detach().clone())
+            for path, module in root.named_modules()
+            for name, buffer in module._buffers.items()
+            if buffer is not None and not buffer.is_inference()
+        ]
+
+    def restored(self) -> list[str]:
+        """Puts back what was written to; the paths of it."""
+        written = []
+        for module, path, name, buffer, version, value in self.kept:
+            if module._buffers.get(name) is not buffer or buffer._version != version:
+                module._buffers[name] = value
+                written.append(f"{path}.{name}".lstrip("."))
+        return written
 
 
 def exported(root: nn.Module, inputs: inspect.BoundArguments, leaves: Leaves) -> fx.GraphModule:

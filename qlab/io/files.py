@@ -8,6 +8,9 @@ from pathlib import Path
 
 from qlab.errors import ArgumentError, DTypeError
 
+_MASK = os.umask(0o077)  # can only be read by setting it: once, before there are threads
+os.umask(_MASK)
+
 
 def path_of(path: object, caller: str) -> Path:
     """A path from what a caller gave as one.
@@ -59,6 +62,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
+        Path(temporary).chmod(_mode_of(path))
         Path(temporary).replace(path)
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
@@ -69,3 +73,11 @@ def write_atomically(path: Path, content: bytes) -> None:
                 received=f"{str(path)!r} ({error.strerror or error})",
             ) from error
         raise
+
+
+def _mode_of(path: Path) -> int:
+    """Who may read a file: as before where there was one, else as any file that is made here.
+
+    A temporary file is its owner's alone, and would stay so where others are to read a model.
+    """
+    return path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_MASK

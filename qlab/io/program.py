@@ -77,6 +77,17 @@ def _methods() -> set[str]:
     return known | {name for name in ALLOWED if callable(getattr(torch.Tensor, name, None))}
 
 
+_MEMORY_FORMATS = {
+    str(form).removeprefix("torch."): form
+    for form in (
+        torch.contiguous_format,
+        torch.preserve_format,
+        torch.channels_last,
+        torch.channels_last_3d,
+    )
+}
+
+
 def encode(value: Any) -> Any:
     """JSON form of one argument of a node; lists and tuples stay apart.
 
@@ -102,6 +113,8 @@ def encode(value: Any) -> Any:
             return {"dtype": str(value).removeprefix("torch.")}
         case torch.device():
             return {"device": value.type}
+        case torch.memory_format() if value in _MEMORY_FORMATS.values():
+            return {"memory_format": str(value).removeprefix("torch.")}
     if value is Ellipsis:
         return {"ellipsis": True}
     raise UnsupportedError(
@@ -138,6 +151,8 @@ def decode(data: Any, nodes: dict[str, fx.Node]) -> Any:
                 return dtype
         case {"device": str(name)} if name in ("cpu", "cuda"):
             return torch.device(name)
+        case {"memory_format": str(name)} if name in _MEMORY_FORMATS:
+            return _MEMORY_FORMATS[name]
     raise FormatError("A node's argument is not readable", received=repr(data)[:200])
 
 

@@ -271,6 +271,50 @@ def test_a_module_that_writes_to_its_state_has_no_graph():
         trace(Counting(), torch.randn(2, 3))
 
 
+class Counts(nn.Module):
+    """Counts its calls, in place or anew, and multiplies by that."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.linear, self.in_place = nn.Linear(3, 3), in_place
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x):
+        if self.in_place:
+            self.calls += 1
+        else:
+            self.calls = self.calls + 1
+        return self.linear(x) * self.calls
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+def test_what_a_straight_forward_writes_to_its_state_is_not_lost_silently(in_place, training):
+    x, model = torch.randn(2, 3), Counts(in_place).train(training)
+    with pytest.raises(TraceError, match=r"writes to its own state.*calls"):
+        trace(model, x, training=training)
+    assert model.calls.item() == 0
+    lab = qlab.Lab(model, x, [x])
+    assert not lab.traced
+    quantized = lab.convert()
+    sums = [quantized(x).abs().sum().item() for _ in range(2)]
+    assert sums[1] > 1.2 * sums[0]  # it goes on counting
+
+
+def test_statistics_that_batch_norm_keeps_in_training_are_no_state_of_the_forward():
+    class Sized(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm1d(3)
+
+        def forward(self, x):
+            return self.norm(x) if x.shape[-1] == 3 else x
+
+    x = torch.randn(4, 3)
+    graph = trace(Sized(), x, training=True)
+    assert torch.equal(graph(x), Sized()(x))
+
+
 def test_a_converted_graph_still_refuses_what_its_float_graph_refuses():
     x = torch.randn(4, 3, 4)
     lab = qlab.Lab(Steps(), (x,), [x])

@@ -78,6 +78,14 @@ class TestWholeOrNotAtAll:
             lab.export(tmp_path / "none" / f"model{suffix}")
 
 
+def test_others_may_read_a_file_as_any_other_or_as_they_could(lab, tmp_path):
+    other, path = tmp_path / "other", tmp_path / "model.json"
+    other.touch()
+    assert lab.export(path).stat().st_mode == other.stat().st_mode
+    path.chmod(0o640)
+    assert lab.export(path).stat().st_mode & 0o777 == 0o640
+
+
 def test_a_process_that_is_killed_while_it_writes_leaves_the_old_file(tmp_path):
     path = tmp_path / "model.json"
     path.write_text("old")
