@@ -79,7 +79,8 @@ class Store:
                 return
             try:
                 self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                write_atomically(self._path(space.id), saved.to_json(space).encode())
+                content = saved.to_json(space).encode()
+                write_atomically(self._path(space.id), content, private=True)
             except (OSError, QlabError) as error:
                 log_error(log, f"workspaces cannot be saved in {self.folder}", error)
                 return

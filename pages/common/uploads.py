@@ -79,7 +79,7 @@ def keep(space: Workspace, content: bytes) -> str:
     _make_room(path.parent, len(content), space)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_atomically(path, content)
+        write_atomically(path, content, private=True)
     except OSError as error:
         raise ArgumentError("The file cannot be kept", received=str(error)) from error
     return name

@@ -40,8 +40,13 @@ def path_with_suffix(path: object, suffix: str, caller: str) -> Path:
     return target
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, *, private: bool = False) -> None:
     """Writes ``content`` beside ``path`` and renames it, so that no half-written file is left.
+
+    Args:
+        path: Where to.
+        content: What.
+        private: Whether nobody but the owner may read it.
 
     Raises:
         ArgumentError: The folder does not exist or may not be written to, the path is a folder, or
@@ -62,7 +67,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
-        Path(temporary).chmod(_mode_of(path))
+        if not private:
+            Path(temporary).chmod(_mode_of(path))
         Path(temporary).replace(path)
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
