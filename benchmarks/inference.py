@@ -1,8 +1,12 @@
 """int8 inference beside torch 2.13's own quantization, ONNX Runtime and float32, in one process.
 
-Run on an otherwise idle machine: OMP_WAIT_POLICY=passive python -m benchmarks.inference
-It writes its tables between the markers of benchmarks/RESULTS.md. THREADS (2) and ROUNDS (40) are
+Run on an otherwise idle machine: python -m benchmarks.inference
+It writes its tables between the markers of benchmarks/RESULTS.md. THREADS (1) and ROUNDS (40) are
 read from the environment; ``--profile`` prints where a converted network's time goes instead.
+
+One thread, because with more the candidates disturb each other: each brings threads of its own, and
+once there are more of them than cores, OpenMP's no longer wait awake. torch.ao's LSTM then takes
+16 ms instead of 2, and ratios would say who wakes threads less often.
 
 In every round each candidate runs twice, one after the other, and the second run counts: caches
 are its own, and whatever else the machine does meets all of them alike. Ratios are those of
@@ -31,7 +35,7 @@ from qlab.eager import quantize_dynamic
 from qlab.graph import convert_fx, prepare_fx
 from sample_models.untrained import MobileNetV2, ResNet, build_untrained
 
-THREADS = int(os.environ.get("THREADS", "2"))
+THREADS = int(os.environ.get("THREADS", "1"))
 ROUNDS = int(os.environ.get("ROUNDS", "40"))
 BOUNDS = (
     "What bounds the networks: PyTorch's `onednn.qconv_pointwise` makes a primitive anew in every "
