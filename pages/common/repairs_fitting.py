@@ -10,21 +10,10 @@ if TYPE_CHECKING:
     from qlab.analysis.causes import Cause
     from qlab.qconfig import QConfigMapping
 
-#: What helps against a cause, by its kind, the most telling first.
-FITTING = {
-    "channel spread": ("equalize",),
-    "few bits": ("adaround", "ranges"),
-    "clipping": ("ranges",),
-    "heavy tail": ("ranges",),
-}
-
 
 def fitting(causes: Sequence[Cause]) -> tuple[str, ...]:
-    """Names of the algorithms that help against some causes."""
-    from qlab.algorithms import ALGORITHMS
-
-    found = (name for cause in causes for name in FITTING.get(cause.kind, ()))
-    return tuple(name for name in dict.fromkeys(found) if name in ALGORITHMS)
+    """Names of the algorithms that help against some causes, each once."""
+    return tuple(dict.fromkeys(name for cause in causes for name in cause.algorithms))
 
 
 def estimates(lab: Lab, mapping: QConfigMapping, causes: Sequence[Cause]) -> dict[str, float]:
