@@ -130,8 +130,8 @@ def _worst(view: View, loaded: Loaded, outcome: Outcome) -> None:
             if cause:
                 with remedy[0]:
                     remedy_button(view, cause, key=f"remedy_{position}")
-            repairs_shown.offer(view, finding.causes, left, key=f"repair_{position}")
-            for name in fitting(finding.causes):  # one button for each is enough
+            repairs_shown.offer(view, finding.stated, left, key=f"repair_{position}")
+            for name in fitting(finding.stated):  # one button for each is enough
                 left.pop(name, None)
 
 

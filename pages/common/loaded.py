@@ -159,6 +159,11 @@ class Finding:
     reason: str
     causes: tuple[Cause, ...]
 
+    @property
+    def stated(self) -> tuple[Cause, ...]:
+        """The cause that the reason tells of: the first that costs precision; none where none."""
+        return tuple(c for c in self.causes if c.kind != "dead channels")[:1]
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -255,7 +260,7 @@ def comparison(loaded: Loaded, mapping: QConfigMapping) -> tuple[Key, str, Work]
                 raise CancelledError
             progress.report(len(worst), WORST, "looking for causes")
             worst.append(_finding(loaded, str(name), (float(sqnr), float(bound)), mapping))
-        found = [cause for finding in worst for cause in finding.causes]
+        found = [cause for finding in worst for cause in finding.stated]
         repairs = repairs_fitting.estimates(loaded.lab, mapping, found)
         return Outcome(report, tuple(worst), seconds, repairs)
 
@@ -269,13 +274,11 @@ def _finding(
     """Why a layer of that local and ideal SQNR [dB] is bad."""
     sqnr, bound = measured
     causes = loaded.lab.causes(name, mapping)
-    harmful = [
-        cause for cause in causes if cause.kind != "dead channels"
-    ]  # those cost no precision
-    if harmful:
-        return Finding(name, sqnr, harmful[0].sentence, causes)
+    finding = Finding(name, sqnr, "", causes)
+    for cause in finding.stated:
+        return replace(finding, reason=cause.sentence)
     below = f"{number(bound - sqnr, 'dB')} below the ideal"
-    return Finding(name, sqnr, without_cause(loaded, name, mapping, f"; {below}"), causes)
+    return replace(finding, reason=without_cause(loaded, name, mapping, f"; {below}"))
 
 
 def without_cause(loaded: Loaded, name: str, mapping: QConfigMapping, told: str = "") -> str:

@@ -77,23 +77,24 @@ def offer(view: View, causes: Sequence[Cause], seconds: Mapping[str, float], key
     """
     from qlab.algorithms import ALGORITHMS
 
-    for name in fitting(causes):
-        if name not in seconds:
-            continue
-        row = ALGORITHMS[name]
-        recipe = repairs.recipe_for(name, view.mapping)
-        st.button(
-            f"Try {escape(row.title)}: about {duration(seconds[name])}",
-            key=f"{key}_{name}",
-            icon=":material/build:",
-            on_click=view.workspace.try_repair,
-            args=(view.choice, recipe),
-            disabled=recipe == view.workspace.trial(view.choice),
-            help=f"It {escape(row.about)}. All layers are repaired; you see what that buys before "
-            f"anything is applied. {escape(row.paper)}",
-            wrap=True,
-            width="stretch",
-        )
+    offered = [name for name in fitting(causes) if name in seconds]
+    if not offered:
+        return
+    with st.container(horizontal=True):
+        for name in offered:
+            row = ALGORITHMS[name]
+            recipe = repairs.recipe_for(name, view.mapping)
+            st.button(
+                f"Try {escape(row.title)}: about {duration(seconds[name])}",
+                key=f"{key}_{name}",
+                icon=":material/build:",
+                on_click=view.workspace.try_repair,
+                args=(view.choice, recipe),
+                disabled=recipe == view.workspace.trial(view.choice),
+                help=f"It {escape(row.about)}. All layers are repaired; you see what that buys "
+                f"before anything is applied. {escape(row.paper)}",
+                wrap=True,
+            )
 
 
 def panel(view: View, loaded: Loaded, layer: str | None = None) -> None:
