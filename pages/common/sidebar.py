@@ -31,7 +31,7 @@ def draw(workspace: Workspace, page: str) -> Choice:
     offered = models.offered(workspace)
     moved = st.session_state.get(_PAGE, page) != page
     st.session_state[_PAGE] = page
-    _restore(workspace)
+    _restore(workspace, moved)
     for key, value in st.session_state.pop(_NEXT, {}).items():
         _set(key, value)
     _accept_plain_name()
@@ -96,12 +96,17 @@ def _device() -> str:
     return device or "cpu"
 
 
-def _restore(workspace: Workspace) -> None:
-    """In a fresh browser the choices are the workspace's, where the address names no others."""
-    if workspace.choice is not None:
-        for key, value in workspace.choice._asdict().items():
-            if key not in st.session_state and key not in st.query_params:
-                _set(key, value)
+def _restore(workspace: Workspace, moved: bool) -> None:
+    """In a fresh browser the choices are the workspace's, where the address names no others.
+
+    On another page than before they are those of the page before: its widgets' values are still
+    there, but one that only ever came from the address would not become the new widget's.
+    """
+    if workspace.choice is None:
+        return
+    for key, value in workspace.choice._asdict().items():
+        if key not in st.query_params and (moved or key not in st.session_state):
+            _set(key, st.session_state.get(key, value))
 
 
 def _accept_plain_name() -> None:

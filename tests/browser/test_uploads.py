@@ -4,6 +4,7 @@ import pickle
 import re
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
 from playwright.sync_api import Browser, Locator, Page, expect
@@ -98,8 +99,26 @@ def test_uploaded_calibrated_converted_downloaded(
     assert caught.value.suggested_filename == f"{name}-int8.safetensors"
     model = qlab.load_quantized(path)
     with torch.no_grad():
-        right = (model(x).argmax(1) == labels).float().mean()
-    assert right > 0.9
+        codes = model(x)
+    assert (codes.argmax(1) == labels).float().mean() > 0.9
+
+    press(page, "make_onnx")
+    expect(page.locator(".st-key-onnx_where")).to_be_visible()
+    tiles = page.get_by_test_id("stMetric")
+    expect(tiles.filter(has_text="Same class")).to_contain_text("100 %")
+    expect(tiles.filter(has_text="Largest difference of an operator")).to_contain_text(
+        re.compile("[01] step")
+    )
+    settled(page, page.locator(".st-key-download_onnx"))
+    with page.expect_download() as caught:
+        press(page, "download_onnx")
+    assert caught.value.suggested_filename == f"{name}-int8.onnx"
+    path = tmp_path / "model.onnx"
+    caught.value.save_as(path)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (given,) = session.get_inputs()
+    (logits,) = session.run(None, {given.name: x.numpy()})
+    assert (torch.from_numpy(logits).argmax(1) == codes.argmax(1)).all()
 
 
 @pytest.mark.parametrize("name", ["net.pt", "net.pth", "net.bin", "net.ckpt", "net.pt2"])

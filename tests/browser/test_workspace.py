@@ -152,3 +152,12 @@ def test_a_job_that_nobody_looks_at_ends_after_the_time_of_grace(
         late.page.goto(address)
         assert counted(late.page) < last  # it began anew
         late.assert_healthy()
+
+
+def test_what_an_address_asked_for_stays_on_the_next_page(page: Page):
+    open_page(page, ".st-key-worst_0", "/?preset=int8-per-tensor")
+    page.reload()
+    settled(page, page.locator(".st-key-worst_0"))
+    page.get_by_role("link", name="Layer", exact=True).click()
+    settled(page, page.locator(".st-key-verdict"))
+    expect(page.get_by_role("combobox", name="Preset")).to_have_value("int8-per-tensor")
