@@ -10,7 +10,7 @@ import pandas as pd
 from torch import fx
 
 from qlab.analysis.batches import Batches
-from qlab.analysis.calibration import Progress, Stop
+from qlab.analysis.calibration import Calibration, Progress, Stop
 from qlab.analysis.report import Report
 from qlab.analysis.study import Study
 from qlab.analysis.tables import pack_table, unpack_table
@@ -222,6 +222,7 @@ class Repaired:
         base: The graph that was repaired.
         asked: The configuration that it was repaired for.
         measured: What was measured before and after, layer by layer; None where it was stopped.
+        calibration: What the repaired model's calibration saw; None where it was stopped.
     """
 
     model: fx.GraphModule
@@ -231,6 +232,7 @@ class Repaired:
     base: fx.GraphModule
     asked: QConfigMapping
     measured: tuple[Report, Report] | None = None
+    calibration: Calibration | None = None
 
 
 Layers = tuple[str, ...]

@@ -77,7 +77,14 @@ def run_repair(
     told = {"seconds": seconds, "peak_bytes": watch.peak_bytes}
     report = _report(algorithm, settings_dict(settings), change, (before, after), told)
     return Repaired(
-        change.graph, change.mapping, report, change.reference, base, mapping, (before, after)
+        change.graph,
+        change.mapping,
+        report,
+        change.reference,
+        base,
+        mapping,
+        (before, after),
+        after_study.calibration,
     )
 
 

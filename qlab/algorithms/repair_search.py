@@ -203,7 +203,7 @@ class _Search:
         )
         if repaired.measured is None:
             raise StoppedError
-        study = subject.study.repaired(repaired.model, repaired.reference)
+        study = subject.study.repaired(repaired.model, repaired.reference, repaired.calibration)
         after = Subject(study, subject.evaluation)
         ensure_calibrated(after, self.hooks)
         made = State(after, repaired.mapping, repaired.measured[1])

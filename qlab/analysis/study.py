@@ -91,7 +91,12 @@ class Study:
         self._qparams: LastResults[QParams] = LastResults(_KEPT_QPARAMS)
         self._weights: LastResults[tuple[QParams, QuantizationError]] = LastResults(_KEPT_WEIGHTS)
 
-    def repaired(self, graph: fx.GraphModule, reference: fx.GraphModule | None = None) -> Study:
+    def repaired(
+        self,
+        graph: fx.GraphModule,
+        reference: fx.GraphModule | None = None,
+        calibration: Calibration | None = None,
+    ) -> Study:
         """The same model and data after a repair; the original's outputs stay what counts.
 
         Args:
@@ -100,6 +105,8 @@ class Study:
                 what its inner tensors look like; it is calibrated anew, with one float pass. Not
                 given, inner tensors are compared with those of the present reference, whose
                 statistics are kept: no pass.
+            calibration: What a pass over a given reference saw, so that none is needed where it saw
+                the data that this study did.
         """
         made = Study(
             graph,
@@ -113,6 +120,8 @@ class Study:
         if reference is None:
             made.floats, made.calibration = self.floats, self.calibration
             made.sample_inputs, made._sampled = self.sample_inputs, self._sampled
+        elif calibration and self.calibration and calibration.seen == self.calibration.seen:
+            made.calibration = calibration
         return made
 
     def calibrate(

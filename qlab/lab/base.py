@@ -243,6 +243,7 @@ class LabBase:
         graph: fx.GraphModule,
         reference: fx.GraphModule | None = None,
         reports: tuple[RepairReport, ...] = (),
+        calibration: Calibration | None = None,
     ) -> Self:
         """A Lab of a changed float graph whose reference stays the original model.
 
@@ -252,10 +253,11 @@ class LabBase:
             graph: What is quantized from now on; nodes keep their names.
             reference: As `Study.repaired`.
             reports: What was done, added to `repairs`.
+            calibration: As `Study.repaired`.
         """
         made = copy.copy(self)
         vars(made).pop("subject", None)
-        made._study = self._study.repaired(graph, reference)
+        made._study = self._study.repaired(graph, reference, calibration)
         made.repairs, made.before = (*self.repairs, *reports), self
         made._data = list(self._data)
         made.layers = made._study.layers(made.plan())

@@ -181,7 +181,9 @@ class RepairableLab(LabBase):
                 expected="what repair_with of this Lab gave, run to its end",
                 received="a repair that was stopped" if repaired.measured is None else _OTHER,
             )
-        made = self.repaired(repaired.model, repaired.reference, (repaired.report,))
+        made = self.repaired(
+            repaired.model, repaired.reference, (repaired.report,), repaired.calibration
+        )
         made.mapping = repaired.mapping
         before, after = repaired.measured
         told: Any = {"seconds": 0.0, "subject": self.subject}

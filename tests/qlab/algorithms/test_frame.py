@@ -205,3 +205,13 @@ def test_a_repaired_lab_is_repaired_again(lab, repaired):
     assert [report.samples for report in best.repairs] == [64, 32]
     assert best.original is lab
     assert copy.copy(best.before) is not best and best.before is better
+
+
+def test_what_was_calibrated_to_measure_a_repair_is_not_calibrated_again():
+    lab = lab_for("depthwise")
+    found = lab.repair_with("equalize", MAPPING)
+    better = lab.apply(found)
+    assert found.reference is not None and better.calibrated is found.calibration
+    lab.add_data(sample_models.load("depthwise").calibration(64))
+    later = lab.apply(found)  # it has not seen all the data that there is
+    assert later.calibrated is None and later.calibrate().samples == 128
