@@ -99,7 +99,7 @@ def linear(
     With ``acc = Σ (x - z_x)(w - z_w)`` exact and every operation rounded to float32:
     ``clamp(rint((f32(acc)·(s_x·s_w) + b)·(1/s_y) + z_y))``, ReLU before requantization. Every
     kernel but ``simulated`` gives the same codes, bit by bit. The reference (engine onednn) differs
-    by one step in 1 or 2 codes of a million: some of its kernels multiply by s_x and s_w in turn.
+    by one step in about 1 code of a million: some of its kernels multiply by s_x and s_w in turn.
 
     Args:
         x: Codes of shape (*, in_features).

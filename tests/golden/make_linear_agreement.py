@@ -1,9 +1,9 @@
-"""Counts the codes in which qlab's linear layer and torch 2.13's, engine onednn, differ.
+"""Counts the codes in which qlab and torch 2.13, engine onednn, differ: linear and convolution.
 
-Never run by the suite: ``python -m tests.golden.make_linear_agreement`` prints, over 15.7 million
-outputs of 120 random layers, how many differ from ``torch.ops.quantized.linear``, for qlab's order
-``f32(acc) · (s_x · s_w)`` and for the other, ``(f32(acc) · s_x) · s_w``. Neither gives 0: that
-kernel's order depends on shape and CPU. qlab's is the one that all its own kernels share.
+Never run by the suite: ``python -m tests.golden.make_linear_agreement`` prints how many of some 15
+million outputs of random layers, every other one with ReLU, differ from those of
+``torch.ops.quantized``. All of qlab's kernels compute ``f32(acc) · (s_x · s_w)``; the reference's
+multiply by one scale after the other where shape and CPU make them, so no order gives 0.
 """
 
 import warnings
@@ -14,7 +14,7 @@ from torch import Tensor
 from qlab import ops
 from qlab.dtypes import qint8, quint8
 from qlab.granularity import PerAxis
-from qlab.qparams import QParams, requantize
+from qlab.qparams import QParams
 
 OUTPUTS, SAMPLES, LAYERS = 256, 512, 120
 
@@ -32,30 +32,51 @@ def layer() -> tuple[Tensor, Tensor, QParams, QParams, Tensor, QParams]:
     return x, weight, x_qparams, w_qparams, bias, QParams.per_tensor(real.std() / 40, 128, quint8)
 
 
+def convolution() -> tuple[Tensor, Tensor, QParams, QParams, Tensor, QParams]:
+    """The same of a 3×3 convolution: images of 20×20, 64 channels out."""
+    channels = int(torch.randint(3, 48, ()))
+    x = torch.randint(0, 256, (8, channels, 20, 20), dtype=torch.uint8)
+    weight = torch.randint(-128, 128, (64, channels, 3, 3), dtype=torch.int8)
+    x_qparams = QParams.per_tensor(float(torch.rand(()) * 0.1 + 1e-3), 128, quint8)
+    scales, zeros = torch.rand(64) * 0.02 + 1e-4, torch.zeros(64, dtype=torch.int32)
+    w_qparams = QParams(scales, zeros, qint8, PerAxis(0))
+    real = torch.conv2d((x.double() - 128) * x_qparams.scale.double(), weight.double())
+    real *= scales.double().reshape(-1, 1, 1)
+    bias = torch.randn(64) * float(real.std())
+    return x, weight, x_qparams, w_qparams, bias, QParams.per_tensor(real.std() / 40, 128, quint8)
+
+
+def differing(kind: str, relu: bool) -> tuple[int, int, int]:
+    """Of one random layer: how many outputs, how many differ, and by how many steps at most."""
+    made = convolution() if kind == "conv2d" else layer()
+    x, weight, x_qparams, w_qparams, bias, y_qparams = made
+    given = torch._make_per_tensor_quantized_tensor(x, x_qparams.scale_value, 128)
+    coded = torch._make_per_channel_quantized_tensor(
+        weight, w_qparams.scale.double(), w_qparams.zero_point.long(), 0
+    )
+    reference = torch.ops.quantized
+    name, out = f"{kind}_relu" if relu else kind, (y_qparams.scale_value, 128)
+    if kind == "conv2d":
+        packed = reference.conv2d_prepack(coded, bias, [1, 1], [0, 0], [1, 1], 1)
+    else:
+        packed = reference.linear_prepack(coded, bias)
+    theirs = getattr(reference, name)(given, packed, *out).int_repr()
+    operator = getattr(ops, kind)
+    ours = operator(x, x_qparams, weight, w_qparams, bias, y_qparams, relu=relu)
+    steps = (ours.int() - theirs.int()).abs()
+    return steps.numel(), int((steps > 0).sum()), int(steps.max())
+
+
 def main() -> None:
     """Prints the counts."""
     warnings.simplefilter("ignore")
     torch.backends.quantized.engine = "onednn"
-    torch.manual_seed(11)
-    total, product, sequence, largest = 0, 0, 0, 0
-    for _ in range(LAYERS):
-        x, weight, x_qparams, w_qparams, bias, y_qparams = layer()
-        given = torch._make_per_tensor_quantized_tensor(x, x_qparams.scale_value, 128)
-        zeros = w_qparams.zero_point.long()
-        packed = torch.ops.quantized.linear_prepack(
-            torch._make_per_channel_quantized_tensor(weight, w_qparams.scale.double(), zeros, 0),
-            bias,
-        )
-        theirs = torch.ops.quantized.linear(given, packed, y_qparams.scale_value, 128).int_repr()
-        ours = ops.linear(x, x_qparams, weight, w_qparams, bias, y_qparams)
-        exact = ((x.double() - 128) @ weight.double().T).float()
-        other = requantize((exact * x_qparams.scale) * w_qparams.scale + bias, y_qparams)
-        total += theirs.numel()
-        product += int((ours != theirs).sum())
-        sequence += int((other != theirs).sum())
-        largest = max(largest, int((ours.int() - theirs.int()).abs().max()))
-    print(f"{total:,} outputs; of qlab's {product} differ, by {largest} step at most")
-    print(f"with the scales multiplied one after the other {sequence} would")
+    for kind in ("linear", "conv2d"):
+        torch.manual_seed(11)
+        found = [differing(kind, relu=bool(index % 2)) for index in range(LAYERS)]
+        total, different = (sum(row[i] for row in found) for i in range(2))
+        largest = max(row[2] for row in found)
+        print(f"{kind}: of {total:,} outputs {different} differ, by {largest} step at most")
 
 
 if __name__ == "__main__":
