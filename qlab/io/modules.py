@@ -167,8 +167,8 @@ def describe(module: nn.Module, path: str) -> dict[str, Any]:
             f"The layer {path!r} cannot be saved in a checkpoint",
             expected="a quantized module or one of torch.nn that the registry knows",
             received=name,
-            fix="Write .pt2 instead; or quantize the layer, or replace it by those of torch.nn that "
-            "their constructor's plain arguments rebuild.",
+            fix="Write .pt2 instead; or quantize the layer, or replace it by those of torch.nn "
+            "that their constructor's plain arguments rebuild.",
         )
     data: dict[str, Any] = {"class": name, "arguments": _listed(_float_arguments(module))}
     dtype = _float_dtype(module)
