@@ -287,7 +287,8 @@ class _Weighted(_Sum):
         y = functional_call(self.inner, given, (x.to(torch.float32),))
         if self.bias is not None and self.apart:
             spatial = self.get_buffer("weight_codes").dim() - 2
-            y = y + self.bias.reshape(-1, *[1] * spatial)
+            # Reshaped to its own shape it would be another constant, without its name.
+            y = y + (self.bias.reshape(-1, *[1] * spatial) if spatial else self.bias)
         y = sum(others, y)
         return y if OUTPUT in self.forms else y.to(dtype)
 
