@@ -40,12 +40,13 @@ class _DynamicConv(DynamicLayer):
         self.input_dtype: QDType = quint8
         self.reduce_range = reduce_range
 
-    def forward(self, *inputs: Any, reduce_range: bool | None = None) -> Tensor:
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]  (one argument more)
+        self, input: Tensor, reduce_range: bool | None = None
+    ) -> Tensor:
         """The convolution of real numbers.
 
         Args:
-            *inputs: One floating-point tensor of the shape that the float layer takes, with a
-                batch; and ``reduce_range``, which the reference takes by position too.
+            input: Floating point, of the shape that the float layer takes, with a batch.
             reduce_range: Of this call; that of the module if not given.
 
         Returns:
@@ -56,16 +57,14 @@ class _DynamicConv(DynamicLayer):
             ShapeError: It does not fit the weight.
             NonFiniteError: NaN or infinity in the input.
         """
-        x, *given = inputs
-        self._check_real(x)
-        half = next(iter(given), reduce_range)
-        half = self.reduce_range if half is None else half
+        self._check_real(input)
+        half = self.reduce_range if reduce_range is None else reduce_range
         if torch.compiler.is_compiling() and half == self.reduce_range:
-            return self._traced(x)
+            return self._traced(input)
         run = getattr(dynamic, f"{type(self).op.__name__}_dynamic")
         layer = self.get_buffer("weight_codes"), self.weight_qparams, self.bias()
         how = {"dtype": self.input_dtype, "reduce_range": half, "packed": self._packed}
-        return run(x, *layer, **how, **self._options())
+        return run(input, *layer, **how, **self._options())
 
     @classmethod
     def from_float(cls, mod: nn.Module, use_precomputed_fake_quant: bool = False) -> Self:
