@@ -169,9 +169,11 @@ class LinearGELU(_Shaped):
         """``requantize(gelu(x Wᵀ + b))`` on codes; without ``x_qparams`` on real numbers."""
         if x_qparams is None or is_compiling():
             return super().compute(x, x_qparams)
-        layer = self._call(x, x_qparams)[:-1]
-        options = {"approximate": self.approximate, "packed": self._packed}
-        return ops.linear_gelu(*layer, self.get_qparams(OUTPUT), **options)
+        _, _, weight, w_qparams, bias, _ = self._call(x, x_qparams)
+        return ops.linear_gelu(
+            x, x_qparams, weight, w_qparams, bias, self.get_qparams(OUTPUT),
+            approximate=self.approximate, packed=self._packed,
+        )  # fmt: skip
 
     def _keep(self, made: ops.Ready) -> None:
         self._cache["finish"] = None
@@ -254,8 +256,9 @@ class ConvAdd2d(_BeforeRequantization, Conv2d):
         if x_qparams is None or is_compiling():
             real = super().compute(x, x_qparams)
             return finished_sum(real, other, other_qparams, output, self.relu)
-        layer = self._call(x, x_qparams)[:-1]
-        options = {**self._options(), "relu": self.relu, "packed": self._packed}
+        _, _, weight, w_qparams, bias, _ = self._call(x, x_qparams)
+        options: Any = {**self._options(), "relu": self.relu, "packed": self._packed}
+        layer = x, x_qparams, weight, w_qparams, bias
         return ops.conv2d_add(*layer, other, other_qparams, output, **options)
 
     def _options(self) -> dict[str, Any]:
