@@ -18,6 +18,7 @@ from qlab.nn import intrinsic as nni
 from qlab.nn.intrinsic.quantized.activated import (
     ConvAdd2d,
     ConvAddReLU2d,
+    LinearGELU,
     LinearLeakyReLU,
     LinearTanh,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "ConvReLU1d",
     "ConvReLU2d",
     "ConvReLU3d",
+    "LinearGELU",
     "LinearLeakyReLU",
     "LinearReLU",
     "LinearReLU6",
