@@ -102,7 +102,9 @@ class ConvertCustomConfig(FuseCustomConfig):
         return self
 
     @classmethod
-    def from_dict(cls, convert_custom_config_dict: Mapping[str, Any]) -> Self:
+    def from_dict(  # pyright: ignore[reportIncompatibleMethodOverride]  (the reference's name)
+        cls, convert_custom_config_dict: Mapping[str, Any]
+    ) -> Self:
         """From the reference's dict form.
 
         Raises:
@@ -216,7 +218,9 @@ class PrepareCustomConfig(FuseCustomConfig):
         return self
 
     @classmethod
-    def from_dict(cls, prepare_custom_config_dict: Mapping[str, Any]) -> Self:
+    def from_dict(  # pyright: ignore[reportIncompatibleMethodOverride]  (the reference's name)
+        cls, prepare_custom_config_dict: Mapping[str, Any]
+    ) -> Self:
         """From the reference's dict form.
 
         Raises:

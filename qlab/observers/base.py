@@ -331,7 +331,7 @@ class UniformQuantizationObserverBase(ObserverBase):
                 fix="Run calibration data through the prepared model (or the observer) first.",
             )
 
-    def forward(self, x_orig: Tensor) -> Tensor:
+    def forward(self, x_orig: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]  (the reference's name)
         """Takes ``x_orig`` into the range; an empty tensor changes nothing.
 
         Args:

@@ -75,7 +75,7 @@ class FixedQParamsObserver(ObserverBase):
         limits = self._spec.limits
         return QParams(scale, zero_point, self._spec.dtype, self._spec.granularity, *limits)
 
-    def forward(self, X: Tensor) -> Tensor:  # noqa: N803
+    def forward(self, X: Tensor) -> Tensor:  # noqa: N803  # pyright: ignore[reportIncompatibleMethodOverride]
         """Returns ``X``."""
         return X
 

@@ -26,9 +26,6 @@ EXCEPTIONS = {
     ),
     (r"nn\..*", "get_qconv", "no such method"): "a step of the reference's from_float",
     (_RNN, _STEPS, "no such method"): "a step of the reference's forward",
-    (r"nn\.quantized\.dynamic\.Conv.*", "forward", "reduce_range: None .*"): (
-        "None asks for the module's own, which is True as there unless it was made otherwise"
-    ),
     (r"quantization\.qconfig.*", "__call__", "backend: 'onednn' instead of 'x86'"): (
         "qlab computes what the reference's engine onednn does: eight bits, none kept back"
     ),

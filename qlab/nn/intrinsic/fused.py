@@ -36,7 +36,7 @@ class FusedModule(nn.Sequential):
     @classmethod
     def _part_names(cls) -> tuple[str, ...]:
         """What the reference calls the parts."""
-        return tuple(next(n for k, n in _NAMES.items() if issubclass(p, k)) for p in cls.parts)
+        return tuple(map(_part_name, cls.parts))
 
     def __init__(self, *modules: nn.Module, **named: nn.Module) -> None:
         if named:
@@ -56,6 +56,11 @@ class FusedModule(nn.Sequential):
                 received=", ".join(part.__name__ for part in received) or "no modules",
             )
         super().__init__(*modules)
+
+
+def _part_name(part: type[nn.Module]) -> str:
+    known = (name for kind, name in _NAMES.items() if issubclass(part, kind))
+    return next(known, part.__name__.lower())
 
 
 def _kind(module: nn.Module) -> type[nn.Module]:
