@@ -98,7 +98,7 @@ _NAMELESS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.RNN: (*_RECURRENT, "nonlinearity"),
 }
 #: Arguments that are attributes of another name.
-_KEPT_AS = {(nn.PairwiseDistance, "p"): "norm"}
+_KEPT_AS: dict[tuple[type[nn.Module], str], str] = {(nn.PairwiseDistance, "p"): "norm"}
 _MOST_LAYERS = 1000  # a recurrent layer's own loop makes each of them
 _FLOAT_DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -209,7 +209,7 @@ def build(data: dict[str, Any], path: str) -> nn.Module:
         if name in quantized:
             return quantized[name].from_config(data["config"])
         if name in floats:
-            arguments = {
+            arguments: dict[str, Any] = {
                 k: tuple(v) if isinstance(v, list) else v for k, v in data["arguments"].items()
             }
             if arguments.get("num_layers", 1) > _MOST_LAYERS:
