@@ -142,6 +142,12 @@ class LinearTanh(FusedModule):
     parts = (nn.Linear, nn.Tanh)
 
 
+class LinearGELU(FusedModule):
+    """``gelu(linear(x))`` of ``nn.Linear`` and ``nn.GELU``."""
+
+    parts = (nn.Linear, nn.GELU)
+
+
 class BNReLU2d(FusedModule):
     """``relu(bn(x))`` of ``nn.BatchNorm2d`` and ``nn.ReLU``."""
 

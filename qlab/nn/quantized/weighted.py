@@ -122,9 +122,13 @@ class WeightedModule(WeightModule):
         result = super().forward(*inputs)
         made, bound = self._packed.ready, self.input_qparams
         if made is not None and bound is not None and made.x_qparams is bound[0]:
-            self._cache["finish"] = self._finish()
-            self._cache["ready"] = made if made.y_qparams is self._result_qparams() else None
+            self._keep(made)
         return result
+
+    def _keep(self, made: ops.Ready) -> None:
+        """Remembers a bound call for the next one, where its result is what `_finish` takes."""
+        self._cache["finish"] = self._finish()
+        self._cache["ready"] = made if made.y_qparams is self._result_qparams() else None
 
     def compute(self, x: Tensor, x_qparams: QParams | None) -> Tensor:
         """``relu(op(x, weight) + bias)`` on codes; without ``x_qparams`` on real numbers."""

@@ -16,6 +16,7 @@ from qlab.nn import intrinsic as nni
 from qlab.nn.intrinsic.quantized.activated import (
     ConvAdd2d,
     ConvAddReLU2d,
+    LinearGELU,
     LinearLeakyReLU,
     LinearTanh,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "ConvReLU1d",
     "ConvReLU2d",
     "ConvReLU3d",
+    "LinearGELU",
     "LinearLeakyReLU",
     "LinearReLU",
     "LinearReLU6",
