@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Collection, Sequence
 from collections.abc import Mapping as Named
 from typing import Any, Self
@@ -16,6 +17,7 @@ from qlab.algorithms import (
     algorithm,
     estimate_seconds,
     finetuning,
+    recipe_of,
     repair,
     run_repair,
 )
@@ -191,6 +193,27 @@ class RepairableLab(LabBase):
         told = {"seconds": repaired.report.seconds, "subject": made.subject}
         told |= {"name": repaired.report.title, "parent": None if first is None else first.id}
         record_report(made.runs, repaired.mapping, after, **told)
+        return made
+
+    def repair_recipes(self) -> list[dict[str, Any]]:
+        """What `repeat_repairs` takes to repeat `repairs`, JSON-ready.
+
+        Raises:
+            UnsupportedError: One cannot be repeated, such as training on given data; names it.
+        """
+        return [recipe_of(report) for report in self.repairs]
+
+    def repeat_repairs(self, recipes: Sequence[Named[str, Any]]) -> Self:
+        """A Lab repaired as another one was, algorithm after algorithm, as `apply` makes it.
+
+        Args:
+            recipes: What `repair_recipes` of the other one gave.
+        """
+        made = self
+        for recipe in recipes:
+            mapping = QConfigMapping.from_json(json.dumps(recipe["mapping"]))
+            chosen = dict(recipe["settings"])
+            made = made.apply(made.repair_with(recipe["name"], mapping, recipe["layers"], **chosen))
         return made
 
     def _apply_steps(self, found: AutoRepair) -> Self:
