@@ -15,7 +15,6 @@ from qlab.analysis.report import graph_bytes, module_bytes
 from qlab.analysis.study import Study
 from qlab.dtypes import integer
 from qlab.errors import ArgumentError, UnknownNameError
-from qlab.graph import convert
 from qlab.graph.plan import Plan, Step
 from qlab.nn.intrinsic.fold import core
 from qlab.qconfig import QConfig, QConfigMapping, qconfig_of
@@ -200,17 +199,8 @@ class Space:
         return made
 
     def convert(self, mapping: QConfigMapping) -> fx.GraphModule:
-        """The quantized graph, without computing a weight's scale twice."""
-        study, plan = self.study, self.study.plan(mapping)
-        weights = {
-            step.name: study.weight_qparams(step.name, step.weight)[0]
-            for step in plan.steps
-            if step.weight is not None and step.execution != "dynamic"
-        }
-        scales = {
-            v.node: study.activation_qparams(v.node, v.spec) for v in plan.values if v.observed
-        }
-        return convert(study.graph, plan, scales, weights=weights)
+        """The quantized graph of a mapping."""
+        return self.study.execute(self.study.plan(mapping))
 
     def exact_bytes(self, chosen: dict[str, Candidate]) -> int:
         """Size of the converted model, as `Report.size` has it.
