@@ -139,6 +139,18 @@ class ConvCall(Call):
         return values.reshape(-1, *(1,) * len(self.stride))
 
 
+def output_sizes(
+    sizes: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> tuple[int, ...]:
+    """Sizes of a convolution's output, one per axis: ``(size + 2p - d(k - 1) - 1) // s + 1``."""
+    axes = zip(sizes, kernel, stride, padding, dilation, strict=True)
+    return tuple((size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, s, p, d in axes)
+
+
 def _check_parameters(op: str, call: Call) -> None:
     weight, w_qparams, bias = call.weight, call.w_qparams, call.bias
     checks.codes(op, "weight", weight, w_qparams)
