@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -30,7 +31,7 @@ from qlab.graph import Plan, annotate, convert
 from qlab.graph.lift import attribute
 from qlab.qconfig import QConfigMapping
 from qlab.qparams import QParams
-from qlab.ranges import MSE, QuantizationError, TensorSpec, expected_error, measured_error
+from qlab.ranges import MSE, MinMax, QuantizationError, TensorSpec, expected_error, measured_error
 
 _KEPT_GRAPHS = 4
 _KEPT_PLANS = 32
@@ -179,14 +180,27 @@ class Study(Observed):
         version = self._version
         return self._converted.get((mapping, version), lambda: self.execute(plan))
 
-    def execute(self, plan: Plan, like: fx.GraphModule | None = None) -> fx.GraphModule:
-        """The quantized graph of a plan; with ``like``, sharing that graph's equal modules."""
+    def execute(
+        self, plan: Plan, like: fx.GraphModule | None = None, *, sized: bool = False
+    ) -> fx.GraphModule:
+        """The quantized graph of a plan.
+
+        Args:
+            plan: The plan.
+            like: Another graph, whose equal modules are shared.
+            sized: Whether only its size matters: weights then get the range from their least to
+                their largest value, at once, whatever their specs search for.
+        """
         scales = {
             value.node: self.activation_qparams(value.node, value.spec)
             for value in plan.values
             if value.observed
         }
-        return convert(self.graph, plan, scales, weight_scales=self.weight_scales, like=like)
+        found = self._sizing_scales if sized else self.weight_scales
+        return convert(self.graph, plan, scales, weight_scales=found, like=like)
+
+    def _sizing_scales(self, name: str, spec: TensorSpec) -> QParams:
+        return self.weight_scales(name, replace(spec, policy=MinMax()))
 
     def scales(self, plan: Plan) -> Iterator[tuple[str, Callable[[], object]]]:
         """What `execute` computes first, in pieces that take less than a batch: whose, and how.

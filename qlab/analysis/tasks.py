@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from typing import Any, Generic, TypeVar
 
+from qlab.analysis.batches import Batch, Batches
 from qlab.analysis.calibration import Progress, Stop
 from qlab.errors import DTypeError
 
@@ -27,6 +28,45 @@ class TaskError(Exception):
     def __init__(self, task: Any) -> None:
         super().__init__("a task failed")
         self.task = task
+
+
+class DataPass:
+    """One pass over data, with progress and a stop after each batch.
+
+    Args:
+        sources: Data, one after the other.
+        label: What is being done.
+        on_progress: Called as ``(batches done, batches in all, label)``.
+        should_stop: Asked after each batch.
+
+    Attributes:
+        done: Batches seen.
+        samples: Samples seen.
+        complete: Whether all was seen, whatever number of batches a loader had announced.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Batches],
+        label: str,
+        on_progress: Progress | None = None,
+        should_stop: Stop | None = None,
+    ) -> None:
+        self._sources, self._label = sources, label
+        self._on_progress, self._should_stop = on_progress, should_stop
+        self.total = sum(map(len, sources))
+        self.done, self.samples, self.complete = 0, 0, False
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in itertools.chain.from_iterable(self._sources):
+            yield batch
+            self.done, self.samples = self.done + 1, self.samples + batch.samples
+            if self._on_progress is not None:
+                self._on_progress(self.done, self.total, self._label)
+            if self._should_stop is not None and self._should_stop():
+                self.complete = self.done >= self.total
+                return
+        self.complete = True
 
 
 def run_pieces(
@@ -101,8 +141,9 @@ def checked_executor(executor: Any) -> Executor | None:
     Raises:
         DTypeError: Something else.
     """
-    usable = not isinstance(executor, type) and callable(getattr(executor, "submit", None))
-    if executor is None or usable:
+    if executor is None:
+        return None
+    if not isinstance(executor, type) and callable(getattr(executor, "submit", None)):
         return executor
     raise DTypeError(
         "Not an executor",

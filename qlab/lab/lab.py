@@ -211,7 +211,7 @@ class Lab(RepairableLab, DeployableLab, TensorLab):
         self._study.whole_graph("Lab.search")
         resolved = resolve_mapping(mapping)
         seen_all = self.calibrate(on_progress, should_stop).complete
-        space = Space(self._study, resolved, candidates, by)
+        space = Space(self._study, resolved, candidates, by, on_progress=on_progress)
         budget_limits(space, budget)  # refused before anything is measured
         hooks: Any = {"on_progress": on_progress, "should_stop": should_stop}
         if sensitivity is None or not sensitivity.complete:

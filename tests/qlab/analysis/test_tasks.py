@@ -14,8 +14,10 @@ from concurrent.futures.process import BrokenProcessPool
 import pandas as pd
 import pytest
 
+import qlab
 from qlab.analysis.tasks import TaskError, run_tasks
 from qlab.errors import DTypeError, UnfinishedError
+from tests.qlab.analysis.test_hooked import BATCHES, Loops, core
 from tests.qlab.analysis.test_sensitivity import lab_for, make_lab, measured, measuring
 
 
@@ -173,6 +175,68 @@ def test_sensitivity_goes_on_from_a_broken_loader(threads):
         found.table, measured("mlp").table.xs("int8", level="config", drop_level=False),
         check_exact=True, check_like=True,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_calibration_goes_on_from_a_broken_loader(graph):
+    model = core() if graph else Loops().eval()
+    whole = qlab.Lab(model, BATCHES[0], BATCHES)
+    lab = qlab.Lab(model, BATCHES[0], Breaks(BATCHES, 2))
+    assert lab.traced == graph
+    expected = r"Batch 2 of the calibration data could not be read\. Received OSError: disk gone"
+    with pytest.raises(UnfinishedError, match=expected):
+        lab.calibrate()
+    assert (lab.calibrated.batches, lab.calibrated.complete) == (2, False)
+    seen = []
+    assert lab.calibrate(lambda *p: seen.append(p[0])).complete
+    assert seen[0] == 3
+    assert lab.calibrated.statistics == whole.calibrate().statistics
+
+
+def test_a_loader_that_breaks_at_once_leaves_nothing_and_one_of_added_data_what_it_gave():
+    lab = qlab.Lab(core(), BATCHES[0], Breaks(BATCHES, 0))
+    with pytest.raises(UnfinishedError, match="Batch 0 of the calibration data"):
+        lab.calibrate()
+    assert lab.calibrated is None
+    assert lab.calibrate().batches == len(BATCHES)
+    with pytest.raises(UnfinishedError, match="Batch 1 of the added data"):
+        lab.add_data(Breaks(BATCHES, 1))
+    assert (lab.calibrated.batches, lab.calibrated.complete) == (len(BATCHES) + 1, False)
+    assert lab.calibrate().batches == 2 * len(BATCHES)
+
+
+def test_a_one_shot_loader_that_breaks_is_named_where_it_is_read():
+    with pytest.raises(UnfinishedError, match=r"Batch 1 of the evaluation data.*disk gone"):
+        qlab.Lab(core(), BATCHES[0], BATCHES, iter(Breaks(BATCHES, 1)))
+
+
+class Announces(Breaks):
+    """A loader that is wrong about how many batches it has."""
+
+    def __init__(self, length):
+        super().__init__(BATCHES, -1)
+        self.length = length
+
+    def __len__(self):
+        return self.length
+
+
+@pytest.mark.parametrize("length", [1, len(BATCHES) + 2])
+@pytest.mark.parametrize("graph", [True, False])
+def test_a_loader_may_be_wrong_about_its_length(length, graph):
+    model = core() if graph else Loops().eval()
+    lab = qlab.Lab(model, BATCHES[0], Announces(length))
+    same = qlab.Lab(model, BATCHES[0], BATCHES)
+    assert lab.calibrate().complete and lab.calibrate().batches == len(BATCHES)
+    found, expected = lab.compare(), same.compare()
+    assert found.complete and found.output == expected.output and len(lab.runs) == 1
+    ways = ("on", "off")
+    pd.testing.assert_frame_equal(
+        lab.sensitivity(ways=ways).table, same.sensitivity(ways=ways).table
+    )
+    assert lab.sensitivity(ways=ways).complete
+    if graph:
+        assert lab.fidelity().complete
 
 
 @pytest.mark.parametrize("executor", [3, "threads", ThreadPoolExecutor])
