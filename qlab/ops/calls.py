@@ -189,18 +189,19 @@ def bind_linear(
     *,
     relu: bool = False,
     packed: PackedWeight | None = None,
+    op: str = "linear",
 ) -> LinearCall:
     """Checks the arguments of `qlab.ops.linear`."""
-    checks.codes("linear", "input", x, x_qparams)
-    checks.dims("linear", "weight", weight, (2,), "(out_features, in_features)")
+    checks.codes(op, "input", x, x_qparams)
+    checks.dims(op, "weight", weight, (2,), "(out_features, in_features)")
     if x.dim() == 0 or x.shape[-1] != weight.shape[1]:
         raise ShapeError(
-            "linear: the input does not fit the weight",
+            f"{op}: the input does not fit the weight",
             expected=f"{weight.shape[1]} features along the last axis",
             received=f"shape {tuple(x.shape)}",
         )
     call = LinearCall(x, x_qparams, weight, w_qparams, bias, y_qparams, relu, packed)
-    check_call("linear", call)
+    check_call(op, call)
     return call
 
 
