@@ -6,6 +6,7 @@ import streamlit as st
 
 from pages.common import (
     address,
+    automatic_shown,
     headline,
     messages,
     models,
@@ -44,6 +45,7 @@ def draw(view: View) -> None:
     shown = stale.at_once(view)
     outcome = compare(loaded, shown.mapping, view.workspace)
     headline.draw(outcome.report, shown, loaded.sample)
+    automatic_shown.draw(view, loaded, outcome.report)
     if not outcome.worst:
         st.info(
             "Nothing is quantized under this configuration, so no layer has an error. "

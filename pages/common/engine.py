@@ -32,6 +32,7 @@ GRACE = float(os.environ.get("QLAB_GRACE_SECONDS", "60"))
 KEPT = {
     "loaded": 4,
     "repaired": 8,
+    "automatic": 8,
     "lesson": 16,
     "model_file": 4,
     "sample_file": 4,
@@ -179,6 +180,7 @@ def _progress(key: Key, job: Job, workspace: Workspace, ending: str) -> None:
 def progress_text(job: Job) -> str:
     """What a job does, how far it is and how long it will take, as Markdown."""
     left = job.seconds_left
-    rest = f" · {duration(left)} left" if left is not None else ""
-    counted = f" · {job.done} of {job.total}" if job.total else ""
+    most = "at most " if job.timed else ""
+    rest = f" · {most}{duration(left)} left" if left is not None else ""
+    counted = f" · {job.done} of {job.total}" if job.total and not job.timed else ""
     return f"{escape(job.title)}: {escape(job.label or 'starting')}{counted}{rest}"

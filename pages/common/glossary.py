@@ -88,6 +88,15 @@ TERMS: dict[str, str] = {
     "cause": "What is wrong, and with which of the layer's tensors: its weight, its output "
     "(activation) or its input.",
     "threshold": "The measured number, and from which value on the engine calls it a cause.",
+    "automatic repair": "Measures the network, looks for the causes of its layers' errors, and "
+    "tries what fits them, the cheapest first. What brings the goal nearer is kept. Remedies are "
+    "chosen by what they do on the evaluation data.",
+    "goal": "The least that the quantized network must reach. The float network is what it can "
+    "hope for.",
+    "time to look": "After it nothing new is begun, and the best until then is offered. Measuring "
+    "and cheap remedies take seconds, learning the rounding of weights takes most of the time.",
+    "keep the size": "Without it, layers that cost the network most may stay in float as a last "
+    "resort: as few as reach the goal. They take four times the bytes.",
     "gain": "Change of this layer's output SQNR under the remedy [dB], higher is better: measured "
     "with the layer alone on a small fixed sample of the calibration data.",
     "channel sqnr": "SQNR of one channel of the layer's output [dB], higher is better: the layer "

@@ -21,9 +21,11 @@ class Progress(Protocol):
     Attributes:
         partial: What the work may leave behind when it is cancelled, to go on from: the next job
             of the same name starts with it. None at first.
+        timed: Set by work that ends after a given time: `total` is that, in seconds.
     """
 
     partial: Any
+    timed: bool
 
     def report(self, done: int, total: int, label: str) -> None: ...
     def should_stop(self) -> bool: ...
@@ -58,6 +60,7 @@ class Job:
         result: What the work returned, once `state` is `"done"`.
         error: What it raised, once `state` is `"failed"`.
         partial: What cancelled work left behind, once it has ended.
+        timed: Whether `total` is the most seconds that the work may take.
         owners: The workspaces that want it.
     """
 
@@ -67,6 +70,7 @@ class Job:
         self.result: Any = None
         self.error: Exception | None = None
         self.partial: Any = None
+        self.timed = False
         self.owners: set[str] = set()
         self._work, self._after = work, after
         self._cancelled = threading.Event()

@@ -287,6 +287,7 @@ class _Silent:
     """Progress that nobody watches."""
 
     partial: Any = None
+    timed: bool = False
 
     def report(self, done: int, total: int, label: str) -> None:
         """Told how far it is."""

@@ -65,6 +65,67 @@ class Recipe:
         )
 
 
+@dataclass(frozen=True)
+class Goal:
+    """What an automatic repair is asked for.
+
+    Attributes:
+        mapping: The configuration to repair the model for.
+        least: The least value of each metric that is to be reached, by its name in a report.
+        seconds: How long it may look.
+        keep_size: Whether no layer may stay in float.
+    """
+
+    mapping: QConfigMapping
+    least: tuple[tuple[str, float], ...]
+    seconds: float
+    keep_size: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form, read back by `from_dict`.
+
+        Raises:
+            UnknownNameError: The configuration holds something unregistered.
+        """
+        return {
+            "mapping": json.loads(self.mapping.to_json()),
+            "least": dict(self.least),
+            "seconds": self.seconds,
+            "keep_size": self.keep_size,
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Goal:
+        """Inverse of `to_dict`.
+
+        Raises:
+            FormatError: A configuration that is none.
+        """
+        from qlab.qconfig import QConfigMapping
+
+        return cls(
+            mapping=QConfigMapping.from_json(json.dumps(data["mapping"])),
+            least=tuple((str(name), float(value)) for name, value in data["least"].items()),
+            seconds=float(data["seconds"]),
+            keep_size=bool(data["keep_size"]),
+        )
+
+
+@dataclass(frozen=True)
+class Automatic:
+    """An automatic repair that was applied.
+
+    Attributes:
+        place: How many changes there were before it.
+        steps: How many changes it made.
+        log: What it found, tried and decided, a sentence or two for each.
+    """
+
+    place: int
+    steps: int
+    log: tuple[str, ...]
+
+
 #: Repairs one after the other, each of what the one before it made.
 Chain = tuple[Recipe, ...]
 

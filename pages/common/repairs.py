@@ -14,7 +14,9 @@ from pages.common.store import store
 from pages.common.workspace import Choice, Workspace
 
 if TYPE_CHECKING:
+    from qlab import Lab
     from qlab.algorithms import Repaired, RepairReport
+    from qlab.analysis.report import Report
     from qlab.qconfig import QConfigMapping
 
 KIND = "repaired"
@@ -125,30 +127,57 @@ def apply(tried_one: Loaded, choice: Choice, workspace: Workspace) -> None:
 
 def record(tried_one: Loaded, made: Repaired, workspace: Workspace) -> None:
     """Keeps what was measured before and after a repair among the workspace's runs."""
-    from qlab.runs import record_report
-
     lab = tried_one.lab
     if lab.before is None or made.measured is None:
         return
-    runs, calibration = store().runs(workspace), lab.calibrated
-    origin = Origin(lab.original.subject, tried_one.chain)
-    workspace.note_origin(lab.subject, origin)
+    workspace.note_origin(lab.subject, Origin(lab.original.subject, tried_one.chain))
     for subject in (lab.subject, lab.before.subject):
         tried.note_model(workspace, subject, tried_one.called)
-    before, after = made.measured
-    known = (run for run in runs.of(lab.before.subject) if run.mapping == made.asked)
+    before = Measured(lab.before, made.asked, made.measured[0])
+    after = Measured(lab, made.mapping, made.measured[1])
+    record_step(workspace, made.report.title, before, after, made.report.seconds)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A comparison that was made on the way.
+
+    Attributes:
+        lab: Of which model.
+        mapping: Under which configuration.
+        report: What came out.
+    """
+
+    lab: Lab
+    mapping: QConfigMapping
+    report: Report
+
+
+def record_step(
+    workspace: Workspace, title: str, before: Measured, after: Measured, seconds: float
+) -> None:
+    """Keeps two comparisons as runs, the later one the child of the earlier and of that title."""
+    from qlab.runs import record_report
+
+    runs, subject = store().runs(workspace), before.lab.subject
+    known = (run for run in runs.of(subject) if run.mapping == before.mapping)
     parent = next(known, None) or record_report(
-        runs, made.asked, before, subject=lab.before.subject, seconds=0.0, calibration=calibration
+        runs,
+        before.mapping,
+        before.report,
+        subject=subject,
+        seconds=0.0,
+        calibration=after.lab.calibrated,
     )
     record_report(
         runs,
-        made.mapping,
-        after,
-        subject=lab.subject,
-        seconds=made.report.seconds,
-        name=made.report.title,
+        after.mapping,
+        after.report,
+        subject=after.lab.subject,
+        seconds=seconds,
+        name=title,
         parent=None if parent is None else parent.id,
-        calibration=calibration,
+        calibration=after.lab.calibrated,
     )
 
 

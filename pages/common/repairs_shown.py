@@ -106,7 +106,7 @@ def panel(view: View, loaded: Loaded, layer: str | None = None) -> None:
         layer: Whose gain is shown beside the network's.
     """
     recipe = view.workspace.trial(view.choice)
-    if recipe is None:
+    if not isinstance(recipe, Recipe):
         return
     with st.container(border=True, key="trial"):
         whole = recipe.layers is None
@@ -171,6 +171,15 @@ def gains(report: RepairReport, sample: SampleModel | OwnModel, layer: str | Non
         shown.append(("Network accuracy ↑", *pair, "%", "accuracy"))
     pair = report.before["sqnr"], report.after["sqnr"]
     shown.append(("Network output SQNR ↑", *pair, "dB", "sqnr"))
+    changes(shown)
+
+
+def changes(shown: Sequence[tuple[str, float, float, str, str]]) -> None:
+    """Draws numbers before and after a repair, higher being better.
+
+    Args:
+        shown: Title, the two values, unit, and term of the glossary of each.
+    """
     for column, (title, before, after, unit, term) in zip(
         st.columns(max(len(shown), 3)), shown, strict=False
     ):

@@ -6,11 +6,11 @@ import json
 import logging
 import re
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from typing import TYPE_CHECKING, Any
 
 from pages.common.brought import ModelFile, SampleFile
-from pages.common.recipes import Chain, Origin, Recipe
+from pages.common.recipes import Automatic, Chain, Goal, Origin, Recipe
 from pages.common.workspace import Choice, Draft, Workspace
 
 if TYPE_CHECKING:
@@ -74,17 +74,31 @@ def _repairs(space: Workspace) -> dict[str, Any]:
     trials = [
         {"model": model, "preset": preset, "chain": written}
         for (model, preset), recipe in space.trials.items()
+        if isinstance(recipe, Recipe)
         for written in _chain((recipe,))
     ]
+    goals = [
+        {"model": model, "preset": preset, "goal": written}
+        for (model, preset), goal in space.trials.items()
+        if isinstance(goal, Goal)
+        for written in _chain((goal,))
+    ]
+    automatic = [[*key, *astuple(found)] for key, found in space.automatic.items()]
     origins = [
         {"made": made, "subject": origin.subject, "chain": written}
         for made, origin in space.origins.items()
         for written in _chain(origin.chain)
     ]
-    return {"chains": chains, "trials": trials, "origins": origins}
+    return {
+        "chains": chains,
+        "trials": trials,
+        "origins": origins,
+        "goals": goals,
+        "automatic": automatic,
+    }
 
 
-def _chain(chain: Chain) -> Iterator[list[dict[str, Any]]]:
+def _chain(chain: tuple[Recipe | Goal, ...]) -> Iterator[list[dict[str, Any]]]:
     """One item: the chain in JSON form; none where it has no such form."""
     from qlab.errors import QlabError
 
@@ -162,7 +176,15 @@ def _read_repairs(
     origins = {
         str(e["made"]): Origin(str(e["subject"]), _read_chain(e["chain"])) for e in data["origins"]
     }
-    return {"chains": chains, "trials": trials, "origins": origins}
+    for entry in data.get("goals", ()):
+        (written,) = entry["goal"]
+        trials[entry["model"], entry["preset"]] = Goal.from_dict(written)
+    automatic = {
+        (model, preset): Automatic(int(place), int(steps), tuple(map(str, log)))
+        for model, preset, place, steps, log in data.get("automatic", ())
+        if int(place) + int(steps) < len(history.get((model, preset), ()))
+    }
+    return {"chains": chains, "trials": trials, "origins": origins, "automatic": automatic}
 
 
 def _read_chain(data: list[dict[str, Any]]) -> Chain:

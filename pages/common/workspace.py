@@ -9,7 +9,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from pages.common.brought import ModelFile, SampleFile
-from pages.common.recipes import Chain, Origin, Recipe
+from pages.common.recipes import Automatic, Chain, Goal, Origin, Recipe
 
 if TYPE_CHECKING:
     from qlab.analysis.causes import Cause
@@ -105,7 +105,9 @@ class Workspace:
         applied: The last remedy that was applied, by (model, preset).
         chains: How the model was repaired, by (model, preset) and by the place in `history` from
             which on that holds.
-        trials: The repair that is being tried, or was and is not applied yet, by (model, preset).
+        trials: The repair that is being tried or looked for, or was and is not applied yet, by
+            (model, preset).
+        automatic: The last automatic repair that was applied, by (model, preset).
         origins: Where repaired models that were measured come from, by their fingerprint.
         recorded: Comparisons that are among the workspace's runs already.
         generation: Grows with every change of a configuration; knobs follow it.
@@ -127,7 +129,8 @@ class Workspace:
     declined: set[tuple[Hashable, ...]] = field(default_factory=set)
     applied: dict[tuple[str, str], Applied] = field(default_factory=dict)
     chains: dict[tuple[str, str], dict[int, Chain]] = field(default_factory=dict)
-    trials: dict[tuple[str, str], Recipe] = field(default_factory=dict)
+    trials: dict[tuple[str, str], Recipe | Goal] = field(default_factory=dict)
+    automatic: dict[tuple[str, str], Automatic] = field(default_factory=dict)
     origins: dict[str, Origin] = field(default_factory=dict)
     recorded: set[tuple[Hashable, ...]] = field(default_factory=set)
     generation: int = 0
@@ -197,8 +200,9 @@ class Workspace:
         """Takes a model and its data back, and whatever was changed for it."""
         for kept in (self.models, self.samples, self.reading_samples, self.selected):
             kept.pop(name, None)
-        kept = (self.history, self.drafts, self.refused, self.applied, self.chains, self.trials)
-        for by_model in kept:
+        for by_model in (self.history, self.drafts, self.refused, self.applied):
+            _drop(by_model, name)
+        for by_model in (self.chains, self.trials, self.automatic):
             _drop(by_model, name)
         for key in [key for key in self.shown if key[1].model == name]:
             del self.shown[key]
@@ -245,13 +249,13 @@ class Workspace:
         return known[max(known)] if known else ()
 
     @_changes
-    def try_repair(self, choice: Choice, recipe: Recipe | None) -> None:
-        """Asks for a repair that is not applied; None for none any more."""
+    def try_repair(self, choice: Choice, asked: Recipe | Goal | None) -> None:
+        """Asks for a repair, or for a search of one; nothing is applied. None for none any more."""
         self.trials.pop((choice.model, choice.preset), None)
-        if recipe is not None:
-            self.trials[choice.model, choice.preset] = recipe
+        if asked is not None:
+            self.trials[choice.model, choice.preset] = asked
 
-    def trial(self, choice: Choice) -> Recipe | None:
+    def trial(self, choice: Choice) -> Recipe | Goal | None:
         """The repair that is being tried, unless the configuration was changed since."""
         found = self.trials.get((choice.model, choice.preset))
         return found if found is not None and found.mapping == self.mapping(choice) else None
@@ -276,6 +280,20 @@ class Workspace:
             self._cut(choice, max(known))
 
     @_changes
+    def note_automatic(self, choice: Choice, place: int, log: tuple[str, ...]) -> None:
+        """Remembers that the changes from a place on are an automatic repair's, and its log."""
+        steps = self.changes(choice) - place
+        self.automatic[choice.model, choice.preset] = Automatic(place, steps, log)
+
+    @_changes
+    def undo_automatic(self, choice: Choice) -> None:
+        """Takes back every step of the last automatic repair, and what was changed since."""
+        found = self.automatic.get((choice.model, choice.preset))
+        if found is not None:
+            self._cut(choice, found.place + 1)
+            self.refresh(choice)
+
+    @_changes
     def note_origin(self, subject: str, origin: Origin) -> None:
         """Remembers where a repaired model comes from, since a run tells its fingerprint alone."""
         self.origins[subject] = origin
@@ -284,6 +302,9 @@ class Workspace:
         """Takes back the changes from a place on, and every knob that was moved since."""
         before = self.chain(choice)
         del self._mappings(choice)[max(length, 1) :]
+        automatic = self.automatic.get((choice.model, choice.preset))
+        if automatic is not None and self.changes(choice) < automatic.place + automatic.steps:
+            del self.automatic[choice.model, choice.preset]
         known = self.chains.get((choice.model, choice.preset), {})
         for place in [place for place in known if place >= max(length, 1)]:
             del known[place]

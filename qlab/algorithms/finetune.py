@@ -173,7 +173,7 @@ def finetune(
         for name, grid in training.grids.items() if settings.learn_scales else ():
             value = next(v for v in plan.values if v.asked_by == name and v.observed)
             change = (value.spec, grid, plan.step(name))
-            mapping = _fixed(mapping, name, "activation", change)
+            mapping = _fixed(mapping, "activation", change)
     said = f"loss on held-out batches {before:.4g} → {after:.4g}"
     reason = f"trained: {said}" if learned else f"nothing learned is better: {said}"
     outcomes = [
@@ -202,16 +202,16 @@ def _written(
         for path, parameter in layer.layer.named_parameters():
             into.get_parameter(path).copy_(parameter)
     set_weight(target.inner(made), layer.layer.get_parameter(layer.weight_name).detach())
-    return _fixed(mapping, name, "weight", (target.step.weight, layer.rounding, target.step))
+    return _fixed(mapping, "weight", (target.step.weight, layer.rounding, target.step))
 
 
 def _fixed(
-    mapping: QConfigMapping, name: str, which: Which, change: tuple[Any, Learned, Step]
+    mapping: QConfigMapping, which: Which, change: tuple[Any, Learned, Step]
 ) -> QConfigMapping:
     spec, grid, step = change
     assert step.requested is not None
     fixed = replace(spec, policy=Fixed.of(grid.qparams()))
-    return SpecChange(name, which, fixed, step.requested)(mapping)
+    return SpecChange(step.address, which, fixed, step.requested)(mapping)
 
 
 def _train(

@@ -21,10 +21,11 @@ from qlab.analysis.hooked_run import DynamicLayer, HookedRun, QuantizedOnItsOwn,
 from qlab.analysis.hooked_sensitivity import one_by_one
 from qlab.analysis.layers import Layer, describe_layers
 from qlab.analysis.networks import first_tensor
+from qlab.analysis.observed import samples_in
 from qlab.analysis.probe import LayerProbe, QuantizedLayer
 from qlab.analysis.report import Report
 from qlab.analysis.sensitivity import WAYS, Sensitivity, check_question
-from qlab.analysis.study import Study, samples_in
+from qlab.analysis.study import Study
 from qlab.errors import NonFiniteError, TraceError, UnsupportedError
 from qlab.graph import Plan, fuse, trace
 from qlab.graph.inputs import Call

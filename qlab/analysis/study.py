@@ -1,13 +1,10 @@
-"""A fused float graph, what calibration saw of it, and the decisions computed from that."""
+"""Decisions computed from what calibration saw of a float graph, and what they cost."""
 
 from __future__ import annotations
 
 import copy
-import itertools
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -17,41 +14,31 @@ from torch import Tensor, fx, nn
 
 from qlab.analysis.batches import Batches
 from qlab.analysis.cache import LastResults
-from qlab.analysis.calibration import (
-    Calibration,
-    Progress,
-    Stop,
-    activation_bytes,
-    collect_statistics,
-    sample_inputs,
-)
+from qlab.analysis.calibration import Calibration
 from qlab.analysis.channels import channel_errors
 from qlab.analysis.compare import compare_graphs
 from qlab.analysis.layers import Layer, describe_layers
 from qlab.analysis.networks import Networks
+from qlab.analysis.observed import Observed
 from qlab.analysis.probe import LayerProbe
 from qlab.analysis.report import Report
 from qlab.analysis.sensitivity import WAYS, Sensitivity, measure_sensitivity
 from qlab.analysis.stability import Stability, measure_stability
-from qlab.errors import DTypeError, TraceError, UncalibratedError, UnknownNameError
-from qlab.execution import GraphRunner, Program, RunStore
+from qlab.errors import TraceError, UnknownNameError
+from qlab.execution import Program, RunStore
 from qlab.graph import Plan, annotate, convert
 from qlab.graph.lift import attribute
 from qlab.qconfig import QConfigMapping
 from qlab.qparams import QParams
 from qlab.ranges import MSE, QuantizationError, TensorSpec, expected_error, measured_error
-from qlab.stats import TensorStats
 
 _KEPT_GRAPHS = 4
 _KEPT_PLANS = 32
 _KEPT_QPARAMS = 10_000
 _KEPT_WEIGHTS = 1_000
-_SAMPLE_BYTES = 64 * 2**20
-_LARGEST_SAMPLE = 32
-_LAYER_ELEMENTS = 2**21
 
 
-class Study:
+class Study(Observed):
     """Statistics are collected once; plans, scales and quantized graphs are computed from them.
 
     Args:
@@ -74,18 +61,11 @@ class Study:
         memory_budget: int = 0,
         reference: fx.GraphModule | None = None,
     ) -> None:
-        self.graph = graph
-        self.reference = graph if reference is None else reference
-        self.example_inputs = example_inputs
-        self.sources = [data]
+        super().__init__(graph, example_inputs, data, reference)
         self.floats = RunStore(Program.of(self.reference), memory_budget)
         self.original = self.floats
-        self.calibration: Calibration | None = None
-        self.sample_inputs: tuple[Any, ...] | None = None
-        self._version = 0
-        self._sampled: tuple[dict[str, Any], int] | None = None
         self.trace_error: TraceError | None = None
-        self._lock = threading.RLock()
+        self._version = 0
         self._plans: LastResults[Plan] = LastResults(_KEPT_PLANS)
         self._converted: LastResults[fx.GraphModule] = LastResults(_KEPT_GRAPHS)
         self._qparams: LastResults[QParams] = LastResults(_KEPT_QPARAMS)
@@ -123,79 +103,6 @@ class Study:
         elif calibration and self.calibration and calibration.seen == self.calibration.seen:
             made.calibration = calibration
         return made
-
-    def calibrate(
-        self, on_progress: Progress | None = None, should_stop: Stop | None = None
-    ) -> Calibration:
-        """One float pass over the data not seen so far; returns at once where there is none."""
-        with self._lock:
-            if self.calibration is None or not self.calibration.complete:
-                self.calibration = self._collect(
-                    self.sources, self.calibration, on_progress=on_progress, should_stop=should_stop
-                )
-                self._forget()
-            return self.calibration
-
-    def add_data(
-        self, data: Batches, on_progress: Progress | None = None, should_stop: Stop | None = None
-    ) -> Calibration:
-        """Takes in more calibration data, after all that is there; nothing is seen twice."""
-        with self._lock:
-            sources = [*self.sources, data]
-            self.calibration = self._collect(
-                sources, self.calibration, on_progress=on_progress, should_stop=should_stop
-            )
-            self.sources = sources
-            self._forget()
-            return self.calibration
-
-    def restore(self, calibration: Calibration, sample_inputs: tuple[Any, ...]) -> None:
-        """Goes on from saved statistics of all data that is here, however it is batched now."""
-        seen = (len(self.sources[0]),) if calibration.complete else calibration.seen
-        self.calibration = replace(calibration, seen=seen)
-        self.sample_inputs = sample_inputs
-
-    def float_values(self, probe: LayerProbe) -> Iterator[dict[str, Any]]:
-        """The float values around a layer for all calibration data, call by call."""
-        runner = GraphRunner(self.reference, {probe.node, *probe.inputs})
-        for batch in itertools.chain.from_iterable(self.sources):
-            yield runner.collect(batch.inputs)[1]
-
-    def check_finite(self, data: Batches, called: str) -> None:
-        """Runs the float model over data that is measured on, and keeps nothing.
-
-        Raises:
-            NonFiniteError: As `calibrate`; names the first layer, and the data as ``called``.
-        """
-        with self._lock:
-            self._collect([data], None, called)
-
-    def _collect(
-        self,
-        sources: Sequence[Batches],
-        start: Calibration | None,
-        called: str = "calibration",
-        **hooks: Any,
-    ) -> Calibration:
-        graph = self.reference
-        nodes = [node for node in graph.graph.nodes if node.op != "output"]
-        names = {node.name: str(node.meta.get("name", node.name)) for node in nodes}
-        return collect_statistics(graph, sources, names, start=start, called=called, **hooks)
-
-    def merge(self, other: Calibration) -> Calibration:
-        """Takes in what another Lab of the same model saw, after all that was seen here."""
-        if not isinstance(other, Calibration):
-            raise DTypeError(
-                "Only a calibration can be merged",
-                expected="the `calibrated` of another Lab",
-                received=type(other).__name__,
-            )
-        with self._lock:
-            mine = self.calibration or self.calibrate()
-            merged = mine.merge(other)
-            self.calibration = replace(merged, seen=mine.seen, complete=mine.complete)
-            self._forget()
-            return self.calibration
 
     def _forget(self) -> None:
         """Drops what was computed from older statistics; `_version` keeps it from coming back."""
@@ -296,20 +203,6 @@ class Study:
             raise UnknownNameError.of("layer", name, self.probes)
         return self.probes[name]
 
-    def stats(self, node: str) -> TensorStats:
-        """What calibration saw at a node; calibrates first where that has not happened.
-
-        Raises:
-            UncalibratedError: No tensor of real numbers was seen there.
-        """
-        seen = self.calibration or self.calibrate()
-        if node not in seen.statistics:
-            raise UncalibratedError(
-                f"Calibration saw no floating-point tensor at node {node!r}",
-                fix="Only tensors of real numbers have statistics.",
-            )
-        return seen.statistics[node]
-
     def stability(self, plan: Plan) -> Stability:
         """How far the range of every layer's output, and of every input, still moves.
 
@@ -375,52 +268,3 @@ class Study:
         """SQNR [dB] that an ideal uniform quantizer of a spec's type reaches on a float tensor."""
         ideal = TensorSpec(spec.dtype, policy=MSE())
         return expected_error(self.stats(node), self.activation_qparams(node, ideal)).sqnr_db
-
-    def sample(self) -> tuple[dict[str, Any], int]:
-        """Every float value for a small fixed sample of the calibration data, and its size.
-
-        As many samples of the first batch as fit 64 MiB of activations, at most 32.
-        """
-        with self._lock:
-            if self._sampled is None:
-                self._sampled = self._take_sample()
-            return self._sampled
-
-    def _take_sample(self) -> tuple[dict[str, Any], int]:
-        if self.sample_inputs is None:
-            size = activation_bytes(self.reference, self.example_inputs)
-            self.sample_inputs = self._first_samples(size)
-        names = [node.name for node in self.graph.graph.nodes if node.op != "output"]
-        _, values = GraphRunner(self.reference, names).collect(self.sample_inputs)
-        return values, samples_in(self.sample_inputs)
-
-    def _first_samples(self, example_bytes: int) -> tuple[Any, ...]:
-        """As many as fit 64 MiB of activations, which take so many bytes for the examples."""
-        per_sample = max(example_bytes // samples_in(self.example_inputs), 1)
-        largest = min(_LARGEST_SAMPLE, max(_SAMPLE_BYTES // per_sample, 1))
-        return sample_inputs(self.sources[0], largest)
-
-    def layer_sample(self, probe: LayerProbe) -> tuple[dict[str, Any], int]:
-        """Out of `sample` the values of a layer's inputs and output, and for how many samples.
-
-        As many samples as keep the largest of these tensors within 2 million elements, so that a
-        what-if takes milliseconds whatever the size of the layer; at least one.
-        """
-        values, samples = self.sample()
-        own = {node: values[node] for node in (*probe.inputs, probe.node)}
-        aligned = {
-            node: value
-            for node, value in own.items()
-            if isinstance(value, Tensor) and value.ndim and value.shape[0] == samples
-        }
-        largest = max((value[0].numel() for value in aligned.values()), default=1)
-        fitting = max(1, min(samples, _LAYER_ELEMENTS // max(largest, 1)))
-        if probe.node not in aligned or fitting == samples:
-            return own, samples
-        return own | {node: value[:fitting] for node, value in aligned.items()}, fitting
-
-
-def samples_in(inputs: tuple[Any, ...]) -> int:
-    """Length of the first tensor's first axis; 1 where there is none."""
-    sizes = (x.shape[0] for x in inputs if isinstance(x, Tensor) and x.ndim)
-    return max(next(sizes, 1), 1)

@@ -28,7 +28,7 @@ from qlab.ranges import TensorSpec
 ThreeQParams = tuple[QParams, QParams, QParams]
 
 INT16 = torch.iinfo(torch.int16)
-_MORE_THAN_SUMS = (nni.LinearLeakyReLU, nni.LinearTanh, nni.ConvAdd2d)
+_MORE_THAN_SUMS = (nni.LinearGELU, nni.LinearLeakyReLU, nni.LinearTanh, nni.ConvAdd2d)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 

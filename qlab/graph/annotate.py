@@ -310,6 +310,7 @@ class _Annotation:
             type=calls(node),
             fused=node.meta.get("fused", ()),
             row=row.name if row is not None else None,
+            address=request.address,
             requested=request.qconfig,
             rule=request.rule,
             inputs=tuple(given) if verdict.role is not _Role.NONE else (),

@@ -24,9 +24,10 @@ from qlab.ops.arithmetic import add, cat, dequantize, mul, quantize
 from qlab.ops.contractions import ConvOptions, conv1d, conv2d, conv3d, linear, matmul
 from qlab.ops.dynamic import dynamic_qparams, linear_dynamic
 from qlab.ops.embeddings import embedding, embedding_bag
+from qlab.ops.fused import conv2d_add, linear_gelu
 from qlab.ops.kernels import counts, kernel_for, reset_counts, use
 from qlab.ops.normalization import batch_norm, group_norm, instance_norm, layer_norm
-from qlab.ops.packed import PackedWeight
+from qlab.ops.packed import PackedWeight, Ready
 from qlab.ops.pooling import (
     adaptive_avg_pool1d,
     adaptive_avg_pool2d,
@@ -55,6 +56,7 @@ __all__ = [
     "ConvOptions",
     "ConvTransposeOptions",
     "PackedWeight",
+    "Ready",
     "adaptive_avg_pool1d",
     "adaptive_avg_pool2d",
     "adaptive_avg_pool3d",
@@ -72,6 +74,7 @@ __all__ = [
     "celu",
     "conv1d",
     "conv2d",
+    "conv2d_add",
     "conv3d",
     "conv_transpose1d",
     "conv_transpose2d",
@@ -94,6 +97,7 @@ __all__ = [
     "leaky_relu",
     "linear",
     "linear_dynamic",
+    "linear_gelu",
     "matmul",
     "max_pool1d",
     "max_pool2d",

@@ -139,6 +139,18 @@ class ConvCall(Call):
         return values.reshape(-1, *(1,) * len(self.stride))
 
 
+def output_sizes(
+    sizes: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> tuple[int, ...]:
+    """Sizes of a convolution's output, one per axis: ``(size + 2p - d(k - 1) - 1) // s + 1``."""
+    axes = zip(sizes, kernel, stride, padding, dilation, strict=True)
+    return tuple((size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, s, p, d in axes)
+
+
 def _check_parameters(op: str, call: Call) -> None:
     weight, w_qparams, bias = call.weight, call.w_qparams, call.bias
     checks.codes(op, "weight", weight, w_qparams)
@@ -177,18 +189,19 @@ def bind_linear(
     *,
     relu: bool = False,
     packed: PackedWeight | None = None,
+    op: str = "linear",
 ) -> LinearCall:
     """Checks the arguments of `qlab.ops.linear`."""
-    checks.codes("linear", "input", x, x_qparams)
-    checks.dims("linear", "weight", weight, (2,), "(out_features, in_features)")
+    checks.codes(op, "input", x, x_qparams)
+    checks.dims(op, "weight", weight, (2,), "(out_features, in_features)")
     if x.dim() == 0 or x.shape[-1] != weight.shape[1]:
         raise ShapeError(
-            "linear: the input does not fit the weight",
+            f"{op}: the input does not fit the weight",
             expected=f"{weight.shape[1]} features along the last axis",
             received=f"shape {tuple(x.shape)}",
         )
     call = LinearCall(x, x_qparams, weight, w_qparams, bias, y_qparams, relu, packed)
-    check_call("linear", call)
+    check_call(op, call)
     return call
 
 

@@ -40,15 +40,29 @@ def _loops() -> Any:
     return loops
 
 
-def _codes_obstacle(what: str, codes: object, qparams: object) -> str | None:
-    """Why the loops do not read or write codes so, or None."""
+def form_obstacle(what: str, codes: object, qparams: object) -> str | None:
+    """Why something is not codes in 8-bit integers, whatever their scales are, or None.
+
+    Args:
+        what: It, in words.
+        codes: None for an output, which has none yet.
+        qparams: Its parameters.
+    """
     if not isinstance(qparams, QParams) or qparams.dtype.storage not in CODES:
-        return f"the {what}'s type is not one of at most 8 bits"
-    if qparams.scale.dim() or qparams.float_zero_point:
-        return f"the {what} has more than one scale, or a zero point that is no code"
+        return f"the {what}'s type is not an integer of at most 8 bits"
+    if qparams.float_zero_point:
+        return f"the {what}'s zero point is a real number, not a code"
     if codes is not None and getattr(codes, "dtype", None) != qparams.dtype.storage:
         return f"the {what} does not hold codes of {qparams.dtype.name}"
     return None
+
+
+def codes_obstacle(what: str, codes: object, qparams: object) -> str | None:
+    """As `form_obstacle`, and why the codes have more than one scale."""
+    found = form_obstacle(what, codes, qparams)
+    if found is None and isinstance(qparams, QParams) and qparams.scale.dim():
+        found = f"the {what} has more than one scale"
+    return found
 
 
 def _memory_obstacle(*tensors: Tensor) -> str | None:
@@ -80,19 +94,13 @@ def inverse(scale: float) -> float:
 
 
 def add_obstacle(
-    a: Tensor,
-    a_qparams: QParams,
-    b: Tensor,
-    b_qparams: QParams,
-    y_qparams: QParams,
-    *,
-    relu: bool = False,
+    a: Tensor, a_qparams: QParams, b: Tensor, b_qparams: QParams, y_qparams: QParams, **more: object
 ) -> str | None:
     """Why the loop does not add two tensors, or None."""
     return (
-        _codes_obstacle("first operand", a, a_qparams)
-        or _codes_obstacle("second operand", b, b_qparams)
-        or _codes_obstacle("output", None, y_qparams)
+        codes_obstacle("first operand", a, a_qparams)
+        or codes_obstacle("second operand", b, b_qparams)
+        or codes_obstacle("output", None, y_qparams)
         or _memory_obstacle(a, b)
     )
 
@@ -135,7 +143,7 @@ class Sum:
         cls, a: tuple[Tensor, QParams], b: tuple[Tensor, QParams], y: QParams, relu: bool
     ) -> Sum | None:
         """None where the loop does not apply."""
-        if add_obstacle(*a, *b, y, relu=relu) is not None:
+        if add_obstacle(*a, *b, y) is not None:
             return None
         dtypes = a[0].dtype, b[0].dtype, y.dtype.storage
         loop = _loops().add(*(CODES[dtype] for dtype in dtypes))
@@ -175,7 +183,7 @@ def quantize_obstacle(x: Tensor, qparams: QParams) -> str | None:
     """Why the loop does not quantize a tensor, or None."""
     if not isinstance(x, Tensor) or x.dtype != torch.float32:
         return "the input is not float32"
-    return _codes_obstacle("output", None, qparams) or _memory_obstacle(x)
+    return codes_obstacle("output", None, qparams) or _memory_obstacle(x)
 
 
 def quantize(x: Tensor, qparams: QParams) -> Tensor:
@@ -190,7 +198,7 @@ def quantize(x: Tensor, qparams: QParams) -> Tensor:
 
 def dequantize_obstacle(codes: Tensor, qparams: QParams) -> str | None:
     """Why the loop does not read a tensor, or None."""
-    return _codes_obstacle("input", codes, qparams) or _memory_obstacle(codes)
+    return codes_obstacle("input", codes, qparams) or _memory_obstacle(codes)
 
 
 def dequantize(codes: Tensor, qparams: QParams) -> Tensor:
@@ -224,8 +232,8 @@ class Quantized:
         self.codes = torch.empty(shape, dtype=torch.int8)
         self.found, self._ends = _THREE_DOUBLES(), _TWO_FLOATS()
         self._loop = _loops().quantize_dynamic()
-        self._rest = self.codes.data_ptr(), self.found, self._ends, self._ends
-        self._rest = *self._rest, self.codes.numel(), *limits, least
+        memory = self.codes.data_ptr(), self.found, self._ends, self._ends
+        self._rest = *memory, self.codes.numel(), *limits, least
 
     def __call__(self, at: int) -> bool:
         """Quantizes what lies densely at an address; False, and no codes, if not finite."""
@@ -258,7 +266,7 @@ def mean_obstacle(x: Tensor, x_qparams: QParams, y_qparams: QParams | None) -> s
     """Why the loop does not average a tensor over its last two axes, or None."""
     if y_qparams is not None:
         return "the output has parameters of its own"
-    found = _codes_obstacle("input", x, x_qparams) or _memory_obstacle(x)
+    found = codes_obstacle("input", x, x_qparams) or _memory_obstacle(x)
     if found is None and (not channels_last(x) or x.shape[2] * x.shape[3] > 2**22):
         return "the channels do not come last in memory, or int32 may not hold the sums"
     return found
@@ -329,7 +337,7 @@ def interleaved(x: Tensor) -> Tensor:
 
 def maximum_obstacle(x: Tensor, x_qparams: QParams, *sizes: object, **more: object) -> str | None:
     """Why the loop does not pool a tensor, or None."""
-    found = _codes_obstacle("input", x, x_qparams) or _memory_obstacle(x)
+    found = codes_obstacle("input", x, x_qparams) or _memory_obstacle(x)
     return found or (None if channels_last(x) else "the channels do not come last in memory")
 
 

@@ -17,20 +17,20 @@ from qlab.ops.packed import PackedWeight, Ready, stamps_of
 from qlab.qparams import QParams
 
 _DEPTHWISE: Kernel[Call] = Kernel("compiled", depthwise.obstacle, depthwise.run, depthwise.bound)
-_ONEDNN: Kernel[Call] = Kernel("onednn", onednn.obstacle, onednn.run, onednn.bound)
-_TRITON: Kernel[Call] = Kernel(
+ONEDNN: Kernel[Call] = Kernel("onednn", onednn.obstacle, onednn.run, onednn.bound)
+TRITON: Kernel[Call] = Kernel(
     "triton", triton_kernels.obstacle, triton_kernels.run, triton_kernels.bound
 )
-_INT_MM: Kernel[Call] = Kernel("int_mm", int_mm.obstacle, int_mm.run, int_mm.bound)
-_REFERENCE: Kernel[Call] = Kernel("reference", exact_obstacle, run_exact)
-_SIMULATED: Kernel[Call] = Kernel("simulated", no_obstacle, run_simulated)
+INT_MM: Kernel[Call] = Kernel("int_mm", int_mm.obstacle, int_mm.run, int_mm.bound)
+REFERENCE: Kernel[Call] = Kernel("reference", exact_obstacle, run_exact)
+SIMULATED: Kernel[Call] = Kernel("simulated", no_obstacle, run_simulated)
 
-_LINEAR = (_ONEDNN, _TRITON, _INT_MM, _REFERENCE, _SIMULATED)
-_PLANAR = (_ONEDNN, _TRITON, _REFERENCE, _SIMULATED)
-_SPATIAL = (_ONEDNN, _REFERENCE, _SIMULATED)
+_LINEAR = (ONEDNN, TRITON, INT_MM, REFERENCE, SIMULATED)
+_PLANAR = (ONEDNN, TRITON, REFERENCE, SIMULATED)
+_SPATIAL = (ONEDNN, REFERENCE, SIMULATED)
 
 _linear: Operator[Call] = Operator("linear", calls.bind_linear, _LINEAR)
-_matmul: Operator[Call] = Operator("matmul", calls.bind_matmul, (_REFERENCE, _SIMULATED))
+_matmul: Operator[Call] = Operator("matmul", calls.bind_matmul, (REFERENCE, SIMULATED))
 _conv: dict[int, Operator[Call]] = {
     n: Operator(f"conv{n}d", partial(calls.bind_conv, f"conv{n}d", n), kernels)
     for n, kernels in ((1, _PLANAR), (2, (_DEPTHWISE, *_PLANAR)), (3, _SPATIAL))
@@ -40,7 +40,7 @@ _conv: dict[int, Operator[Call]] = {
 def _bound(operator: Operator[Call], call: Call) -> Callable[[Tensor], Tensor]:
     """A checked call as a function of its input's codes; it is counted."""
     kernel = operator.choose(call)
-    run = _rebound(kernel, call) if kernel.bound is None else kernel.bound(call)
+    run = bound_by(kernel, call)
     name = operator.name, kernel.name
 
     def counted(x: Tensor) -> Tensor:
@@ -50,15 +50,17 @@ def _bound(operator: Operator[Call], call: Call) -> Callable[[Tensor], Tensor]:
     return counted
 
 
-def _rebound(kernel: Kernel[Call], call: Call) -> Callable[[Tensor], Tensor]:
-    """A kernel's run as a function of the input's codes."""
+def bound_by(kernel: Kernel[Call], call: Call) -> Callable[[Tensor], Tensor]:
+    """A kernel's run of a checked call as a function of the input's codes."""
+    if kernel.bound is not None:
+        return kernel.bound(call)
     names = {field.name for field in fields(call)} - {"x", "packed"}
     shared = {name: getattr(call, name) for name in names}
     kind = type(call)
     return lambda x: kernel.run(kind(x=x, packed=None, **shared))
 
 
-def _run(
+def run(
     operator: Operator[Call],
     arguments: tuple[Any, ...],
     options: Mapping[str, Any],
@@ -121,7 +123,7 @@ def linear(
         NonFiniteError: NaN or infinity in the bias.
     """
     arguments = (x, x_qparams, weight, w_qparams, bias, y_qparams)
-    return _run(_linear, arguments, {"relu": relu}, packed)
+    return run(_linear, arguments, {"relu": relu}, packed)
 
 
 class ConvOptions(TypedDict, total=False):
@@ -150,7 +152,7 @@ class ConvOptions(TypedDict, total=False):
 
 def _convolve(n: int, arguments: tuple[Any, ...], options: ConvOptions) -> Tensor:
     packed = options.pop("packed", None)
-    return _run(_conv[n], arguments, options, packed)
+    return run(_conv[n], arguments, options, packed)
 
 
 def conv1d(

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from qlab.ops import compiled, onednn
-from qlab.ops.calls import Call, ConvCall
-from qlab.ops.compiled import CODES
+from qlab.ops.calls import Call, ConvCall, output_sizes
+from qlab.ops.compiled import CODES, codes_obstacle
 from qlab.ops.exact import combined_scale, exact_obstacle
+from qlab.ops.packed import PackedWeight
 from qlab.qparams import QParams
 
 #: Channels from which on a loop over them is worth its beginning.
@@ -40,26 +41,29 @@ def _largest() -> int:
 
 def obstacle(call: Call) -> str | None:
     """Why the loop does not compute a call, or does not win, or None."""
+    if torch.compiler.is_compiling():
+        return "torch.compile sees the operator as a whole"
     if not isinstance(call, ConvCall) or call.weight.dim() != 4 or call.groups == 1:
         return "not a depthwise convolution over two axes"
     channels = call.weight.shape[0]
     if not call.x.shape[1] == channels == call.groups:
         return "a group has more than one channel"
-    return _form_obstacle(call) or _size_obstacle(call)
+    return _size_obstacle(call) or _form_obstacle(call)
 
 
 def _form_obstacle(call: ConvCall) -> str | None:
     """Why the loop does not read or write such numbers, or None."""
-    if torch.compiler.is_compiling():
-        return "torch.compile sees the operator as a whole"
     y = call.y_qparams
-    if y is None or y.dtype.storage not in CODES or y.scale.dim() or y.float_zero_point:
-        return "the output is not codes of at most 8 bits with one scale"
+    if y is None:
+        return "the output is real numbers"
     tensors = call.x, call.weight
     if any(type(t) is not Tensor or t.device.type != "cpu" or not t.numel() for t in tensors):
         return "an operand is empty, or not a plain tensor on the CPU"
-    if call.x.dtype not in CODES or call.weight.dtype != torch.int8:
-        return f"codes of {call.x.dtype} with a weight of {call.weight.dtype}"
+    found = codes_obstacle("input", call.x, call.x_qparams) or codes_obstacle("output", None, y)
+    if found is not None:
+        return found
+    if call.weight.dtype != torch.int8:
+        return f"the weight is stored as {call.weight.dtype}, not as torch.int8"
     if not call.w_qparams.symmetric_around_zero:
         return "a zero point of the weight is not 0"
     return exact_obstacle(call) or compiled.unavailable() or _numbers_obstacle(call, y)
@@ -75,7 +79,7 @@ def _numbers_obstacle(call: ConvCall, y: QParams) -> str | None:
 def _size_obstacle(call: ConvCall) -> str | None:
     """Why another kernel is faster, or None."""
     rows, columns = _sizes(call)
-    kernel = call.weight[0, 0].numel()
+    kernel = math.prod(call.weight.shape[2:])
     if kernel > _DEEPEST:
         return f"kernels of {kernel} elements, more than {_DEEPEST}"
     if onednn.unavailable() is not None:
@@ -89,14 +93,18 @@ def _size_obstacle(call: ConvCall) -> str | None:
     return None
 
 
-def _sizes(call: ConvCall) -> tuple[int, int]:
+def _sizes(call: ConvCall) -> tuple[int, ...]:
     """Rows and columns of the output."""
-    axes = zip(
-        call.x.shape[2:], call.weight.shape[2:], call.stride, call.padding, call.dilation,
-        strict=True,
-    )  # fmt: skip
-    rows, columns = ((size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, s, p, d in axes)
-    return rows, columns
+    slides = call.stride, call.padding, call.dilation
+    return output_sizes(call.x.shape[2:], call.weight.shape[2:], *slides)
+
+
+def _pack(call: Call) -> tuple[Tensor, Tensor, Tensor]:
+    """The weight with its channels last, ``-z Σ w``, and ``s_x · s_w`` per channel."""
+    weight = call.weight.detach()[:, 0].permute(1, 2, 0).contiguous().clone()
+    start = -call.x_qparams.zero_point_value * weight.sum((0, 1), dtype=torch.int32)
+    scale = combined_scale(call).detach().reshape(-1).expand(len(start)).contiguous().clone()
+    return weight, start, scale
 
 
 def run(call: Call) -> Tensor:
@@ -109,9 +117,9 @@ def bound(call: Call) -> Callable[[Tensor], Tensor]:
     y = call.y_qparams
     assert isinstance(call, ConvCall) and y is not None
     channels, z = call.groups, call.x_qparams.zero_point_value
-    weight = call.weight.detach()[:, 0].permute(1, 2, 0).contiguous().clone()
-    start = -z * weight.sum((0, 1), dtype=torch.int32)
-    scale = combined_scale(call).detach().reshape(-1).expand(channels).contiguous().clone()
+    store = call.packed if call.packed is not None else PackedWeight()
+    key = call.x_qparams, call.w_qparams
+    weight, start, scale = store.get("depthwise", (call.weight,), key, lambda: _pack(call))
     bias = torch.zeros(channels) if call.bias is None else call.bias.detach().clone()
     n, _, height, width = call.x.shape
     shape = (n, channels, *_sizes(call))

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial, wraps
+from functools import wraps
 from threading import Lock
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -116,32 +116,6 @@ def count(operator: str, kernel: str, runs: int = 1) -> None:
         _COUNTS[operator, kernel] += runs
 
 
-def _no_obstacle(call: object) -> None:
-    return None
-
-
-def _compute(call: Callable[[], Tensor]) -> Tensor:
-    return call()
-
-
-def defined(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
-    """Registers an operator whose one kernel, ``reference``, is its definition."""
-    name = function.__name__
-
-    def bind(*args: P.args, **kwargs: P.kwargs) -> Callable[[], Tensor]:
-        return partial(function, *args, **kwargs)
-
-    Operator(name, bind, (Kernel("reference", _no_obstacle, _compute),))
-
-    @wraps(function)
-    def counted(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-        if not is_compiling():
-            count(name, "reference")
-        return function(*args, **kwargs)
-
-    return counted
-
-
 @dataclass(frozen=True, slots=True)
 class _Arguments:
     args: tuple[Any, ...]
@@ -154,7 +128,7 @@ class _Arguments:
 def accelerated(
     **faster: tuple[Callable[..., str | None], Callable[..., Tensor]],
 ) -> Callable[[Callable[P, Tensor]], Callable[P, Tensor]]:
-    """As `defined`, with faster kernels in front of the definition.
+    """Registers an operator with faster kernels in front of its definition, ``reference``.
 
     Args:
         **faster: By name, most preferred first, an obstacle and a run. Both take the operator's
@@ -188,6 +162,11 @@ def accelerated(
         return counted
 
     return decorate
+
+
+def defined(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """Registers an operator whose one kernel, ``reference``, is its definition."""
+    return accelerated()(function)
 
 
 def _never(*args: object, **kwargs: object) -> None:

@@ -17,6 +17,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -184,8 +185,41 @@ def run(call: Call) -> Tensor:
     return bound(call)(call.x)
 
 
-def bound(call: Call) -> Callable[[Tensor], Tensor]:
-    """A call as a function of its input's codes: what does not depend on them is done here."""
+def bound(
+    call: Call, activation: str | None = None, algorithm: str = ""
+) -> Callable[[Tensor], Tensor]:
+    """A call as a function of its input's codes: what does not depend on them is done here.
+
+    Args:
+        call: It, without obstacle.
+        activation: What oneDNN does with the sums before it requantizes; that of the call if not
+            given.
+        algorithm: Which form of it.
+    """
+    read, layer, bias, layout = prepared(call)
+    *out, relu = _output(call)
+    given = (*layer, bias, *layout, *out, activation or relu, [], algorithm)
+    operator = torch.ops.onednn.qlinear_pointwise.default
+    if layout:
+        operator = torch.ops.onednn.qconv_pointwise.default
+    finish = finisher(call)
+
+    def compute(x: Tensor) -> Tensor:
+        result = operator(x if read is None else read(x), *given)
+        return result if finish is None else finish(result)
+
+    return compute
+
+
+def prepared(
+    call: Call,
+) -> tuple[Callable[[Tensor], Tensor] | None, tuple[Any, ...], Tensor | None, tuple[Any, ...]]:
+    """What oneDNN's operators take of a call without obstacle.
+
+    Returns:
+        How the input's codes are read, None for as they are; scale and zero point of the input,
+        and the packed weight with its own; the bias; stride, padding, dilation and groups.
+    """
     zero_point, signed = call.x_qparams.zero_point_value, call.x.dtype == torch.int8
     zero_point += 128 if signed else 0
     layout = None
@@ -199,24 +233,15 @@ def bound(call: Call) -> Callable[[Tensor], Tensor]:
         lambda: pack(call.weight, combined_scale(call), zero_point, layout, shape, store),
     )
     bias = None if call.bias is None else call.bias.detach().clone()
-    *out, relu = _output(call)
-    given = (1.0, zero_point, packed.weight, packed.scale, packed.zero_points, bias)
-    given = (*given, *(layout or ()), *out, relu, [], "")
     images = layout is not None and len(shape) == 4 and shape[1] == 3
-    operator = torch.ops.onednn.qlinear_pointwise.default
-    if layout is not None:
-        operator = torch.ops.onednn.qconv_pointwise.default
-    finish = _finisher(call)
 
-    def compute(x: Tensor) -> Tensor:
+    def read(x: Tensor) -> Tensor:
         if signed:
             x = torch.bitwise_xor(x.view(torch.uint8), 128)
-        if images:
-            x = interleaved(x)
-        result = operator(x, *given)
-        return result if finish is None else finish(result)
+        return interleaved(x) if images else x
 
-    return compute
+    layer = 1.0, zero_point, packed.weight, packed.scale, packed.zero_points
+    return (read if signed or images else None), layer, bias, layout or ()
 
 
 def _relu_inside(call: Call) -> bool:
@@ -239,7 +264,7 @@ def _output(call: Call) -> _Output:
     return y.scale_value, y.zero_point_value, y.dtype.storage, relu
 
 
-def _finisher(call: Call) -> Callable[[Tensor], Tensor] | None:
+def finisher(call: Call) -> Callable[[Tensor], Tensor] | None:
     """What oneDNN leaves to do: ReLU over three axes, other output types, narrower ranges."""
     y, relu_left = call.y_qparams, call.relu and not _relu_inside(call)
     if y is None:

@@ -57,6 +57,39 @@ class Ready:
         return unchanged(weight, self.stamps[0]) and unchanged(bias, self.stamps[1])
 
 
+@dataclass(frozen=True, slots=True)
+class ReadySum:
+    """As `Ready`, of a layer whose result goes into a sum with a second tensor of codes.
+
+    Attributes:
+        first: What the first input must be; its ``run`` is not used.
+        shape: Of the second.
+        dtype: Likewise.
+        other_qparams: How it is read.
+        run: Computes the call, and counts it.
+    """
+
+    first: Ready
+    shape: torch.Size
+    dtype: torch.dtype
+    other_qparams: Any
+    run: Callable[[Tensor, Tensor], Tensor]
+
+    def serves(
+        self,
+        x: object,
+        other: object,
+        asked: str | None,
+        weight: Tensor | None,
+        bias: Tensor | None,
+    ) -> bool:
+        """Whether the call would be the same for other inputs and these weight and bias."""
+        if type(other) is not Tensor or other.dtype is not self.dtype or other.shape != self.shape:
+            return False
+        here = other.is_cpu if self.first.on_cpu else other.device == self.first.device
+        return here and self.first.serves(x, asked, weight, bias)
+
+
 def stamps_of(*tensors: Tensor | None) -> tuple[_Stamp, ...]:
     """What `Ready.serves` knows tensors by."""
     return tuple(map(_stamp, tensors))
@@ -71,16 +104,17 @@ class PackedWeight:
     (through NumPy or ``.data``, or to inference tensors) call for `clear`.
     """
 
-    __slots__ = ("_entries", "ready")
+    __slots__ = ("_entries", "ready", "ready_sum")
 
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}
         self.ready: Ready | None = None
+        self.ready_sum: ReadySum | None = None
 
     def clear(self) -> None:
         """Forgets everything."""
         self._entries.clear()
-        self.ready = None
+        self.ready = self.ready_sum = None
 
     def get(
         self, name: str, tensors: tuple[Tensor | None, ...], key: Hashable, build: Callable[[], T]

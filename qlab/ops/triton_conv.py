@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from qlab.ops.calls import ConvCall
+from qlab.ops.calls import ConvCall, output_sizes
 from qlab.ops.triton_gemm import tiles
 from qlab.ops.triton_layers import Layer, Output, on_device
 from qlab.ops.triton_rounding import OPTIONS, finished, put, signed
@@ -45,16 +46,6 @@ class Window:
 
         places = pair(call.stride, 1), pair(call.padding, 0), pair(call.dilation, 1)
         return cls(*places, call.groups)
-
-    def output(self, sizes: tuple[int, int], kernel: tuple[int, int]) -> tuple[int, int]:
-        """Height and width of the output."""
-        rows, columns = (
-            (size + 2 * p - d * (k - 1) - 1) // s + 1
-            for size, k, s, p, d in zip(
-                sizes, kernel, self.stride, self.padding, self.dilation, strict=True
-            )
-        )
-        return rows, columns
 
 
 @triton.jit
@@ -163,14 +154,14 @@ def convolution(layer: Layer, output: Output, window: Window) -> Callable[[Tenso
         launch, layer = _depthwise, replace(layer, weight=layer.weight.flatten(1).t().contiguous())
 
     def compute(x: Tensor) -> Tensor:
-        sizes = window.output((x.shape[2], x.shape[3]), (kernel[0], kernel[1]))
+        slides = (window.stride, window.padding, window.dilation)
+        sizes = output_sizes(x.shape[2:], kernel, *slides)
         shape = (len(x), outputs, *sizes)
         y = torch.empty(shape, dtype=output.dtype, device=x.device, memory_format=_LAST)
         if y.numel():
             x = x.contiguous(memory_format=_LAST)
-            slides = (*window.stride, *window.padding, *window.dilation)
             with on_device(x):
-                launch(x, layer, y, output, (*sizes, *kernel, *x.stride(), *slides))
+                launch(x, layer, y, output, (*sizes, *kernel, *x.stride(), *chain(*slides)))
         return y
 
     return compute

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from qlab.granularity import PerAxis, PerTensor
-from qlab.ops.compiled import channels_last
+from qlab.ops.compiled import channels_last, codes_obstacle, form_obstacle
 from qlab.ops.triton_kernels import place_obstacle
 from qlab.qparams import QParams
 
 _REALS = (torch.float32, torch.float16, torch.bfloat16)
-_BYTES = (torch.uint8, torch.int8)
 _MOST_FEATURES = 2**14
 
 
@@ -30,41 +30,26 @@ def _kernels() -> Any:
     return triton_elementwise
 
 
-def _form_obstacle(what: str, codes: Tensor | None, qparams: object) -> str | None:
-    """Why codes are not read or written so, whatever their scales are, or None."""
-    if not isinstance(qparams, QParams) or qparams.dtype.storage not in _BYTES:
-        return f"the {what}'s type is not one of at most 8 bits"
-    if qparams.float_zero_point:
-        return f"the {what}'s zero point is a real number, not a code"
-    if codes is not None and codes.dtype != qparams.dtype.storage:
-        return f"the {what} does not hold codes of {qparams.dtype.name}"
-    return None
-
-
-def _codes_obstacle(what: str, codes: Tensor | None, qparams: object) -> str | None:
-    """Why codes of one scale are not read or written so, or None."""
-    found = _form_obstacle(what, codes, qparams)
-    if found is None and isinstance(qparams, QParams) and qparams.scale.dim():
-        found = f"the {what} has more than one scale"
-    return found
-
-
 def _memory_obstacle(*tensors: object) -> str | None:
     """Why a kernel cannot run through some tensors side by side, or None."""
     first = tensors[0]
+    if type(first) is not Tensor:
+        return "an operand is not a plain tensor"
+    elsewhere = place_obstacle(first)  # asked first: most calls are on a CPU
+    if elsewhere is not None:
+        return elsewhere
     for tensor in tensors:
-        if type(tensor) is not Tensor or type(first) is not Tensor:
+        if type(tensor) is not Tensor:
             return "an operand is not a plain tensor"
         if tensor.shape != first.shape or tensor.stride() != first.stride():
             return "the operands lie differently in memory"
         if tensor.device != first.device:
             return "the operands are on different devices"
-    assert isinstance(first, Tensor)
     if not first.numel():
         return "there are no elements"
     if not (first.is_contiguous() or channels_last(first)):
         return "the elements do not lie densely in memory"
-    return place_obstacle(first)
+    return None
 
 
 def _devices_obstacle(x: Tensor, *others: Tensor | None) -> str | None:
@@ -98,7 +83,7 @@ def quantize_obstacle(x: Tensor, qparams: QParams) -> str | None:
     """Why Triton does not quantize a tensor, or None."""
     if not isinstance(x, Tensor) or x.dtype not in _REALS:
         return "the input is not float32, float16 or bfloat16"
-    found = _form_obstacle("output", None, qparams) or _memory_obstacle(x)
+    found = _memory_obstacle(x) or form_obstacle("output", None, qparams)
     return found or _scales_obstacle(x, qparams)
 
 
@@ -111,7 +96,7 @@ def quantize(x: Tensor, qparams: QParams) -> Tensor:
 
 def dequantize_obstacle(codes: Tensor, qparams: QParams) -> str | None:
     """Why Triton does not read a tensor, or None."""
-    found = _memory_obstacle(codes) or _form_obstacle("input", codes, qparams)
+    found = _memory_obstacle(codes) or form_obstacle("input", codes, qparams)
     return found or _scales_obstacle(codes, qparams)
 
 
@@ -123,25 +108,20 @@ def dequantize(codes: Tensor, qparams: QParams) -> Tensor:
 
 
 def combine_obstacle(
-    a: Tensor,
-    a_qparams: QParams,
-    b: Tensor,
-    b_qparams: QParams,
-    y_qparams: QParams,
-    *,
-    relu: bool = False,
+    a: Tensor, a_qparams: QParams, b: Tensor, b_qparams: QParams, y_qparams: QParams, **more: object
 ) -> str | None:
     """Why Triton neither adds nor multiplies two tensors, or None."""
     found = (
         _memory_obstacle(a, b)
-        or _codes_obstacle("first operand", a, a_qparams)
-        or _codes_obstacle("second operand", b, b_qparams)
-        or _codes_obstacle("output", None, y_qparams)
+        or codes_obstacle("first operand", a, a_qparams)
+        or codes_obstacle("second operand", b, b_qparams)
+        or codes_obstacle("output", None, y_qparams)
     )
     return found or _devices_obstacle(a, a_qparams.scale, b_qparams.scale, y_qparams.scale)
 
 
-def add(
+def _combine(
+    product: bool,
     a: Tensor,
     a_qparams: QParams,
     b: Tensor,
@@ -150,25 +130,13 @@ def add(
     *,
     relu: bool = False,
 ) -> Tensor:
-    """`qlab.ops.add` of operands without obstacle."""
     result = torch.empty_like(a, dtype=y_qparams.dtype.storage)
-    _kernels().combine((a, a_qparams), (b, b_qparams), (result, y_qparams), False, relu)
+    _kernels().combine((a, a_qparams), (b, b_qparams), (result, y_qparams), product, relu)
     return result
 
 
-def mul(
-    a: Tensor,
-    a_qparams: QParams,
-    b: Tensor,
-    b_qparams: QParams,
-    y_qparams: QParams,
-    *,
-    relu: bool = False,
-) -> Tensor:
-    """`qlab.ops.mul` of operands without obstacle."""
-    result = torch.empty_like(a, dtype=y_qparams.dtype.storage)
-    _kernels().combine((a, a_qparams), (b, b_qparams), (result, y_qparams), True, relu)
-    return result
+#: `qlab.ops.add` and `qlab.ops.mul` of operands without obstacle.
+add, mul = partial(_combine, False), partial(_combine, True)
 
 
 def layer_norm_obstacle(
@@ -183,8 +151,8 @@ def layer_norm_obstacle(
     """Why Triton does not normalize a tensor, or None."""
     found = (
         _memory_obstacle(x)
-        or _codes_obstacle("input", x, x_qparams)
-        or _codes_obstacle("output", None, y_qparams)
+        or codes_obstacle("input", x, x_qparams)
+        or codes_obstacle("output", None, y_qparams)
     )
     if found is not None:
         return found

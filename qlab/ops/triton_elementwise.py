@@ -69,11 +69,12 @@ def layer_norm_kernel(
     """One row of ``(x - mean) / sqrt(var + eps) · weight + bias``; the mean's sum is exact."""
     at = tl.arange(0, block)
     mask, row = at < features, tl.program_id(0).to(tl.int64) * features
+    many = tl.cast(features, tl.float32)  # not features.to: Triton takes a 1 for a constant
     steps = tl.load(x + row + at, mask, other=0).to(tl.int32) - tl.load(x_zero)
     steps = tl.where(mask, steps, 0)
-    mean = tl.math.div_rn(tl.sum(steps, 0).to(tl.float32), features.to(tl.float32))
+    mean = tl.math.div_rn(tl.sum(steps, 0).to(tl.float32), many)
     real = tl.where(mask, (steps.to(tl.float32) - mean) * tl.load(x_scale), 0.0)
-    variance = tl.math.div_rn(tl.sum(real * real, 0), features.to(tl.float32))
+    variance = tl.math.div_rn(tl.sum(real * real, 0), many)
     real = real * tl.math.div_rn(1.0, tl.math.sqrt_rn(variance + eps))
     if weighted:
         real = real * tl.load(weight + at, mask, other=0.0)

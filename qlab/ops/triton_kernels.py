@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from qlab.dtypes import qint8, quint8
+from qlab.ops import triton_layers
 from qlab.ops.calls import Call, ConvCall, bind_linear
 from qlab.ops.exact import exact_obstacle, largest_step, run_exact
 from qlab.ops.kernels import forced
@@ -100,8 +101,6 @@ def run(call: Call) -> Tensor:
 
 def bound(call: Call) -> Callable[[Tensor], Tensor]:
     """A call as a function of its input's codes: what does not depend on them is done here."""
-    from qlab.ops import triton_layers
-
     layer, output = triton_layers.layer_of(call), triton_layers.output_of(call)
     if isinstance(call, ConvCall):
         from qlab.ops import triton_conv

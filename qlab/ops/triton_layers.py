@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qlab.granularity import PerTensor
 from qlab.ops.calls import Call
+from qlab.ops.compiled import codes_obstacle, inverse
 from qlab.ops.exact import combined_scale
 from qlab.ops.packed import PackedWeight
 
@@ -43,25 +43,23 @@ class Output:
 
     Attributes:
         dtype: uint8 or int8 for codes, else float32.
-        codes: Whether it requantizes.
         relu: Whether negative results become 0 before that.
         numbers: ``1/s``, zero point, smallest and largest code.
     """
 
     dtype: torch.dtype
-    codes: bool
     relu: bool
     numbers: tuple[float, float, float, float]
+
+    @property
+    def codes(self) -> bool:
+        """Whether it requantizes."""
+        return self.dtype != torch.float32
 
 
 def as_int8(codes: Tensor) -> Tensor:
     """8-bit codes as int8: unsigned ones less 128."""
     return codes if codes.dtype == torch.int8 else torch.bitwise_xor(codes, 128).view(torch.int8)
-
-
-def inverse(scale: float) -> float:
-    """``1/s`` as float32 has it."""
-    return float(1.0 / torch.tensor(scale, dtype=torch.float32))
 
 
 def layer_of(call: Call) -> Layer:
@@ -92,16 +90,11 @@ def _pack(call: Call) -> tuple[Tensor, Tensor, Tensor, Tensor, bool, int]:
 def output_of(call: Call) -> Output:
     """How a kernel writes a call's output; `codes` is False where requantization is left over."""
     y = call.y_qparams
-    if y is None or y.dtype.storage not in (torch.uint8, torch.int8) or not _plain(call):
-        return Output(torch.float32, False, call.relu, (1.0, 0.0, 0.0, 0.0))
+    if y is None or codes_obstacle("output", None, y) is not None:
+        return Output(torch.float32, call.relu, (1.0, 0.0, 0.0, 0.0))
     limits = float(y.quant_min), float(y.quant_max)
     numbers = (inverse(y.scale_value), float(y.zero_point_value), *limits)
-    return Output(y.dtype.storage, True, call.relu, numbers)
-
-
-def _plain(call: Call) -> bool:
-    y = call.y_qparams
-    return y is not None and isinstance(y.granularity, PerTensor) and not y.float_zero_point
+    return Output(y.dtype.storage, call.relu, numbers)
 
 
 def on_device(x: Tensor) -> AbstractContextManager[object]:

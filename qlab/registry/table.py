@@ -211,6 +211,13 @@ ROWS: tuple[Row, ...] = (
         weight=True,
     ),
     Row(
+        "linear_gelu",
+        modules=(nni.LinearGELU,),
+        static=nniq.LinearGELU,
+        reference=nnqr.Linear,
+        weight=True,
+    ),
+    Row(
         "conv_add2d",
         modules=(nni.ConvAdd2d,),
         static=nniq.ConvAdd2d,

@@ -209,6 +209,7 @@ class Silent:
     """A job that nobody watches."""
 
     partial = None
+    timed = False
 
     def report(self, done: int, total: int, label: str) -> None:
         """Told how far it is."""

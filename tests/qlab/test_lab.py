@@ -103,11 +103,11 @@ def test_what_if_takes_fewer_samples_of_a_large_layer_and_says_so(monkeypatch):
     name = next(layer.name for layer in lab.layers if layer.type.startswith("Conv"))
     whole = lab.what_if(name)
     largest = math.prod(lab.layer(name).output_shape[1:])
-    monkeypatch.setattr("qlab.analysis.study._LAYER_ELEMENTS", 8 * largest)
+    monkeypatch.setattr("qlab.analysis.observed._LAYER_ELEMENTS", 8 * largest)
     fewer = lab.what_if(name)
     assert (whole.samples, fewer.samples) == (32, 8)
     assert fewer.output_sqnr == pytest.approx(whole.output_sqnr, abs=1.0)
-    monkeypatch.setattr("qlab.analysis.study._LAYER_ELEMENTS", 1)
+    monkeypatch.setattr("qlab.analysis.observed._LAYER_ELEMENTS", 1)
     assert lab.what_if(name).samples == 1
 
 

@@ -1,5 +1,7 @@
 """Depthwise convolutions by the compiled loop: the codes of the exact kernel, where it wins."""
 
+from unittest.mock import Mock
+
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -57,15 +59,18 @@ OBSTACLES = {
     },
     "a group has more than one channel": {"weight": codes(qint8, C, 2, 3, 3), "groups": C // 2},
     "not a depthwise convolution": {"weight": codes(qint8, C, C, 3, 3), "groups": 1},
-    "the output is not codes": {"y_qparams": None},
+    "the output is real numbers": {"y_qparams": None},
+    "the output's type is not an integer of at most 8 bits": {
+        "y_qparams": QParams.per_tensor(0.5, 3, integer(16, signed=True))
+    },
     "an operand is empty": {"x": IMAGE[:0]},
     "a zero point of the weight is not 0": {"w_qparams": QParams.per_tensor(0.1, 3, qint8)},
-    "with a weight of torch.uint8": {"weight": KERNEL.view(torch.uint8), "w_qparams": X},
+    "the weight is stored as torch.uint8": {"weight": KERNEL.view(torch.uint8), "w_qparams": X},
     "a product of scales is not finite": {
         "x_qparams": QParams.per_tensor(1e30, 7, quint8),
         "w_qparams": QParams.per_tensor(1e30, 0, qint8),
     },
-    "codes of torch.float8_e4m3fn": {
+    "the input's type is not an integer": {
         "x": IMAGE.float().to(torch.float8_e4m3fn),
         "x_qparams": QParams.per_tensor(0.1, 0, float8_e4m3fn),
     },
@@ -120,3 +125,20 @@ def test_changed_weights_and_layouts_are_noticed():
     with ops.use("reference"):
         want = ops.conv2d(*given, **options)
     assert torch.equal(ops.conv2d(*given, **options, packed=packed), want)
+
+
+def test_a_weight_is_turned_once_where_the_input_is_padded_in_every_call(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    turned = Mock(wraps=depthwise._pack)
+    monkeypatch.setattr(depthwise, "_pack", turned)
+    given, options = call(padding_mode="reflect", weight=KERNEL.clone())
+    packed = ops.PackedWeight()
+    with ops.use("compiled"):
+        first, second = (ops.conv2d(*given, **options, packed=packed) for _ in range(2))
+        assert turned.call_count == 1
+        given[2].neg_()
+        third = ops.conv2d(*given, **options, packed=packed)
+    assert turned.call_count == 2 and torch.equal(first, second)
+    with ops.use("reference"):
+        assert torch.equal(third, ops.conv2d(*given, **options))

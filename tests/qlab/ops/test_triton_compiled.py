@@ -116,6 +116,12 @@ NORM = (
 )
 
 
+def test_rows_of_one_feature_compile():
+    """Triton takes an argument that is 1 for a constant, which the interpreter does not."""
+    kernel, constants, _ = NORM
+    assert "div.rn.f32" in compiled(kernel, constants | {"features": 1}, (), 90).asm["ptx"]
+
+
 @pytest.mark.parametrize("kernel", [QUANTIZE, ADD, NORM], ids=["quantize", "add", "layer_norm"])
 def test_elements_are_computed_in_groups_and_each_operation_rounds_once(kernel: Any):
     code = compiled(*kernel, 90).asm["ptx"]

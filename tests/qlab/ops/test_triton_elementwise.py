@@ -13,6 +13,7 @@ from qlab import ops
 from qlab.dtypes import QDType, integer, qint8, quint8
 from qlab.errors import UnsupportedError
 from qlab.granularity import PerAxis
+from qlab.ops import triton_elements
 from qlab.qparams import QParams
 from tests.qlab.ops.examples import W, X, Y, assert_equal, codes, compared, moved
 from tests.qlab.ops.test_triton_gemm import TYPES, scales
@@ -117,6 +118,17 @@ def test_layer_norm_of_rows_without_variance(triton_device: torch.device):
     x = torch.full((3, 8), 200, dtype=torch.uint8)
     args = (x, X, (8,), None, torch.linspace(-1, 1, 8), 1e-5, Y)
     assert_equal("triton", "layer_norm", triton_device, *args)
+
+
+def test_on_a_cpu_the_place_is_asked_before_everything_else():
+    """So that operators on CPU do not pay for types, shapes and strides of calls on CUDA."""
+    why = "the tensors are on the CPU"
+    strided = torch.zeros(4, 6)[:, ::2]
+    wide = QParams.per_tensor(0.1, 0, integer(16, signed=True))
+    assert (triton_elements.quantize_obstacle(strided, wide) or "").startswith(why)
+    assert (triton_elements.dequantize_obstacle(strided, wide) or "").startswith(why)
+    found = triton_elements.combine_obstacle(strided, wide, torch.zeros(1), wide, wide, relu=True)
+    assert (found or "").startswith(why)
 
 
 WIDE = QParams.per_tensor(0.1, 0, integer(16, signed=True))

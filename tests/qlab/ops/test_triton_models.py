@@ -53,11 +53,9 @@ def test_a_converted_network_gives_the_integers_of_the_reference(
     x = torch.randn(2, 3, 6, 6)
     with ops.use("reference"), torch.no_grad():
         wanted = converted(x)
-    for _ in range(2):  # the second call is neither checked nor bound again
-        assert torch.equal(by_triton(copy.deepcopy(converted), x, triton_device), wanted)
     moved = copy.deepcopy(converted).to(triton_device)
-    by_triton(moved, x, triton_device)
-    assert torch.equal(by_triton(moved, x, triton_device), wanted)
+    for _ in range(2):  # the second call is neither checked nor bound again
+        assert torch.equal(by_triton(moved, x, triton_device), wanted)
     with ops.use("reference"), torch.no_grad():  # and back
         assert torch.equal(moved.to("cpu")(x), wanted)
 
@@ -84,3 +82,7 @@ def test_a_lab_on_cuda_gives_networks_whose_integers_are_those_of_the_cpu():
     report = lab.compare("int8")
     on_cpu = qlab.Lab(Net().eval(), x, [x], device="cpu").compare("int8")
     assert list(report.layers.index) == list(on_cpu.layers.index)
+    for column in ("sqnr_accumulated", "cosine_accumulated"):
+        assert report.layers[column].to_list() == pytest.approx(
+            on_cpu.layers[column].to_list(), rel=1e-2, nan_ok=True
+        )

@@ -1,25 +1,32 @@
 """Layers whose sum goes through a function of real numbers before it is requantized.
 
 No step is lost in between: the operator gives float32, the function follows, and only its result
-is rounded to codes. The reference has them for its engine ``onednn`` alone; the formulas are its
-own, found by comparing every code of some 10⁵ outputs.
+is rounded to codes. The reference has all but `LinearGELU`, for its engine ``onednn`` alone; the
+formulas are its own, found by comparing every code of some 10⁵ outputs.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
-from typing import Any, Self
+from functools import partial
+from typing import Any, ClassVar, Self, Unpack
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
+from qlab import ops
 from qlab.dtypes import QDType, qint8
 from qlab.nn import intrinsic as nni
 from qlab.nn.quantized.conv import Conv2d
 from qlab.nn.quantized.holder import OUTPUT
 from qlab.nn.quantized.linear import Linear
+from qlab.nn.quantized.operands import Operands
 from qlab.nn.quantized.weighted import WeightedModule
-from qlab.qparams import QParams, dequantize, requantize
+from qlab.ops.fused import finished_sum
+from qlab.ops.kernels import forced
+from qlab.qparams import QParams, requantize
 
 
 class _BeforeRequantization(WeightedModule):
@@ -47,7 +54,58 @@ class _BeforeRequantization(WeightedModule):
         return super().from_reference(first, scale, zero_point)
 
 
-class LinearLeakyReLU(_BeforeRequantization, Linear):
+class _Shaped(_BeforeRequantization, Linear):
+    """A linear layer whose activation has an argument of its own.
+
+    Attributes:
+        argument: Its name: an attribute of the activation, and of this module.
+        usual: The value of a linear layer that knows no activation.
+    """
+
+    argument: ClassVar[str]
+    usual: ClassVar[Any]
+    bias_argument = "bias"
+
+    @classmethod
+    def from_qparams(
+        cls, mod: nn.Module, *, weight: QParams | None = None, output: QParams | None = None
+    ) -> Self:
+        return super().from_qparams(mod, weight=weight, output=output)._shaped_as(mod)
+
+    @classmethod
+    def from_reference(
+        cls, mod: nn.Module, scale: float | None = None, zero_point: int | None = None
+    ) -> Self:
+        """As every `QuantizedModule`; of a fused module, whose second part is the activation."""
+        return super().from_reference(mod, scale, zero_point)._shaped_as(mod)
+
+    def _shaped_as(self, fused: Any) -> Self:
+        if isinstance(fused, nn.Sequential):
+            setattr(self, self.argument, getattr(fused[1], self.argument))
+        return self
+
+    @classmethod
+    def _arguments_of(cls, source: Any) -> dict[str, Any]:
+        bias = source.bias() if isinstance(source, WeightedModule) else source.bias
+        value = getattr(source, cls.argument, cls.usual)
+        sizes = {"in_features": source.in_features, "out_features": source.out_features}
+        return {**sizes, cls.argument: value, "bias": bias is not None}
+
+    @classmethod
+    def plain_float_type(cls) -> Callable[..., nn.Module]:
+        """Makes the linear layer before the activation."""
+        return partial(_linear_before, cls.argument)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, {self.argument}={getattr(self, self.argument)!r}"
+
+
+def _linear_before(argument: str, **given: Any) -> nn.Module:
+    del given[argument]
+    return nn.Linear(**given)
+
+
+class LinearLeakyReLU(_Shaped):
     """``requantize(leaky_relu(x Wᵀ + b))`` on codes.
 
     Args:
@@ -60,7 +118,7 @@ class LinearLeakyReLU(_BeforeRequantization, Linear):
 
     float_types = (nni.LinearLeakyReLU,)
     fields = ("in_features", "out_features", "negative_slope")
-    bias_argument = "bias"
+    argument, usual = "negative_slope", nn.LeakyReLU().negative_slope
 
     def __init__(
         self,
@@ -73,50 +131,54 @@ class LinearLeakyReLU(_BeforeRequantization, Linear):
         super().__init__(in_features, out_features, bias, dtype)
         self.negative_slope = float(negative_slope)
 
-    @classmethod
-    def from_qparams(
-        cls, mod: nn.Module, *, weight: QParams | None = None, output: QParams | None = None
-    ) -> Self:
-        made = super().from_qparams(mod, weight=weight, output=output)
-        return made._with_slope(mod)
-
-    @classmethod
-    def from_reference(
-        cls, mod: nn.Module, scale: float | None = None, zero_point: int | None = None
-    ) -> Self:
-        """As every `QuantizedModule`; of a fused module, whose second part tells the slope."""
-        return super().from_reference(mod, scale, zero_point)._with_slope(mod)
-
-    def _with_slope(self, fused: Any) -> Self:
-        if isinstance(fused, nn.Sequential):
-            slope: Any = fused[1].negative_slope
-            self.negative_slope = float(slope)
-        return self
-
-    @classmethod
-    def _arguments_of(cls, source: Any) -> dict[str, Any]:
-        bias = source.bias() if isinstance(source, WeightedModule) else source.bias
-        slope = getattr(source, "negative_slope", nn.LeakyReLU().negative_slope)
-        sizes = {"in_features": source.in_features, "out_features": source.out_features}
-        return {**sizes, "negative_slope": slope, "bias": bias is not None}
-
-    @classmethod
-    def plain_float_type(cls) -> Callable[..., nn.Module]:
-        """Makes the linear layer before the activation."""
-        return _linear_before
-
     def activation(self) -> nn.Module:
         """``nn.LeakyReLU``."""
         return nn.LeakyReLU(self.negative_slope)
 
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, negative_slope={self.negative_slope}"
 
+class LinearGELU(_Shaped):
+    """``requantize(gelu(x Wᵀ + b))`` on codes; see `qlab.ops.linear_gelu` for the exact formula.
 
-def _linear_before(
-    in_features: int, out_features: int, negative_slope: float, bias: bool
-) -> nn.Module:
-    return nn.Linear(in_features, out_features, bias)
+    Args:
+        in_features: Length of the input's last axis.
+        out_features: Length of the output's last axis.
+        approximate: ``"none"`` or ``"tanh"``, as ``nn.GELU``.
+        bias: Whether there is a bias.
+        dtype: Quantized data type of the weight.
+    """
+
+    float_types = (nni.LinearGELU,)
+    fields = ("in_features", "out_features", "approximate")
+    argument, usual = "approximate", "none"
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        approximate: str = "none",
+        bias: bool = True,
+        dtype: QDType | str | torch.dtype = qint8,
+    ) -> None:
+        super().__init__(in_features, out_features, bias, dtype)
+        self.approximate = approximate
+
+    def activation(self) -> nn.Module:
+        """``nn.GELU``."""
+        return nn.GELU(self.approximate)
+
+    def compute(self, x: Tensor, x_qparams: QParams | None) -> Tensor:
+        """``requantize(gelu(x Wᵀ + b))`` on codes; without ``x_qparams`` on real numbers."""
+        if x_qparams is None or is_compiling():
+            return super().compute(x, x_qparams)
+        _, _, weight, w_qparams, bias, _ = self._call(x, x_qparams)
+        return ops.linear_gelu(
+            x, x_qparams, weight, w_qparams, bias, self.get_qparams(OUTPUT),
+            approximate=self.approximate, packed=self._packed,
+        )  # fmt: skip
+
+    def _keep(self, made: ops.Ready) -> None:
+        self._cache["finish"] = None
+        self._cache["ready"] = made if made.y_qparams is self.get_qparams(OUTPUT) else None
 
 
 class LinearTanh(_BeforeRequantization, Linear):
@@ -150,10 +212,37 @@ class ConvAdd2d(_BeforeRequantization, Conv2d):
     """``requantize(conv(x) + b + s_o · (other - z_o))`` on codes; arguments as `Conv2d`.
 
     The convolution's result is not requantized before the sum, as it is where the two are separate
-    modules, and needs no scale of its own.
+    modules, and needs no scale of its own; see `qlab.ops.conv2d_add` for the exact formula.
     """
 
     float_types = (nni.ConvAdd2d,)
+
+    def forward(self, *inputs: Tensor, **named: Unpack[Operands]) -> Tensor:
+        """As every `QuantizedModule`; plain codes like the last are neither checked nor bound anew.
+
+        Args:
+            *inputs: Two `QTensor`, or plain codes or real numbers as bound.
+            **named: Or by their names, ``input`` and ``extra_input``.
+
+        Raises:
+            ArgumentError: Another number of inputs, or other names.
+            DTypeError: Not what was bound, or codes without bound inputs.
+        """
+        if named or is_compiling():
+            return super().forward(*inputs, **named)
+        cache, buffers = self._cache, self._buffers
+        ready: Any = cache.get("sum")
+        if ready is not None and len(inputs) == 2:
+            weight, bias = buffers["weight_codes"], buffers["bias_float"]
+            if ready.serves(*inputs, forced(), weight, bias):
+                return ready.run(*inputs)
+        result = super().forward(*inputs)
+        made, bound = self._packed.ready_sum, self.input_qparams
+        if made is not None and bound is not None:
+            used = made.first.x_qparams, made.other_qparams, made.first.y_qparams
+            same = all(map(operator.is_, used, (*bound, self.get_qparams(OUTPUT))))
+            self._cache["sum"] = made if same else None
+        return result
 
     def compute(  # pyright: ignore[reportIncompatibleMethodOverride]  (one operand more)
         self,
@@ -163,9 +252,17 @@ class ConvAdd2d(_BeforeRequantization, Conv2d):
         other_qparams: QParams | None,
     ) -> Tensor:
         """The sum on codes; an operand without parameters holds real numbers."""
-        real = super().compute(x, x_qparams)
-        real = real + (other if other_qparams is None else dequantize(other, other_qparams))
-        return self._requantized(real.relu() if self.relu else real)
+        output = self.get_qparams(OUTPUT)
+        if other_qparams is None:
+            real = super().compute(x, x_qparams) + other
+            return self._requantized(real.relu() if self.relu else real)
+        if x_qparams is None or is_compiling():
+            real = super().compute(x, x_qparams)
+            return finished_sum(real, other, other_qparams, output, self.relu)
+        _, _, weight, w_qparams, bias, _ = self._call(x, x_qparams)
+        options: Any = {**self._options(), "relu": self.relu, "packed": self._packed}
+        layer = x, x_qparams, weight, w_qparams, bias
+        return ops.conv2d_add(*layer, other, other_qparams, output, **options)
 
     def _options(self) -> dict[str, Any]:
         return {**super()._options(), "relu": False}

@@ -28,6 +28,7 @@ PARTS = {
     nni.LinearBn1d: (nn.Linear(4, 3), nn.BatchNorm1d(3)),
     nni.LinearLeakyReLU: (nn.Linear(4, 3), nn.LeakyReLU(0.3)),
     nni.LinearTanh: (nn.Linear(4, 3), nn.Tanh()),
+    nni.LinearGELU: (nn.Linear(4, 3), nn.GELU("tanh")),
     nni.BNReLU2d: (nn.BatchNorm2d(2), nn.ReLU()),
     nni.BNReLU3d: (nn.BatchNorm3d(2), nn.ReLU()),
 }

@@ -92,6 +92,10 @@ FLOAT: dict[str, tuple[Callable[[], nn.Module], Shapes]] = {
         ((2, 3, 5),),
     ),
     "linear_tanh": (lambda: nni.LinearTanh(nn.Linear(5, 4), nn.Tanh()), ((2, 3, 5),)),
+    "linear_gelu": (
+        lambda: nni.LinearGELU(nn.Linear(5, 4), nn.GELU("tanh")),
+        ((2, 3, 5),),
+    ),
     "conv_add2d": (
         lambda: nni.ConvAdd2d(nn.Conv2d(4, 6, 3, padding=1), torch.add),
         (_spatial(2), (2, 6, 6, 6)),

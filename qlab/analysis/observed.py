@@ -1,0 +1,201 @@
+"""A float graph, its data, and what calibration saw of it."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, fx
+
+from qlab.analysis.batches import Batches
+from qlab.analysis.calibration import (
+    Calibration,
+    Progress,
+    Stop,
+    activation_bytes,
+    collect_statistics,
+    sample_inputs,
+)
+from qlab.analysis.probe import LayerProbe
+from qlab.errors import DTypeError, UncalibratedError
+from qlab.execution import GraphRunner
+from qlab.stats import TensorStats
+
+_SAMPLE_BYTES = 64 * 2**20
+_LARGEST_SAMPLE = 32
+_LAYER_ELEMENTS = 2**21
+
+
+class Observed:
+    """What is known of a model before anything is decided; `Study` decides.
+
+    Args:
+        graph: The float graph after fusion, on the device where everything runs.
+        example_inputs: Inputs of one call, on that device.
+        data: Calibration data.
+        reference: The float graph that is observed, where a repair changed ``graph``: its nodes
+            have the same names. ``graph`` if not given.
+
+    Attributes:
+        sources: Calibration data, in the order in which it was added.
+        calibration: What was seen of it; None before the first pass.
+        sample_inputs: What `sample` runs on; None before it was asked for.
+    """
+
+    def __init__(
+        self,
+        graph: fx.GraphModule,
+        example_inputs: tuple[Any, ...],
+        data: Batches,
+        reference: fx.GraphModule | None = None,
+    ) -> None:
+        self.graph = graph
+        self.reference = graph if reference is None else reference
+        self.example_inputs = example_inputs
+        self.sources = [data]
+        self.calibration: Calibration | None = None
+        self.sample_inputs: tuple[Any, ...] | None = None
+        self._sampled: tuple[dict[str, Any], int] | None = None
+        self._lock = threading.RLock()
+
+    def calibrate(
+        self, on_progress: Progress | None = None, should_stop: Stop | None = None
+    ) -> Calibration:
+        """One float pass over the data not seen so far; returns at once where there is none."""
+        with self._lock:
+            if self.calibration is None or not self.calibration.complete:
+                self.calibration = self._collect(
+                    self.sources, self.calibration, on_progress=on_progress, should_stop=should_stop
+                )
+                self._forget()
+            return self.calibration
+
+    def add_data(
+        self, data: Batches, on_progress: Progress | None = None, should_stop: Stop | None = None
+    ) -> Calibration:
+        """Takes in more calibration data, after all that is there; nothing is seen twice."""
+        with self._lock:
+            sources = [*self.sources, data]
+            self.calibration = self._collect(
+                sources, self.calibration, on_progress=on_progress, should_stop=should_stop
+            )
+            self.sources = sources
+            self._forget()
+            return self.calibration
+
+    def restore(self, calibration: Calibration, sample_inputs: tuple[Any, ...]) -> None:
+        """Goes on from saved statistics of all data that is here, however it is batched now."""
+        seen = (len(self.sources[0]),) if calibration.complete else calibration.seen
+        self.calibration = replace(calibration, seen=seen)
+        self.sample_inputs = sample_inputs
+
+    def float_values(self, probe: LayerProbe) -> Iterator[dict[str, Any]]:
+        """The float values around a layer for all calibration data, call by call."""
+        runner = GraphRunner(self.reference, {probe.node, *probe.inputs})
+        for batch in itertools.chain.from_iterable(self.sources):
+            yield runner.collect(batch.inputs)[1]
+
+    def check_finite(self, data: Batches, called: str) -> None:
+        """Runs the float model over data that is measured on, and keeps nothing.
+
+        Raises:
+            NonFiniteError: As `calibrate`; names the first layer, and the data as ``called``.
+        """
+        with self._lock:
+            self._collect([data], None, called)
+
+    def _collect(
+        self,
+        sources: Sequence[Batches],
+        start: Calibration | None,
+        called: str = "calibration",
+        **hooks: Any,
+    ) -> Calibration:
+        graph = self.reference
+        nodes = [node for node in graph.graph.nodes if node.op != "output"]
+        names = {node.name: str(node.meta.get("name", node.name)) for node in nodes}
+        return collect_statistics(graph, sources, names, start=start, called=called, **hooks)
+
+    def merge(self, other: Calibration) -> Calibration:
+        """Takes in what another Lab of the same model saw, after all that was seen here."""
+        if not isinstance(other, Calibration):
+            raise DTypeError(
+                "Only a calibration can be merged",
+                expected="the `calibrated` of another Lab",
+                received=type(other).__name__,
+            )
+        with self._lock:
+            mine = self.calibration or self.calibrate()
+            merged = mine.merge(other)
+            self.calibration = replace(merged, seen=mine.seen, complete=mine.complete)
+            self._forget()
+            return self.calibration
+
+    def _forget(self) -> None:
+        """Called when the statistics have become others: drops what was computed from them."""
+
+    def stats(self, node: str) -> TensorStats:
+        """What calibration saw at a node; calibrates first where that has not happened.
+
+        Raises:
+            UncalibratedError: No tensor of real numbers was seen there.
+        """
+        seen = self.calibration or self.calibrate()
+        if node not in seen.statistics:
+            raise UncalibratedError(
+                f"Calibration saw no floating-point tensor at node {node!r}",
+                fix="Only tensors of real numbers have statistics.",
+            )
+        return seen.statistics[node]
+
+    def sample(self) -> tuple[dict[str, Any], int]:
+        """Every float value for a small fixed sample of the calibration data, and its size.
+
+        As many samples of the first batch as fit 64 MiB of activations, at most 32.
+        """
+        with self._lock:
+            if self._sampled is None:
+                self._sampled = self._take_sample()
+            return self._sampled
+
+    def _take_sample(self) -> tuple[dict[str, Any], int]:
+        if self.sample_inputs is None:
+            size = activation_bytes(self.reference, self.example_inputs)
+            self.sample_inputs = self._first_samples(size)
+        names = [node.name for node in self.graph.graph.nodes if node.op != "output"]
+        _, values = GraphRunner(self.reference, names).collect(self.sample_inputs)
+        return values, samples_in(self.sample_inputs)
+
+    def _first_samples(self, example_bytes: int) -> tuple[Any, ...]:
+        """As many as fit 64 MiB of activations, which take so many bytes for the examples."""
+        per_sample = max(example_bytes // samples_in(self.example_inputs), 1)
+        largest = min(_LARGEST_SAMPLE, max(_SAMPLE_BYTES // per_sample, 1))
+        return sample_inputs(self.sources[0], largest)
+
+    def layer_sample(self, probe: LayerProbe) -> tuple[dict[str, Any], int]:
+        """Out of `sample` the values of a layer's inputs and output, and for how many samples.
+
+        As many samples as keep the largest of these tensors within 2 million elements, so that a
+        what-if takes milliseconds whatever the size of the layer; at least one.
+        """
+        values, samples = self.sample()
+        own = {node: values[node] for node in (*probe.inputs, probe.node)}
+        aligned = {
+            node: value
+            for node, value in own.items()
+            if isinstance(value, Tensor) and value.ndim and value.shape[0] == samples
+        }
+        largest = max((value[0].numel() for value in aligned.values()), default=1)
+        fitting = max(1, min(samples, _LAYER_ELEMENTS // max(largest, 1)))
+        if probe.node not in aligned or fitting == samples:
+            return own, samples
+        return own | {node: value[:fitting] for node, value in aligned.items()}, fitting
+
+
+def samples_in(inputs: tuple[Any, ...]) -> int:
+    """Length of the first tensor's first axis; 1 where there is none."""
+    sizes = (x.shape[0] for x in inputs if isinstance(x, Tensor) and x.ndim)
+    return max(next(sizes, 1), 1)
