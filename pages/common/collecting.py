@@ -43,7 +43,7 @@ def loaded_key(choice: Choice, space: Workspace | None = None) -> Key:
 
 
 def _key(choice: Choice, space: Workspace | None, seen: tuple[int, ...]) -> Key:
-    amount = seen if len(seen) > 1 else seen[0]
+    amount = seen if seen[1:] else seen[0]
     return ("loaded", uploads.identity(space, choice.model), amount, choice.device)
 
 
