@@ -84,7 +84,8 @@ class Value:
         source: Name of the node whose range gives its scale and zero point: its own, that of the
             tensor it shares them with, or that of the clamped tensor where only a clamp reads it.
         constant: Whether it is a parameter or buffer, whose range needs no calibration.
-        asked_by: Name of the step whose qconfig decided.
+        asked_by: Name of the step whose qconfig decided; an input's own where a rule names it.
+        requested: That qconfig.
     """
 
     node: str
@@ -93,6 +94,7 @@ class Value:
     source: str
     constant: bool
     asked_by: str
+    requested: QConfig | None
 
     @property
     def observed(self) -> bool:

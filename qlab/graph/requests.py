@@ -11,6 +11,7 @@ from typing import Any
 from torch import fx
 
 from qlab.errors import ArgumentError
+from qlab.granularity import PerTensor
 from qlab.qconfig import (
     QConfig,
     QConfigMapping,
@@ -27,7 +28,7 @@ _CALLS = ("call_module", "call_function", "call_method")
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of one operator.
+    """What is asked of one operator, or of an input of the graph, which has no weight.
 
     Attributes:
         qconfig: Its qconfig; None for float.
@@ -44,6 +45,12 @@ class Request:
     dynamic: bool = False
 
     @property
+    def gives_codes(self) -> bool:
+        """Whether it asks for one scale and zero point that are known before the call."""
+        spec = self.activation
+        return spec is not None and not self.dynamic and isinstance(spec.granularity, PerTensor)
+
+    @property
     def why_float(self) -> str:
         """Why an operator without a qconfig has none."""
         return "no rule asked for it" if self.rule == "no rule" else f"kept in float by {self.rule}"
@@ -51,12 +58,15 @@ class Request:
 
 def requests_for(
     graph_module: fx.GraphModule, mapping: QConfigMapping
-) -> tuple[dict[fx.Node, Request], tuple[str, ...]]:
-    """Resolves a mapping for every operator of a graph, in graph order.
+) -> tuple[dict[fx.Node, Request], dict[fx.Node, Request], tuple[str, ...]]:
+    """Resolves a mapping for every operator of a graph, in graph order, and for its inputs.
+
+    An input has a request of its own where a rule by module name is its name, such as ``"x"``, and
+    no operator has that name or lies in a module of it.
 
     Returns:
-        The requests, and in words the rules that match no operator. The types that the default
-        mapping names, and with it every preset, are left out there.
+        The requests of operators, those of inputs, and in words the rules that match neither. The
+        types that the default mapping names, and with it every preset, are left out there.
 
     Raises:
         ArgumentError: The graph was not made by `trace`.
@@ -76,21 +86,34 @@ def requests_for(
             factories[id(factory)] = asked_by(factory)
         return factories[id(factory)]
 
-    requests = {}
-    for operator in operators:
-        qconfig, rule = operator.resolve(mapping)
-        request = Request(qconfig, rule)
-        if qconfig is not None:
-            activation, weight = asked(qconfig.activation), asked(qconfig.weight)
-            request = Request(qconfig, rule, activation.spec, weight.spec, activation.dynamic)
-        requests[operator.node] = request
-    used = {request.rule for request in requests.values()}
+    def request(qconfig: QConfig | None, rule: str) -> Request:
+        if qconfig is None:
+            return Request(None, rule)
+        activation, weight = asked(qconfig.activation), asked(qconfig.weight)
+        return Request(qconfig, rule, activation.spec, weight.spec, activation.dynamic)
+
+    requests = {operator.node: request(*operator.resolve(mapping)) for operator in operators}
+    inputs = {
+        node: request(rule.qconfig, str(rule))
+        for node, rule in _named_inputs(graph_module, mapping)
+        if not _matches(rule, operators)
+    }
+    used = {request.rule for request in (*requests.values(), *inputs.values())}
     unmatched = [
         str(rule)
         for rule in mapping.rules()
         if str(rule) not in used and not _standard(rule) and not _matches(rule, operators)
     ]
-    return requests, tuple(unmatched)
+    return requests, inputs, tuple(unmatched)
+
+
+def _named_inputs(
+    graph_module: fx.GraphModule, mapping: QConfigMapping
+) -> Iterator[tuple[fx.Node, Rule]]:
+    for node in graph_module.graph.nodes:
+        name = node.meta["name"]
+        if node.op == "placeholder" and name in mapping.module_name_qconfigs:
+            yield node, Rule("module_name", name, mapping.module_name_qconfigs[name])
 
 
 @dataclass(frozen=True)
