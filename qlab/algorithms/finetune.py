@@ -40,7 +40,7 @@ from qlab.analysis.study import Study
 from qlab.errors import ArgumentError, DTypeError
 from qlab.graph import Plan
 from qlab.graph.shapes import tensors_in
-from qlab.qconfig import QConfig, QConfigMapping
+from qlab.qconfig import Address, QConfig, QConfigMapping
 from qlab.ranges import Fixed, TensorSpec
 
 PAPER = (
@@ -205,7 +205,8 @@ def finetune(
             mapping = _written(study, plan, made, mapping, (name, layer))
         for name, grid in training.grids.items() if settings.learn_scales else ():
             value = next(v for v in plan.values if v.asked_by == name and v.observed)
-            mapping = _fixed(mapping, (name, "activation"), (value.spec, value.requested), grid)
+            asked = (value.address, value.spec, value.requested)
+            mapping = _fixed(mapping, "activation", asked, grid)
     said = f"loss on held-out batches {before:.4g} → {after:.4g}"
     reason = f"trained: {said}" if learned else f"nothing learned is better: {said}"
     outcomes = [
@@ -235,20 +236,20 @@ def _written(
         for path, value in values.items():
             into.get_parameter(path).copy_(value)
     set_weight(target.inner(made), values[layer.weight_name])
-    asked = (target.step.weight, target.step.requested)
-    return _fixed(mapping, (name, "weight"), asked, layer.rounding)
+    asked = (target.step.address, target.step.weight, target.step.requested)
+    return _fixed(mapping, "weight", asked, layer.rounding)
 
 
 def _fixed(
     mapping: QConfigMapping,
-    what: tuple[str, Which],
-    asked: tuple[TensorSpec, QConfig | None],
+    which: Which,
+    asked: tuple[Address, TensorSpec, QConfig | None],
     grid: Learned,
 ) -> QConfigMapping:
-    (name, which), (spec, requested) = what, asked
+    address, spec, requested = asked
     assert requested is not None
     fixed = replace(spec, policy=Fixed.of(grid.qparams()))
-    return SpecChange(name, which, fixed, requested)(mapping)
+    return SpecChange(address, which, fixed, requested)(mapping)
 
 
 def _train(

@@ -73,7 +73,7 @@ def _evidence(study: Study, plan: Plan, step: Step, found: QConfig) -> Evidence:
     error = _output_error(study, plan, step)
     joined = step.row in ("add", "add_relu", "cat")
     return Evidence(
-        name=step.name,
+        address=step.address,
         row=str(step.row),
         found=found,
         tensors=tuple(_tensors(study, plan, step)),
@@ -113,7 +113,7 @@ def _sources(study: Study, plan: Plan, step: Step) -> Iterator[Source]:
         if value is None or value.constant or isinstance(value.spec.policy, Fixed):
             continue
         if value.requested is not None:
-            yield Source(value.asked_by, value.spec, value.requested)
+            yield Source(value.address, value.spec, value.requested)
 
 
 def _input_share(study: Study, plan: Plan, step: Step, error: Tensor) -> float:

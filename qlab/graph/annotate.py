@@ -26,7 +26,7 @@ from qlab.graph.reasons import dtype_words, why_simulated
 from qlab.graph.requests import Request, requests_for
 from qlab.graph.special import STANDALONE
 from qlab.nn.intrinsic.fold import core
-from qlab.qconfig import QConfig, QConfigMapping
+from qlab.qconfig import QConfigMapping
 from qlab.ranges import Fixed, TensorSpec
 from qlab.registry import OutputKind, Row
 from qlab.registry.asked import Asked, output_spec, weight_spec
@@ -246,7 +246,7 @@ class _Annotation:
         """Quantizes a tensor on its way into a step, unless it is quantized already."""
         named = self.inputs.get(operand)
         decides = operand if named is not None and named.gives_codes else asker
-        spec = (self.inputs.get(decides) or self.requests[decides]).activation
+        spec = self._request(decides).activation
         if operand not in self.values and spec is not None:
             self.values[operand] = self._value(operand, spec, operand, decides)
 
@@ -260,12 +260,13 @@ class _Annotation:
             spec=spec,
             source=shared.source if shared is not None else shares_with.name,
             constant=node.op == "get_attr",
-            asked_by=shared.asked_by if shared is not None else asker.meta["name"],
-            requested=shared.requested if shared is not None else self._asked(asker),
+            address=shared.address if shared is not None else self._request(asker).address,
+            requested=shared.requested if shared is not None else self._request(asker).qconfig,
         )
 
-    def _asked(self, node: fx.Node) -> QConfig | None:
-        return (self.inputs.get(node) or self.requests[node]).qconfig
+    def _request(self, node: fx.Node) -> Request:
+        """What is asked of an operator, or of an input that a rule names."""
+        return self.inputs.get(node) or self.requests[node]
 
     def _clamps_behind(self, node: fx.Node) -> list[fx.Node]:
         """The clamps that one after the other are all that reads a tensor.
@@ -324,6 +325,7 @@ class _Annotation:
             type=calls(node),
             fused=node.meta.get("fused", ()),
             row=row.name if row is not None else None,
+            address=request.address,
             requested=request.qconfig,
             rule=request.rule,
             inputs=tuple(given) if verdict.role is not _Role.NONE else (),
