@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from pandas import DataFrame
@@ -111,6 +111,14 @@ class Study(Observed):
         self._version += 1
         self._qparams.clear()
         self._converted.clear()
+
+    def copied(self) -> Self:
+        """The same, to be shown more data while this one stays as it is."""
+        made = copy.copy(self)
+        made.sources = list(self.sources)  # the lock is shared, as the model with its hooks is
+        for name in ("_plans", "_converted", "_qparams", "_weights", "_weight_errors"):
+            setattr(made, name, getattr(self, name).emptied())
+        return made
 
     def whole_graph(self, what: str) -> fx.GraphModule:
         """The float graph, for what needs it whole.
