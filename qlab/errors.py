@@ -91,6 +91,10 @@ class UncalibratedError(QlabError, RuntimeError):
     """Quantization parameters were asked of something that has seen no data."""
 
 
+class StateError(QlabError, RuntimeError):
+    """A state dict does not fit the model that it is loaded into."""
+
+
 class UnsupportedError(QlabError, NotImplementedError):
     """The operation exists, but not for this combination of inputs."""
 

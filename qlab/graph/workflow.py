@@ -165,7 +165,7 @@ def _prepared(
     observe(prepared, plan, custom, own)
     prepared.meta["custom"], prepared.meta["backend"] = custom, backend
     attach_preserved_attrs_to_model(prepared, kept)
-    return prepared
+    return loads_as_a_whole(prepared)
 
 
 def convert_fx(
