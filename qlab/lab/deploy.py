@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from qlab.algorithms import recipe_of
 from qlab.analysis.calibration import Progress, Stop
 from qlab.analysis.fingerprint import same_values
 from qlab.analysis.latency import Latency, measure_latency
@@ -109,6 +110,14 @@ class DeployableLab(LabBase):
         if target.suffix in (".safetensors", ".onnx", ".pt2", ".py"):
             self._study.whole_graph(f"A {target.suffix} file")
         return export(self, target, resolve_mapping(mapping), origin)
+
+    def repair_recipes(self) -> list[dict[str, Any]]:
+        """What `repeat_repairs` takes to repeat `repairs`, JSON-ready.
+
+        Raises:
+            UnsupportedError: One cannot be repeated, such as training on given data; names it.
+        """
+        return [recipe_of(report) for report in self.repairs]
 
     def check_onnx(
         self,

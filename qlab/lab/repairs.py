@@ -17,7 +17,6 @@ from qlab.algorithms import (
     algorithm,
     estimate_seconds,
     finetuning,
-    recipe_of,
     repair,
     run_repair,
 )
@@ -195,14 +194,6 @@ class RepairableLab(LabBase):
         told |= {"name": repaired.report.title, "parent": None if first is None else first.id}
         record_report(made.runs, repaired.mapping, after, **told)
         return made
-
-    def repair_recipes(self) -> list[dict[str, Any]]:
-        """What `repeat_repairs` takes to repeat `repairs`, JSON-ready.
-
-        Raises:
-            UnsupportedError: One cannot be repeated, such as training on given data; names it.
-        """
-        return [recipe_of(report) for report in self.repairs]
 
     def repeat_repairs(self, recipes: Sequence[Named[str, Any]]) -> Self:
         """A Lab repaired as another one was, algorithm after algorithm, as `apply` makes it.
