@@ -73,7 +73,7 @@ class Lab(RepairableLab, DeployableLab, TensorLab):
 
         The quantized network that is measured is the one that `convert` returns and `export`
         writes, run on the evaluation data beside the float network. What was measured is kept in
-        `runs`; measuring an equal mapping again updates its run.
+        `runs`; measuring an equal mapping again from equal statistics updates its run.
         A comparison that was stopped, or a mapping with an unregistered callable, is not kept.
 
         Args:
