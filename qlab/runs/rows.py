@@ -56,7 +56,8 @@ class Run:
         )
         early = "" if self.metrics.get("calibration_complete") else ", stopped early"
         digest = f"{int(self.metrics[DIGEST]):012x}"
-        return f"{samples:.0f} samples in {batches:.0f} batches{early} ({digest})"
+        several = "batch" if batches == 1 else "batches"
+        return f"{samples:.0f} samples in {batches:.0f} {several}{early} ({digest})"
 
     @cached_property
     def mapping(self) -> QConfigMapping:

@@ -78,4 +78,4 @@ def test_runs_that_were_saved_and_loaded_are_still_updated(tmp_path):
     part.calibrate(should_stop=lambda: True)
     told = {"subject": "x", "seconds": 1.0, "calibration": part.calibrated}
     kept = record_report(Runs(), presets.get("int8").mapping(), lab.compare(), **told)
-    assert kept.calibration.startswith("4 samples in 1 batches, stopped early (")
+    assert kept.calibration.startswith("4 samples in 1 batch, stopped early (")
