@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 from torch import fx
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from qlab.errors import ArgumentError
 from qlab.qconfig import (
@@ -20,8 +21,10 @@ from qlab.qconfig import (
     resolve,
 )
 from qlab.ranges import TensorSpec
+from qlab.registry import ON_REQUEST
 from qlab.registry.asked import Asked, asked_by
 
+_ON_REQUEST = {pattern.fused for pattern in ON_REQUEST}
 _CALLS = ("call_module", "call_function", "call_method")
 
 
@@ -93,6 +96,26 @@ def requests_for(
     return requests, tuple(unmatched)
 
 
+def asked_of(graph_module: fx.GraphModule, mapping: QConfigMapping) -> dict[str, object]:
+    """What a mapping asks of each operator of a graph that is not fused yet, by node.
+
+    Equal for two operators only where one operator in their place would be asked for the same, and
+    can be: not in float, nor with an input quantized as it comes. What only the default mapping
+    says of a type counts as what is asked of all. Batch norms are left out.
+    """
+    standard = {str(rule) for rule in mapping.rules() if _standard(rule)}
+    found: dict[str, object] = {}
+    for operator in _operators(graph_module):
+        if isinstance(operator.types[0], type) and issubclass(operator.types[0], _BatchNorm):
+            continue
+        qconfig, rule = operator.resolve(mapping)
+        if qconfig is not None and rule in standard:
+            qconfig = mapping.global_qconfig
+        alone = qconfig is None or asked_by(qconfig.activation).dynamic
+        found[operator.node.name] = object() if alone else qconfig
+    return found
+
+
 @dataclass(frozen=True)
 class _Operator:
     """How rules may refer to one operator.
@@ -115,7 +138,21 @@ class _Operator:
         own = self.name in mapping.module_name_qconfigs
         scope = self.path.rpartition(".")[0]
         name = self.name if own else self.path
-        return resolve(mapping, name, self.types, scope=scope, index=self.index)
+        found = resolve(mapping, name, self.types, scope=scope, index=self.index)
+        return next(self._of_parts(mapping, found), found)
+
+    def _of_parts(self, mapping: QConfigMapping, found: Resolution) -> Iterator[Resolution]:
+        """Float, by each rule that names a part and asks something else of it.
+
+        The parts of `ON_REQUEST` compute other integers alone than together, so where a person
+        asks for one of them alone, the whole is not for integers.
+        """
+        if self.types[0] not in _ON_REQUEST:
+            return
+        for name in self.node.meta.get("fused", ()):
+            part = resolve(mapping, name, ())
+            if part.rule not in ("global", "no rule") and part.qconfig != found.qconfig:
+                yield Resolution(None, part.rule)
 
 
 def _operators(graph_module: fx.GraphModule) -> Iterator[_Operator]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from qlab.errors import ArgumentError
@@ -32,6 +33,11 @@ class FusedModule(nn.Sequential):
                 received=", ".join(part.__name__ for part in received) or "no modules",
             )
         super().__init__(*modules)
+
+    @property
+    def behind(self) -> tuple[Callable[..., Tensor], ...]:
+        """What is done with the first layer's result; its batch norm does not count."""
+        return tuple(part for part in list(self)[1:] if not isinstance(part, _BatchNorm))
 
 
 def _kind(module: nn.Module) -> type[nn.Module]:
@@ -196,6 +202,11 @@ class ConvAdd2d(FusedModule):
             )
         self.add = add
 
+    @property
+    def behind(self) -> tuple[Callable[..., Tensor], ...]:
+        """The sum."""
+        return (self.add,)
+
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]  (Sequential takes one)
         self, x: Tensor, other: Tensor
     ) -> Tensor:
@@ -215,6 +226,11 @@ class ConvAddReLU2d(ConvAdd2d):
                 received=type(relu).__name__,
             )
         self.relu = relu
+
+    @property
+    def behind(self) -> tuple[Callable[..., Tensor], ...]:
+        """The sum and the ReLU."""
+        return self.add, self.relu
 
     def forward(self, x: Tensor, other: Tensor) -> Tensor:
         """As `ConvAdd2d`, 0 where the sum is negative."""
