@@ -90,6 +90,7 @@ TABLE: dict[str, tuple[str, str]] = {
         "FusedGraphModule ObservedGraphModule QuantizedGraphModule",
     ),
     f"{_QUANTIZATION}.fx.tracer": ("qlab.graph.kinds", "QuantizationTracer"),
+    f"{_QUANTIZATION}.fx.utils": ("qlab.graph.questions", _ALL),
     f"{_QUANTIZATION}.backend_config.backend_config": (
         _BACKEND,
         "BackendConfig BackendPatternConfig DTypeConfig DTypeWithConstraints ObservationType",
@@ -133,9 +134,14 @@ SIBLINGS: dict[str, tuple[str, ...]] = {
     f"{_QUANTIZATION}.quantize_fx": (
         *("qlab.qconfig", _BACKEND, f"{_QUANTIZATION}.fx.custom_config"),
         *(f"{_QUANTIZATION}.fx.graph_module", f"{_QUANTIZATION}.fx.tracer"),
+        f"{_QUANTIZATION}.fx.utils",
     ),
     f"{_QUANTIZATION}.quantize_jit": ("qlab.qconfig", f"{_QUANTIZATION}.quant_type"),
+    f"{_QUANTIZATION}.fuse_modules": (f"{_QUANTIZATION}.fuser_method_mappings",),
+    f"{_QUANTIZATION}.fuser_method_mappings": (f"{_QUANTIZATION}.utils",),
+    f"{_QUANTIZATION}.fx.custom_config": (f"{_QUANTIZATION}.quant_type", "qlab.qconfig"),
     f"{_QUANTIZATION}.observer": (f"{_QUANTIZATION}.utils",),
+    f"{_QUANTIZATION}.quantization_mappings": (f"{_QUANTIZATION}.stubs", f"{_QUANTIZATION}.utils"),
     f"{_QUANTIZATION}.stubs": ("qlab.qconfig",),
 }
 

@@ -13,7 +13,7 @@ from pages.common.format import escape
 from pages.common.frame import View
 from pages.common.glossary import define
 from pages.common.loaded import Loaded
-from pages.common.rows import COLUMNS, IN_FLOAT, Row
+from pages.common.rows import IN_FLOAT, KINDS, Row
 from pages.common.workspace import Choice
 
 if TYPE_CHECKING:
@@ -23,19 +23,21 @@ HELD = "configure_held"
 PICKED = "picked"
 TITLES = {
     IN_FLOAT: ("Float", "Keep the layer in float32, as in the original model."),
-    "weight bits": ("W bits", f"Weight. {define('bits')} 'float' keeps the weight as it is."),
-    "weight scheme": ("W scheme", f"Weight. {define('scheme')}"),
-    "weight granularity": ("W scale", f"Weight. {define('granularity')}"),
-    "weight observer": ("W observer", f"Weight. {define('observer')}"),
-    "activation bits": ("A bits", f"Output. {define('bits')} 'float' keeps the output as it is."),
-    "activation scheme": ("A scheme", f"Output. {define('scheme')}"),
-    "activation granularity": ("A scale", f"Output. {define('one scale')}"),
-    "activation observer": ("A observer", f"Output. {define('observer')}"),
+    "weight bits": ("W", f"Weight. {define('bits')} 'float' keeps the weight as it is."),
+    "weight scheme": ("W", f"Weight. {define('scheme')}"),
+    "weight granularity": ("W", f"Weight. {define('granularity')}"),
+    "weight observer": ("W", f"Weight. {define('observer')}"),
+    "activation bits": ("A", f"Output. {define('bits')} 'float' keeps the output as it is."),
+    "activation scheme": ("A", f"Output. {define('scheme')}"),
+    "activation granularity": ("A", f"Output. {define('one scale')}"),
+    "activation observer": ("A", f"Output. {define('observer')}"),
 }
-#: Pixels, by part of a spec, so that at 1,280 only the last column lies outside the window.
-WIDTHS = {"bits": 78, "scheme": 98, "granularity": 98, "observer": 116}
-#: Columns as shown: the scale of activations comes last, since it offers no choice.
-ORDER = sorted((PICKED, *COLUMNS), key=lambda column: column == "activation granularity")
+#: Parts of what is asked, in the words of the columns: one at a time, beside what layers get.
+PARTS = {"bits": "bits", "scheme": "scheme", "scale": "granularity", "observer": "observer"}
+#: Pixels that all columns of a part have room for in a window of 853; in wider ones they grow.
+NAME, PICK, SWITCH, CELL = 104, 46, 66, 80
+#: Letters that a name may have in one line; where one has more, rows are high enough for several.
+SHORT, HIGH, LOW, HEADER, MOST = 15, 74, 35, 38, 520
 
 
 @dataclass
@@ -63,16 +65,24 @@ class Held:
     generation: int = 0
 
 
-def draw(view: View, loaded: Loaded) -> Held:
-    """Draws the table; entries that make sense are applied, each as one change."""
+def draw(view: View, loaded: Loaded, part: str) -> Held:
+    """Draws the table; entries that make sense are applied, each as one change.
+
+    Args:
+        view: What the page was given.
+        loaded: The model in use.
+        part: Which part of what is asked is shown: one of `rows.PARTS`.
+    """
     held = _held(view, loaded)
+    long = any(len(str(name)) > SHORT for name in held.frame.index)
     edited = st.data_editor(
         held.frame,
         key=f"configure_{held.generation}",
         column_config=_columns(loaded, held),
-        column_order=ORDER,
+        column_order=(PICKED, IN_FLOAT, *(f"{kind} {part}" for kind in KINDS)),
         num_rows="fixed",
-        height=min(38 + 35 * len(held.frame), 500),
+        row_height=HIGH if long else None,
+        height=min(HEADER + (HIGH if long else LOW) * len(held.frame), MOST),
     )
     held.picked = [str(name) for name, row in edited.to_dict("index").items() if row[PICKED]]
     typed = _rows_of(edited)
@@ -80,7 +90,6 @@ def draw(view: View, loaded: Loaded) -> Held:
         held.seen = typed
         _apply(view, loaded, held)
         st.rerun()
-    _problems(view, held)
     return held
 
 
@@ -167,26 +176,26 @@ def _has(row: Row, column: str) -> bool:
 def _columns(loaded: Loaded, held: Held) -> dict:
     offered = rows.options(loaded, held.seen.values())
     return {
-        "layer": st.column_config.TextColumn("Layer", pinned=True, disabled=True),
+        "layer": st.column_config.TextColumn("Layer", pinned=True, disabled=True, width=NAME),
         PICKED: st.column_config.CheckboxColumn(
-            "Pick", help="For changing many layers at once, below.", width=58
+            "✓", help="Picks rows, for changing many layers at once, below.", width=PICK
         ),
         IN_FLOAT: st.column_config.CheckboxColumn(
-            TITLES[IN_FLOAT][0], help=TITLES[IN_FLOAT][1], width=62
+            TITLES[IN_FLOAT][0], help=TITLES[IN_FLOAT][1], width=SWITCH
         ),
         **{
             column: st.column_config.SelectboxColumn(
-                TITLES[column][0],
+                TITLES[column][0],  # the switch above the table says which part it is
                 help=TITLES[column][1],
                 options=options,
-                width=WIDTHS[column.split()[1]],
+                width=CELL,
             )
             for column, options in offered.items()
         },
     }
 
 
-def _problems(view: View, held: Held) -> None:
+def problems(view: View, held: Held) -> None:
     """Says what is wrong with which row; the rows stay as they were typed."""
     if not held.problems:
         return

@@ -30,10 +30,10 @@ STYLE = """<style>
 [class*=st-key-stale] {opacity: 0.45}
 .st-key-causes {min-height: 8rem}
 @media (max-width: 1000px) {
-  [data-testid=stMainBlockContainer] {padding-left: 1.5rem; padding-right: 1.5rem}
+  [data-testid=stMainBlockContainer] {padding-left: 1rem; padding-right: 1rem}
   [data-testid=stMetricValue] {font-size: 1.3rem}
   section[data-testid=stSidebar][data-collapsed=false] {
-    width: 215px !important; min-width: 215px !important}
+    width: 200px !important; min-width: 200px !important}
   :is(.st-key-verdict, .st-key-seen, [class*=st-key-headline], [class*=st-key-stale_headline],
   [class*=st-key-worst_], .st-key-trial) [data-testid=stColumn] {min-width: calc(50% - 1rem)}
   .st-key-sides > [data-testid=stLayoutWrapper] > [data-testid=stHorizontalBlock] >

@@ -89,7 +89,7 @@ def clicked_anew(key: str) -> Any:
 
 def from_table(view: View, key: str, names: list[str]) -> None:
     """Selects the layer whose row was clicked; an empty selection keeps the last one."""
-    for row in _clicked(key, "rows"):
+    for row in (*_clicked(key, "rows"), *(cell[0] for cell in _clicked(key, "cells"))):
         select(view, names[row])
 
 
@@ -100,7 +100,7 @@ def rows(key: str) -> list[int]:
 
 def _clicked(key: str, what: str) -> list[Any]:
     event = st.session_state.get(key)
-    return event["selection"][what] if event else []
+    return event["selection"].get(what, []) if event else []
 
 
 def pick(view: View, lab: Lab) -> str:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from qlab.dtypes import as_qdtype, qint8, quint8
 from qlab.errors import ArgumentError, UnsupportedError
-from qlab.granularity import QScheme
+from qlab.granularity import QScheme, per_tensor_affine
+from qlab.observers.base import ActivationPostProcess
 from qlab.qconfig import QConfig
 from qlab.qparams import QParams, choose_qparams
 from qlab.registry.asked import asked_by
@@ -27,6 +28,11 @@ def activation_dtype(qconfig: QConfig) -> Any:
 def weight_dtype(qconfig: QConfig) -> Any:
     """The data type of the weight: a `qlab.QDType`, or a floating ``torch.dtype``."""
     return _dtype(qconfig.weight)
+
+
+def is_activation_post_process(module: Any) -> bool:
+    """Whether a module is an observer or a fake quantizer."""
+    return isinstance(module, ActivationPostProcess)
 
 
 def _dtype(factory: Any) -> Any:
@@ -159,7 +165,7 @@ def determine_qparams(
     dtype: Any,
     eps: Tensor,
     has_customized_qrange: bool,
-    qscheme: Any = "per_tensor_affine",
+    qscheme: Any = per_tensor_affine,
 ) -> tuple[Tensor, Tensor]:
     """Scale and zero point that cover a range; see `qlab.qparams.choose_qparams`.
 

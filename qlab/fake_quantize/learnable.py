@@ -133,11 +133,11 @@ class LearnableFakeQuantize(FakeQuantizeBase):
         """Switches the following of the observer."""
         self.toggle_observer_update(enabled)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, X: Tensor) -> Tensor:  # noqa: N803
         """Observes and rounds, as far as switched on; any floating dtype and shape."""
         with torch.no_grad():
             if self.static_enabled[0] == 1:
-                self.activation_post_process(x.detach())
+                self.activation_post_process(X.detach())
                 scale, zero_point = self.activation_post_process.calculate_qparams()
                 self.scale.copy_(scale)
                 self.zero_point.copy_(zero_point)
@@ -146,11 +146,11 @@ class LearnableFakeQuantize(FakeQuantizeBase):
             if self._spec.symmetric:
                 self.zero_point.zero_()
         if self.fake_quant_enabled[0] != 1:
-            return x
-        factor = 1.0 / (x.numel() * self.quant_max) ** 0.5 if self.use_grad_scaling else 1.0
+            return X
+        factor = 1.0 / (X.numel() * self.quant_max) ** 0.5 if self.use_grad_scaling else 1.0
         expand = self._spec.granularity.expand
-        scale, zero_point = expand(self.scale, x.shape), expand(self.zero_point, x.shape)
-        return fake_quantize_learned(x, scale, zero_point, (self.quant_min, self.quant_max), factor)
+        scale, zero_point = expand(self.scale, X.shape), expand(self.zero_point, X.shape)
+        return fake_quantize_learned(X, scale, zero_point, (self.quant_min, self.quant_max), factor)
 
 
 _LearnableFakeQuantize = LearnableFakeQuantize

@@ -43,8 +43,8 @@ class FakeQuantizeBase(ActivationPostProcess):
         self.register_buffer("observer_enabled", torch.ones(1, dtype=torch.uint8))
 
     @abstractmethod
-    def forward(self, x: Tensor) -> Tensor:
-        """Observes and rounds ``x``, as far as switched on."""
+    def forward(self, X: Tensor) -> Tensor:  # noqa: N803
+        """Observes and rounds ``X``, as far as switched on."""
 
     def enable_fake_quant(self, enabled: bool = True) -> None:
         """Switches the rounding on or off."""
@@ -173,24 +173,24 @@ class FakeQuantize(FakeQuantizeBase):
         self.scale.copy_(scale)
         self.zero_point.copy_(zero_point)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, X: Tensor) -> Tensor:  # noqa: N803
         """Observes and rounds, as far as switched on.
 
         Args:
-            x: Real numbers, any floating dtype and shape that the observer takes. An empty tensor
+            X: Real numbers, any floating dtype and shape that the observer takes. An empty tensor
                 passes through.
 
         Returns:
-            The dtype and shape of ``x``.
+            The dtype and shape of ``X``.
         """
-        check_tensor(x, type(self).__name__)
-        if not x.numel():
-            return x
+        check_tensor(X, type(self).__name__)
+        if not X.numel():
+            return X
         if self.observer_enabled[0] == 1:
-            self.observe(x.detach())
+            self.observe(X.detach())
         if self.fake_quant_enabled[0] == 1:
-            return fake_quantize(x, self.current_qparams())
-        return x
+            return fake_quantize(X, self.current_qparams())
+        return X
 
     def extra_repr(self) -> str:
         return (

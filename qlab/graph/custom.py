@@ -57,14 +57,14 @@ class FuseCustomConfig:
         return self
 
     @classmethod
-    def from_dict(cls, given: Mapping[str, Any]) -> Self:
+    def from_dict(cls, fuse_custom_config_dict: Mapping[str, Any]) -> Self:
         """From the reference's dict form.
 
         Raises:
             UnknownNameError: A key that is not known.
         """
-        _check_keys(cls, given, ("preserved_attributes",))
-        return cls(list(given.get("preserved_attributes", ())))
+        _check_keys(cls, fuse_custom_config_dict, ("preserved_attributes",))
+        return cls(list(fuse_custom_config_dict.get("preserved_attributes", ())))
 
     def to_dict(self) -> dict[str, Any]:
         """The reference's dict form; empty entries are left out."""
@@ -102,16 +102,18 @@ class ConvertCustomConfig(FuseCustomConfig):
         return self
 
     @classmethod
-    def from_dict(cls, given: Mapping[str, Any]) -> Self:
+    def from_dict(  # pyright: ignore[reportIncompatibleMethodOverride]  (the reference's name)
+        cls, convert_custom_config_dict: Mapping[str, Any]
+    ) -> Self:
         """From the reference's dict form.
 
         Raises:
             UnknownNameError: A key or quantization type that is not known.
         """
         key = "observed_to_quantized_custom_module_class"
-        _check_keys(cls, given, ("preserved_attributes", key))
-        made = cls(list(given.get("preserved_attributes", ())))
-        for kind, observed, quantized in _pairs(key, given):
+        _check_keys(cls, convert_custom_config_dict, ("preserved_attributes", key))
+        made = cls(list(convert_custom_config_dict.get("preserved_attributes", ())))
+        for kind, observed, quantized in _pairs(key, convert_custom_config_dict):
             made.set_observed_to_quantized_mapping(observed, quantized, kind)
         return made
 
@@ -216,26 +218,29 @@ class PrepareCustomConfig(FuseCustomConfig):
         return self
 
     @classmethod
-    def from_dict(cls, given: Mapping[str, Any]) -> Self:
+    def from_dict(  # pyright: ignore[reportIncompatibleMethodOverride]  (the reference's name)
+        cls, prepare_custom_config_dict: Mapping[str, Any]
+    ) -> Self:
         """From the reference's dict form.
 
         Raises:
             UnknownNameError: A key or quantization type that is not known.
         """
-        _check_keys(cls, given, tuple(_PREPARE_KEYS))
-        made = cls(list(given.get("preserved_attributes", ())))
+        _check_keys(cls, prepare_custom_config_dict, tuple(_PREPARE_KEYS))
+        made = cls(list(prepare_custom_config_dict.get("preserved_attributes", ())))
         for what in ("name", "class"):
-            for entry in given.get(f"standalone_module_{what}", ()):
+            for entry in prepare_custom_config_dict.get(f"standalone_module_{what}", ()):
                 key, mapping, inputs, custom, backend = entry
                 if isinstance(custom, Mapping):
                     custom = cls.from_dict(custom)
                 add: Any = getattr(made, f"set_standalone_module_{what}")
                 add(key, mapping, inputs, custom, backend)
-        for kind, plain, observed in _pairs("float_to_observed_custom_module_class", given):
+        key = "float_to_observed_custom_module_class"
+        for kind, plain, observed in _pairs(key, prepare_custom_config_dict):
             made.set_float_to_observed_mapping(plain, observed, kind)
         for key, attribute in _PREPARE_KEYS.items():
             if attribute:
-                setattr(made, attribute, list(given.get(key, ())))
+                setattr(made, attribute, list(prepare_custom_config_dict.get(key, ())))
         return made
 
     def to_dict(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypedDict
 import torch
 from torch import Tensor, nn
 
-from qlab.dtypes import QDType, as_qdtype
+from qlab.dtypes import QDType, as_qdtype, quint8
 from qlab.errors import ArgumentError, UncalibratedError, UnsupportedError
 from qlab.granularity import (
     PerAxis,
@@ -248,7 +248,7 @@ class UniformQuantizationObserverBase(ObserverBase):
 
     def __init__(
         self,
-        dtype: DTypeLike = "quint8",
+        dtype: DTypeLike = quint8,
         qscheme: QScheme | Any = per_tensor_affine,
         reduce_range: bool = False,
         quant_min: int | None = None,
@@ -331,19 +331,20 @@ class UniformQuantizationObserverBase(ObserverBase):
                 fix="Run calibration data through the prepared model (or the observer) first.",
             )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Takes ``x`` into the range; an empty tensor changes nothing.
+    def forward(self, x_orig: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]  (the reference's name)
+        """Takes ``x_orig`` into the range; an empty tensor changes nothing.
 
         Args:
-            x: Real numbers, any shape that has the channel axis. NaN and infinities are left out.
+            x_orig: Real numbers, any shape that has the channel axis. NaN and infinities are left
+                out.
 
         Returns:
-            ``x`` itself.
+            ``x_orig`` itself.
         """
-        check_tensor(x, type(self).__name__)
-        if x.numel():
-            self.observe(x.detach())
-        return x
+        check_tensor(x_orig, type(self).__name__)
+        if x_orig.numel():
+            self.observe(x_orig.detach())
+        return x_orig
 
     @abstractmethod
     def observe(self, x: Tensor) -> None:

@@ -6,10 +6,15 @@ from typing import Any, Unpack
 
 from torch import Tensor
 
+from qlab.dtypes import quint8
 from qlab.errors import ArgumentError
-from qlab.granularity import per_tensor_affine, per_tensor_symmetric
-from qlab.observers.base import ObserverOptions, UniformQuantizationObserverBase
-from qlab.qparams import QParams
+from qlab.granularity import QScheme, per_tensor_affine, per_tensor_symmetric
+from qlab.observers.base import (
+    DTypeLike,
+    ObserverOptions,
+    UniformQuantizationObserverBase,
+)
+from qlab.qparams import EPS, QParams
 from qlab.ranges import MSE, Entropy, Percentile
 from qlab.stats import TensorStats
 
@@ -70,7 +75,7 @@ class HistogramObserver(StatsObserver):
     Args:
         bins: Accepted as in the reference, where it sets the number of equal bins; it changes
             nothing here.
-        options: As in `UniformQuantizationObserverBase`.
+        dtype: As in `UniformQuantizationObserverBase`, like the others that are not named here.
 
     Raises:
         ArgumentError: ``bins`` is not positive.
@@ -79,10 +84,24 @@ class HistogramObserver(StatsObserver):
     over fewer candidates; the two ranges may differ.
     """
 
-    def __init__(self, bins: int = 2048, **options: Unpack[ObserverOptions]) -> None:
+    def __init__(
+        self,
+        bins: int = 2048,
+        dtype: DTypeLike = quint8,
+        qscheme: QScheme | Any = per_tensor_affine,
+        reduce_range: bool = False,
+        quant_min: int | None = None,
+        quant_max: int | None = None,
+        factory_kwargs: dict[str, Any] | None = None,
+        eps: float = EPS,
+        is_dynamic: bool = False,
+    ) -> None:
         if bins < 1:
             raise ArgumentError("HistogramObserver: at least one bin", received=bins)
-        super().__init__(**options, policy=MSE())
+        super().__init__(
+            *(dtype, qscheme, reduce_range, quant_min, quant_max, factory_kwargs, eps, is_dynamic),
+            policy=MSE(),
+        )
         self.bins = bins
 
 

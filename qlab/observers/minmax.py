@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from qlab.dtypes import quint8
 from qlab.errors import ShapeError, UnsupportedError
 from qlab.granularity import (
+    QScheme,
     per_channel_affine,
     per_channel_affine_float_qparams,
     per_channel_symmetric,
     per_tensor_affine,
     per_tensor_symmetric,
 )
-from qlab.observers.base import ObserverOptions, UniformQuantizationObserverBase
+from qlab.observers.base import DTypeLike, UniformQuantizationObserverBase
+from qlab.qparams import EPS
 from qlab.ranges import MovingAverage, RangePolicy
 from qlab.stats import TensorStats
 
@@ -71,23 +74,35 @@ class MovingAverageMinMaxObserver(MinMaxObserver):
 
     Args:
         averaging_constant: Weight of the newest batch, above 0 and at most 1.
-        options: As in `UniformQuantizationObserverBase`. ``is_dynamic`` asks for an
-            ``averaging_constant`` of 1 (`UnsupportedError`).
+        dtype: As in `UniformQuantizationObserverBase`, like the others that are not named here.
+        is_dynamic: Asks for an ``averaging_constant`` of 1 (`UnsupportedError`).
 
     Source: the reference's ``torch.ao.quantization.observer.MovingAverageMinMaxObserver``;
     bit-equal to it.
     """
 
     def __init__(
-        self, averaging_constant: float = 0.01, **options: Unpack[ObserverOptions]
+        self,
+        averaging_constant: float = 0.01,
+        dtype: DTypeLike = quint8,
+        qscheme: QScheme | Any = per_tensor_affine,
+        reduce_range: bool = False,
+        quant_min: int | None = None,
+        quant_max: int | None = None,
+        eps: float = EPS,
+        is_dynamic: bool = False,
+        factory_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        if options.get("is_dynamic") and averaging_constant != 1:
+        if is_dynamic and averaging_constant != 1:
             raise UnsupportedError(
                 "Dynamic quantization looks at one input, not at an average over inputs",
                 expected="averaging_constant=1 with is_dynamic=True",
                 received=f"averaging_constant={averaging_constant}",
             )
-        super().__init__(**options, policy=MovingAverage(averaging_constant))
+        super().__init__(
+            *(dtype, qscheme, reduce_range, quant_min, quant_max, factory_kwargs, eps, is_dynamic),
+            policy=MovingAverage(averaging_constant),
+        )
         self.averaging_constant = averaging_constant
 
 
@@ -96,8 +111,8 @@ class PerChannelMinMaxObserver(_RangeObserver):
 
     Args:
         ch_axis: The axis of the channels.
-        options: As in `UniformQuantizationObserverBase`, with ``per_channel_affine`` by default.
-            There is no dynamic quantization per channel (`UnsupportedError`).
+        dtype: As in `UniformQuantizationObserverBase`, like the others that are not named here.
+        is_dynamic: There is no dynamic quantization per channel (`UnsupportedError`).
         policy: How the range is chosen; `MinMax` if None.
 
     Source: the reference's ``torch.ao.quantization.observer.PerChannelMinMaxObserver``; bit-equal
@@ -110,17 +125,27 @@ class PerChannelMinMaxObserver(_RangeObserver):
     def __init__(
         self,
         ch_axis: int = 0,
+        dtype: DTypeLike = quint8,
+        qscheme: QScheme | Any = per_channel_affine,
+        reduce_range: bool = False,
+        quant_min: int | None = None,
+        quant_max: int | None = None,
+        factory_kwargs: dict[str, Any] | None = None,
+        eps: float = EPS,
+        is_dynamic: bool = False,
         *,
         policy: RangePolicy | None = None,
-        **options: Unpack[ObserverOptions],
     ) -> None:
-        if options.get("is_dynamic"):
+        if is_dynamic:
             raise UnsupportedError(
                 f"{type(self).__name__} does not do dynamic quantization",
                 fix="Use MovingAverageMinMaxObserver with averaging_constant=1.",
             )
-        options.setdefault("qscheme", per_channel_affine)
-        super().__init__(**options, policy=policy, ch_axis=ch_axis)
+        super().__init__(
+            *(dtype, qscheme, reduce_range, quant_min, quant_max, factory_kwargs, eps, is_dynamic),
+            policy=policy,
+            ch_axis=ch_axis,
+        )
 
 
 class MovingAveragePerChannelMinMaxObserver(PerChannelMinMaxObserver):
@@ -129,7 +154,7 @@ class MovingAveragePerChannelMinMaxObserver(PerChannelMinMaxObserver):
     Args:
         averaging_constant: Weight of the newest batch, above 0 and at most 1.
         ch_axis: The axis of the channels.
-        options: As in `PerChannelMinMaxObserver`.
+        dtype: As in `PerChannelMinMaxObserver`, like the others that are not named here.
 
     Source: the reference's
     ``torch.ao.quantization.observer.MovingAveragePerChannelMinMaxObserver``; bit-equal to it.
@@ -139,7 +164,18 @@ class MovingAveragePerChannelMinMaxObserver(PerChannelMinMaxObserver):
         self,
         averaging_constant: float = 0.01,
         ch_axis: int = 0,
-        **options: Unpack[ObserverOptions],
+        dtype: DTypeLike = quint8,
+        qscheme: QScheme | Any = per_channel_affine,
+        reduce_range: bool = False,
+        quant_min: int | None = None,
+        quant_max: int | None = None,
+        eps: float = EPS,
+        is_dynamic: bool = False,
+        factory_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(ch_axis, policy=MovingAverage(averaging_constant), **options)
+        super().__init__(
+            *(ch_axis, dtype, qscheme, reduce_range, quant_min, quant_max),
+            *(factory_kwargs, eps, is_dynamic),
+            policy=MovingAverage(averaging_constant),
+        )
         self.averaging_constant = averaging_constant

@@ -75,9 +75,9 @@ class FixedQParamsObserver(ObserverBase):
         limits = self._spec.limits
         return QParams(scale, zero_point, self._spec.dtype, self._spec.granularity, *limits)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns ``x``."""
-        return x
+    def forward(self, X: Tensor) -> Tensor:  # noqa: N803  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Returns ``X``."""
+        return X
 
     def extra_repr(self) -> str:
         return f"scale={self.scale}, zero_point={self.zero_point}"

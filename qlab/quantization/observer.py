@@ -1,6 +1,10 @@
 """Face of `torch.ao.quantization.observer`: see `qlab.observers`."""
 
 from qlab.aliases import siblings
+from qlab.eager.questions import is_activation_post_process
 from qlab.observers import *  # noqa: F403
+
+_is_activation_post_process = is_activation_post_process
+"""The reference's private name, which code imports."""
 
 __getattr__ = siblings(__name__)

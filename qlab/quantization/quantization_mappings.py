@@ -1,5 +1,6 @@
 """Face of `torch.ao.quantization.quantization_mappings`: see `qlab.eager.mappings`."""
 
+from qlab.aliases import siblings
 from qlab.eager.mappings import (
     get_default_compare_output_module_list,
     get_default_dynamic_quant_module_mappings,
@@ -15,6 +16,8 @@ from qlab.eager.mappings import (
     get_static_quant_module_class,
     no_observer_set,
 )
+
+__getattr__ = siblings(__name__)
 
 DEFAULT_STATIC_QUANT_MODULE_MAPPINGS = get_default_static_quant_module_mappings()
 DEFAULT_DYNAMIC_QUANT_MODULE_MAPPINGS = get_default_dynamic_quant_module_mappings()

@@ -16,6 +16,7 @@ from qlab.eager import (
     swap_module,
 )
 from qlab.eager.mappings import get_default_custom_config_dict
+from qlab.eager.questions import is_activation_post_process
 
 __getattr__ = siblings(__name__)
 
@@ -26,6 +27,7 @@ __all__ = [
     "default_eval_fn",
     "get_default_custom_config_dict",
     "get_observer_dict",
+    "is_activation_post_process",
     "prepare",
     "prepare_qat",
     "propagate_qconfig_",

@@ -48,12 +48,12 @@ def story(page: Page) -> Locator:
 def test_from_the_table_by_the_truth_table_to_the_file(page: Page, tmp_path: Path):
     open_page(page, ".st-key-plan", "/configure?model=mlp&layer=fc1")
     settled(page, story(page))
-    expect(story(page)).to_contain_text("Asked, by the rule 'global'")
+    expect(story(page)).to_contain_text("Asked, by the rule for everything else")
     choose(page, 0, WEIGHT_BITS, "4")
     expect(story(page)).to_contain_text("weight int4 symmetric per channel")
     choose(page, 1, WEIGHT_BITS, "3")  # a second entry right after the first is not lost
     expect(page.get_by_text("Preset with 2 changes of yours")).to_be_visible()
-    expect(story(page)).to_contain_text("Asked, by the rule 'module name 'fc1''")
+    expect(story(page)).to_contain_text("Asked, by the rule for module name 'fc1'")
 
     third = page.get_by_text("Preset with 3 changes of yours")
 
@@ -96,3 +96,28 @@ def test_a_rule_that_matches_nothing_is_flagged_and_a_broken_one_answered(page: 
     page.locator(".st-key-rule_add button").click()
     expect(page.get_by_text("not a regular expression")).to_be_visible()
     expect(pattern).to_have_value("fc[")
+
+
+@pytest.mark.parametrize("width", [1280, 853])
+def test_what_is_asked_and_what_each_layer_gets_lie_side_by_side(page: Page, width: int):
+    page.set_viewport_size({"width": width, "height": 900})
+    open_page(page, ".st-key-plan", "/configure?model=residual")
+    settled(page, story(page))
+    tables = page.get_by_test_id("stDataFrame")
+    asked, gets = (tables.nth(place).bounding_box() for place in (0, 1))
+    assert asked is not None and gets is not None
+    assert asked["y"] == pytest.approx(gets["y"], abs=2)
+    assert asked["x"] + asked["width"] <= gets["x"]
+    assert gets["x"] + gets["width"] <= width
+    for place in (0, 1):  # nothing lies to the right of what is seen
+        scroller = tables.nth(place).locator(".dvn-scroller")
+        assert scroller.evaluate("e => e.scrollWidth - e.clientWidth") <= 1
+
+
+@pytest.mark.parametrize("width", [1280, 853])
+def test_no_column_of_convert_is_cut_off(page: Page, width: int):
+    page.set_viewport_size({"width": width, "height": 900})
+    open_page(page, ".st-key-plan", "/convert?model=residual")
+    settled(page, story(page))
+    scroller = page.get_by_test_id("stDataFrame").first.locator(".dvn-scroller")
+    assert scroller.evaluate("e => e.scrollWidth - e.clientWidth") <= 1

@@ -119,6 +119,66 @@ def test_each_cell_changes_what_the_layer_gets(
     assert list(lab.plan(mapping(page)).to_frame()[resolved]) == list(after[resolved])
 
 
+def columns(page: AppTest, title: str) -> list[str]:
+    """The columns that a table shows, in their order, the pinned name left out."""
+    (shown,) = (
+        list(d.proto.column_order)
+        for d in page.dataframe
+        if d.proto.id.endswith("plan") == (title == "gets")
+    )
+    return shown
+
+
+@pytest.mark.parametrize(
+    ("part", "asked", "gets"),
+    [
+        ("bits", ["weight bits", "activation bits"], "integer: uint8 × int8 → uint8"),
+        ("scheme", ["weight scheme", "activation scheme"], "integer: W symmetric, A affine"),
+        (
+            "scale",
+            ["weight granularity", "activation granularity"],
+            "integer: W per channel, A per tensor",
+        ),
+        (
+            "observer",
+            ["weight observer", "activation observer"],
+            "integer: W min-max, A least squared error",
+        ),
+    ],
+)
+def test_one_part_is_asked_and_got_side_by_side(
+    page: AppTest, part: str, asked: list[str], gets: str
+):
+    page.segmented_control(key="part").set_value(part).run()
+    assert columns(page, "asked") == [PICKED, "float", *asked]
+    assert columns(page, "gets") == ["part"]
+    assert truth(page).loc["fc3", "part"] == gets
+    assert workspace_of(page).settings.get("part", "bits") == part
+    enter(page, fc3={"float": True})
+    told = truth(page).loc["fc3", "part"]
+    assert told == "float: kept in float by module name 'fc3' · by its own rule"
+    assert truth(page).loc["fc3", "asked"] == "float · by its own rule"
+
+
+def test_sentences_say_what_is_asked_and_got():
+    table = truth(open_page("configure", model="residual", preset="int4-weights"))
+    row = table.loc["block1.conv1"]
+    asked = "W int4 symmetric per channel, least squared error · "
+    asked += "A uint8 affine per tensor, least squared error"
+    assert row["asked"] == asked
+    assert row["gets"] == f"{asked} · with bn1, relu1"
+    assert row["why"] == "integer: uint8 × int4 → uint8"
+    assert table.loc["flatten", "part"].startswith("shared: keeps the scale")
+
+
+def test_a_switch_of_the_part_loses_no_entry(page: AppTest):
+    enter(page, fc1={"weight bits": "4"})
+    page.segmented_control(key="part").set_value("observer").run()
+    enter(page, fc1={"weight observer": "entropy"})
+    assert truth(page).loc["fc1", "weight"].startswith("int4 symmetric per channel, entropy")
+    assert changes(page) == 2
+
+
 def test_a_layer_is_kept_in_float_and_taken_back(page: AppTest):
     enter(page, fc2={"float": True})
     assert truth(page).loc["fc2", "execution"] == "float"

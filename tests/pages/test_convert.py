@@ -92,12 +92,14 @@ def test_a_rule_that_matches_nothing_is_flagged():
 def test_a_click_on_a_row_selects_the_layer_and_tells_its_story():
     page = open_page("convert", model="residual")
     names = list(page.dataframe[0].value.index)
-    page.session_state["plan"] = {"selection": {"rows": [3], "columns": []}}
+    page.session_state["plan"] = {"selection": {"rows": [], "columns": [], "cells": [(3, "gets")]}}
     page.run()
     assert page.session_state["layer"] == names[3]
     row = page.dataframe[0].value.iloc[3]
     assert row["reason"] in page.text[0].value
     assert row["requested"] in page.text[0].value
+    for column in ("weight", "inputs", "output", "fused"):
+        assert row[column] in page.text[0].value
 
 
 def test_a_layer_kept_in_float_is_told_so():

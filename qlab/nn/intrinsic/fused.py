@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from inspect import Parameter, Signature
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -16,15 +17,38 @@ from qlab.nn.functions import Add
 class FusedModule(nn.Sequential):
     """Layers that run in turn and are quantized as one integer module.
 
-    A subclass names the classes of its parts; a part of another class is refused.
+    A subclass names the classes of its parts; a part of another class is refused. The parts are
+    given in their order or by the names that the signature shows: ``conv``, ``bn``, ``relu``, ….
 
     Raises:
-        ArgumentError: The modules given are not of the classes in `parts`, in that order.
+        ArgumentError: The modules given are not of the classes in `parts`, in that order, or bear
+            other names.
     """
 
     parts: ClassVar[tuple[type[nn.Module], ...]] = ()
 
-    def __init__(self, *modules: nn.Module) -> None:
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" not in vars(cls):
+            parameters = [Parameter(n, _BY_NAME, annotation=nn.Module) for n in cls._part_names()]
+            vars_of: Any = cls
+            vars_of.__signature__ = Signature(parameters)
+
+    @classmethod
+    def _part_names(cls) -> tuple[str, ...]:
+        """What the reference calls the parts."""
+        return tuple(map(_part_name, cls.parts))
+
+    def __init__(self, *modules: nn.Module, **named: nn.Module) -> None:
+        if named:
+            names = self._part_names()[len(modules) :]
+            if named.keys() != set(names):
+                raise ArgumentError(
+                    f"{type(self).__name__}: its parts have other names",
+                    expected=", ".join(self._part_names()),
+                    received=", ".join([*["one by its place"] * len(modules), *named]),
+                )
+            modules = (*modules, *(named[name] for name in names))
         received = tuple(map(_kind, modules))
         if received != self.parts:
             raise ArgumentError(
@@ -40,10 +64,30 @@ class FusedModule(nn.Sequential):
         return tuple(part for part in list(self)[1:] if not isinstance(part, _BatchNorm))
 
 
+def _part_name(part: type[nn.Module]) -> str:
+    known = (name for kind, name in _NAMES.items() if issubclass(part, kind))
+    return next(known, part.__name__.lower())
+
+
 def _kind(module: nn.Module) -> type[nn.Module]:
     """The class of a part; a reference module counts as the float module that it is."""
     kind = type_before_parametrizations(module)
     return kind.float_type if getattr(kind, "_IS_REFERENCE", False) else kind
+
+
+_BY_NAME = Parameter.POSITIONAL_OR_KEYWORD
+_NAMES: dict[type[nn.Module], str] = {
+    Add: "add",
+    nn.Conv1d: "conv",
+    nn.Conv2d: "conv",
+    nn.Conv3d: "conv",
+    nn.Linear: "linear",
+    nn.modules.batchnorm._BatchNorm: "bn",
+    nn.ReLU: "relu",
+    nn.ReLU6: "relu",
+    nn.LeakyReLU: "leaky_relu",
+    nn.Tanh: "tanh",
+}
 
 
 class ConvReLU1d(FusedModule):
@@ -159,11 +203,19 @@ class BNReLU2d(FusedModule):
 
     parts = (nn.BatchNorm2d, nn.ReLU)
 
+    @classmethod
+    def _part_names(cls) -> tuple[str, ...]:
+        return "batch_norm", "relu"
+
 
 class BNReLU3d(FusedModule):
     """``relu(bn(x))`` of ``nn.BatchNorm3d`` and ``nn.ReLU``."""
 
     parts = (nn.BatchNorm3d, nn.ReLU)
+
+    @classmethod
+    def _part_names(cls) -> tuple[str, ...]:
+        return "batch_norm", "relu"
 
 
 class AddReLU(FusedModule):
@@ -208,10 +260,10 @@ class ConvAdd2d(FusedModule):
         return (self.add,)
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]  (Sequential takes one)
-        self, x: Tensor, other: Tensor
+        self, x1: Tensor, x2: Tensor
     ) -> Tensor:
         """Float tensors, (N, C, H, W) and one that broadcasts with the result → their sum."""
-        return self.add(self[0](x), other)
+        return self.add(self[0](x1), x2)
 
 
 class ConvAddReLU2d(ConvAdd2d):
@@ -232,6 +284,6 @@ class ConvAddReLU2d(ConvAdd2d):
         """The sum and the ReLU."""
         return self.add, self.relu
 
-    def forward(self, x: Tensor, other: Tensor) -> Tensor:
+    def forward(self, x1: Tensor, x2: Tensor) -> Tensor:
         """As `ConvAdd2d`, 0 where the sum is negative."""
-        return self.relu(super().forward(x, other))
+        return self.relu(super().forward(x1, x2))

@@ -87,6 +87,35 @@ class MultiheadAttention(nn.MultiheadAttention):
             fix="Call qlab.nn.quantized.MultiheadAttention.from_observed, or convert on the model.",
         )
 
+    @torch.no_grad()
+    def dequantize(self) -> nn.MultiheadAttention:
+        """The float module of the same weights, rounded as they are here after convert.
+
+        Returns:
+            ``nn.MultiheadAttention`` in the mode of this module, on its device.
+        """
+        parts: list[Any] = [*(self.get_submodule(name) for name in _PARTS), self.out_proj]
+        pairs = [(_real(part.weight), _real(part.bias)) for part in parts]
+        made: Any = nn.MultiheadAttention(
+            *(self.embed_dim, self.num_heads, self.dropout, pairs[0][1] is not None),
+            *(self.bias_k is not None, self.add_zero_attn, self.kdim, self.vdim, self.batch_first),
+            device=pairs[0][0].device,
+        )
+        weights = [weight for weight, _ in pairs[:3]]
+        if made._qkv_same_embed_dim:
+            made.in_proj_weight.copy_(torch.cat(weights))
+        else:
+            for name, weight in zip("qkv", weights, strict=True):
+                made.get_parameter(f"{name}_proj_weight").copy_(weight)
+        made.out_proj.weight.copy_(pairs[3][0])
+        if made.in_proj_bias is not None:
+            made.in_proj_bias.copy_(torch.cat([bias for _, bias in pairs[:3]]))
+            made.out_proj.bias.copy_(pairs[3][1])
+        for name in ("bias_k", "bias_v"):
+            if (held := getattr(self, name)) is not None:
+                made.get_parameter(name).copy_(_real(held))
+        return made.train(self.training)
+
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         query: Tensor,
@@ -199,6 +228,12 @@ class MultiheadAttention(nn.MultiheadAttention):
 
     def _get_name(self) -> str:
         return f"Quantizable{type(self).__name__}"
+
+
+def _real(held: Any) -> Any:
+    """A parameter of a float linear layer, or what that of a quantized one stands for."""
+    given = held() if callable(held) else held
+    return given.dequantize() if isinstance(given, QTensor) else given
 
 
 def _added(mask: Tensor) -> Tensor:

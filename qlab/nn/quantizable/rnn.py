@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from qlab.dtypes import quint8
 from qlab.errors import ArgumentError, DTypeError, ShapeError, UnsupportedError
 from qlab.nn.quantizable.insides import INSIDES, check_source, qconfig_of
 from qlab.nn.quantized.functional_modules import FloatFunctional
@@ -78,7 +79,7 @@ class LSTMCell(nn.Module):
         Returns:
             The new h and c.
         """
-        h, c = hidden or self.initialize_hidden(x)
+        h, c = hidden or [_zeros(x, (x.shape[0], self.hidden_size))] * 2
         enter, forget, cell, out = self._gates(x, h)
         enter, forget = self.input_gate(enter), self.forget_gate(forget)
         cell, out = self.cell_gate(cell), self.output_gate(out)
@@ -94,10 +95,11 @@ class LSTMCell(nn.Module):
         hh: Any = self.hgates
         return [gates[gate].add(ih[gate](x), hh[gate](h)) for gate in _GATES]
 
-    def initialize_hidden(self, x: Tensor) -> Pair:
-        """Zeros for h and c; quantized with scale 1 if ``x`` is quantized."""
-        zeros = _zeros(x, (x.shape[0], self.hidden_size))
-        return zeros, zeros
+    def initialize_hidden(self, batch_size: int, is_quantized: bool = False) -> Pair:
+        """Zeros for h and c, (batch_size, hidden_dim) each; as quint8 with scale 1 if asked."""
+        zeros = torch.zeros(batch_size, self.hidden_size)
+        h: Tensor = quantize_per_tensor(zeros, 1.0, 0, quint8) if is_quantized else zeros
+        return h, h
 
     @classmethod
     def from_params(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 from torch import Tensor
 from torch.compiler import is_compiling
@@ -11,6 +11,7 @@ from qlab import ops
 from qlab.nn import functions
 from qlab.nn.quantized.base import Output
 from qlab.nn.quantized.families import ObservedModule
+from qlab.nn.quantized.operands import Operands
 from qlab.ops.compiled import Sum
 from qlab.ops.kernels import count, forced
 from qlab.qparams import QParams
@@ -22,15 +23,15 @@ class Add(ObservedModule):
     float_types = (functions.Add,)
     relu: ClassVar[bool] = False
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor, **named: Unpack[Operands]) -> Tensor:
         """As every `QuantizedModule`; plain codes like the last are not checked anew."""
         ready: Any = None if is_compiling() else self._cache.get("ready")
         if ready is not None and len(inputs) == 2 and forced() is None and ready.serves(*inputs):
             count("add", "compiled")
             return ready(*inputs)
-        result = super().forward(*inputs)
+        result = super().forward(*inputs, **named)
         bound = self.input_qparams
-        if bound is not None and not is_compiling():
+        if bound is not None and not named and not is_compiling():
             pairs: Any = zip(inputs, bound, strict=True)
             self._cache["ready"] = Sum.of(*pairs, y=self._own_output(), relu=self.relu)
         return result

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from functools import cache
 from itertools import chain
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ from qlab.nn.quantized.holder import (
     qparams_of_numbers,
 )
 from qlab.nn.quantized.observed import activation_qparams, weight_qparams
+from qlab.nn.quantized.operands import Operands, in_order
 from qlab.qparams import QParams
 from qlab.qtensor import QTensor
 
@@ -274,17 +275,21 @@ class QuantizedModule(QParamsHolder):
     def _take_reference_weight(self, mod: Any) -> None:
         raise NotImplementedError
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor, **named: Unpack[Operands]) -> Tensor:
         """`QTensor` in, `QTensor` out; with bound inputs plain codes in, plain codes out.
 
         Args:
             *inputs: As many as the operator takes.
+            **named: Or by the names that a float model calls its modules with.
 
         Raises:
+            ArgumentError: Another number of inputs, or other names.
             DTypeError: Real numbers, or plain codes without bound inputs, or of another type.
         """
         if torch.compiler.is_compiling():
             self.know()
+        if named:
+            inputs = in_order(self._get_name(), inputs, named)
         if inputs and isinstance(inputs[0], QTensor):
             return self._forward_quantized(inputs)
         bound = self.input_qparams

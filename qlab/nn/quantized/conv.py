@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 from torch.nn.modules.utils import _ntuple
 
@@ -64,6 +65,8 @@ class _ConvNd(_AnyConv):
         groups: Channel groups that do not see each other.
         bias: Whether there is a bias.
         padding_mode: ``"zeros"``, ``"reflect"``, ``"replicate"`` or ``"circular"``.
+        device: Where the buffers lie.
+        dtype: Kept for the reference's sake; the bias is float32.
 
     Raises:
         ArgumentError: The channels do not divide into the groups, or a size is not positive.
@@ -91,6 +94,8 @@ class _ConvNd(_AnyConv):
         groups: int = 1,
         bias: bool = True,
         padding_mode: str = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         _check_groups(type(self).__name__, in_channels, out_channels, groups)
         if padding_mode not in _PADDING_MODES:
@@ -106,6 +111,7 @@ class _ConvNd(_AnyConv):
         self.dilation = tuple(per_axis(dilation))
         self.groups = groups
         self.padding_mode = padding_mode
+        self.to(device)
 
     def _options(self) -> dict[str, Any]:
         names = ("stride", "padding", "dilation", "groups", "padding_mode", "relu")
@@ -159,6 +165,8 @@ class _ConvTransposeNd(_AnyConv):
         bias: Whether there is a bias.
         dilation: Distance between elements of the window.
         padding_mode: ``"zeros"``, the only one there is.
+        device: Where the buffers lie.
+        dtype: Kept for the reference's sake; the bias is float32.
 
     Raises:
         ArgumentError: The channels do not divide into the groups, a size is not positive, or
@@ -189,6 +197,8 @@ class _ConvTransposeNd(_AnyConv):
         bias: bool = True,
         dilation: Ints = 1,
         padding_mode: str = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         if padding_mode != "zeros":
             raise ArgumentError(
@@ -209,6 +219,7 @@ class _ConvTransposeNd(_AnyConv):
         self.groups = groups
         self.dilation = tuple(per_axis(dilation))
         self.padding_mode = padding_mode
+        self.to(device)
 
     def _options(self) -> dict[str, Any]:
         names = ("stride", "padding", "output_padding", "groups", "dilation", "relu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from qlab import ops
 from qlab.errors import ArgumentError, DTypeError, UnsupportedError
 from qlab.nn.quantized.base import QuantizedModule
 from qlab.nn.quantized.holder import OUTPUT, qparams_of_numbers
+from qlab.nn.quantized.operands import Operands
 from qlab.qparams import QParams
 from qlab.qtensor import QTensor
 
@@ -84,7 +86,7 @@ class QFunctional(QuantizedModule):
         self.activation_post_process = nn.Identity()
         self.set_qparams(OUTPUT, qparams_of_numbers(1.0, 0))
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor, **named: Unpack[Operands]) -> Tensor:
         """Raises `UnsupportedError`: call one of the operations instead."""
         raise _no_forward(self)
 

@@ -16,6 +16,7 @@ from qlab.nn.quantized.holder import OUTPUT, float_copy, qparams_of_numbers
 from qlab.qparams import QParams
 
 Affine = Tensor | None
+Device = torch.device | str | None
 
 
 class _Norm(QuantizedModule):
@@ -49,6 +50,8 @@ class LayerNorm(_Norm):
         zero_point: Zero point of the output, a quint8 code.
         eps: Added to the variance.
         elementwise_affine: Kept for the reference's sake; weight and bias say it.
+        device: Where the buffers lie.
+        dtype: Kept for the reference's sake; the buffers are float32.
     """
 
     float_types = (nn.LayerNorm,)
@@ -63,11 +66,14 @@ class LayerNorm(_Norm):
         zero_point: int = 0,
         eps: float = 1e-5,
         elementwise_affine: bool = True,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__((weight, bias), scale, zero_point, eps)
         shape = (normalized_shape,) if isinstance(normalized_shape, int) else normalized_shape
         self.normalized_shape = tuple(shape)
         self.elementwise_affine = elementwise_affine
+        self.to(device)
 
     def compute(self, x: Tensor, x_qparams: QParams) -> Tensor:
         """Layer norm on codes."""
@@ -87,6 +93,8 @@ class GroupNorm(_Norm):
         zero_point: Zero point of the output, a quint8 code.
         eps: Added to the variance.
         affine: Kept for the reference's sake; weight and bias say it.
+        device: Where the buffers lie.
+        dtype: Kept for the reference's sake; the buffers are float32.
     """
 
     float_types = (nn.GroupNorm,)
@@ -102,11 +110,14 @@ class GroupNorm(_Norm):
         zero_point: int = 0,
         eps: float = 1e-5,
         affine: bool = True,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__((weight, bias), scale, zero_point, eps)
         self.num_groups = num_groups
         self.num_channels = num_channels
         self.affine = affine
+        self.to(device)
 
     def compute(self, x: Tensor, x_qparams: QParams) -> Tensor:
         """Group norm on codes."""
@@ -148,6 +159,8 @@ class _InstanceNorm(_RunningNorm):
         momentum: Kept for the reference's sake; nothing is trained here.
         affine: Kept for the reference's sake; weight and bias say it.
         track_running_stats: Kept for the reference's sake; the buffers say it.
+        device: Where the buffers lie.
+        dtype: Kept for the reference's sake; the buffers are float32.
     """
 
     fields = ("num_features", "eps", "momentum", "affine", "track_running_stats")
@@ -163,6 +176,8 @@ class _InstanceNorm(_RunningNorm):
         momentum: float | None = 0.1,
         affine: bool = False,
         track_running_stats: bool = False,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__((weight, bias), scale, zero_point, eps)
         self.register_buffer("running_mean", None)
@@ -171,6 +186,7 @@ class _InstanceNorm(_RunningNorm):
         self.momentum = momentum
         self.affine = affine
         self.track_running_stats = track_running_stats
+        self.to(device)
 
     def compute(self, x: Tensor, x_qparams: QParams) -> Tensor:
         """Instance norm on codes."""
@@ -202,17 +218,27 @@ class _BatchNorm(_RunningNorm):
         num_features: Number of channels, the input's axis 1.
         eps: Added to the variance.
         momentum: Kept for the reference's sake; nothing is trained here.
+        device: Where the buffers lie.
+        dtype: Kept for the reference's sake; the buffers are float32.
     """
 
     fields = ("num_features", "eps", "momentum")
 
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         ones, zeros = torch.ones(num_features), torch.zeros(num_features)
         super().__init__((ones, zeros), 1.0, 0, eps)
         self.register_buffer("running_mean", zeros.clone())
         self.register_buffer("running_var", ones.clone())
         self.num_features = num_features
         self.momentum = momentum
+        self.to(device)
 
     @classmethod
     def _accept(cls, mod: nn.Module) -> nn.Module:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -25,6 +28,7 @@ class Quantize(QuantizedModule):
         scale: Real units per code; a number or a tensor of one.
         zero_point: The code that stands for 0.0.
         dtype: Quantized data type of the output.
+        factory_kwargs: ``device`` of the buffers; a ``dtype`` among them changes nothing.
     """
 
     float_types = (QuantStub,)
@@ -34,6 +38,7 @@ class Quantize(QuantizedModule):
         scale: float | Tensor = 1.0,
         zero_point: int | Tensor = 0,
         dtype: QDType | str | torch.dtype = quint8,
+        factory_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         try:
@@ -45,8 +50,9 @@ class Quantize(QuantizedModule):
                 received=f"scale={scale!r}, zero_point={zero_point!r}",
             ) from error
         self.set_qparams(OUTPUT, qparams_of_numbers(*numbers, as_qdtype(dtype)))
+        self.to((factory_kwargs or {}).get("device"))
 
-    def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(self, X: Tensor) -> Tensor:  # noqa: N803  # pyright: ignore[reportIncompatibleMethodOverride]
         """Floating-point tensor of any shape → `QTensor` or codes of that shape.
 
         Raises:
@@ -54,15 +60,15 @@ class Quantize(QuantizedModule):
         """
         if torch.compiler.is_compiling():
             self.know()
-        if isinstance(x, QTensor):
+        if isinstance(X, QTensor):
             raise DTypeError(
                 "Quantize: the tensor is quantized already",
                 expected="real numbers",
-                received=repr(x.qdtype),
+                received=repr(X.qdtype),
                 fix="Remove this Quantize (or QuantStub), or dequantize before it.",
             )
         output = self._own_output()
-        codes = ops.quantize(x, output)
+        codes = ops.quantize(X, output)
         return codes if self.input_qparams is not None else QTensor(codes, output)
 
 
@@ -76,14 +82,14 @@ class DeQuantize(QuantizedModule):
     float_types = (DeQuantStub,)
     output_of = Output.FLOAT
 
-    def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(self, Xq: Tensor) -> Tensor:  # noqa: N803  # pyright: ignore[reportIncompatibleMethodOverride]
         """`QTensor`, or codes if inputs are bound → float32 of the same shape."""
         if torch.compiler.is_compiling():
             self.know()
-        if not isinstance(x, Tensor):
-            raise self._not_quantized((x,))
-        passes = self.input_qparams is None and not isinstance(x, QTensor)
-        return x if passes and x.is_floating_point() else super().forward(x)
+        if not isinstance(Xq, Tensor):
+            raise self._not_quantized((Xq,))
+        passes = self.input_qparams is None and not isinstance(Xq, QTensor)
+        return Xq if passes and Xq.is_floating_point() else super().forward(Xq)
 
     def compute(self, x: Tensor, x_qparams: QParams) -> Tensor:
         """``(q - zero_point) · scale``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from qlab.dtypes import qint8
 from qlab.errors import ShapeError, UnsupportedError
 from qlab.nn.quantized.base import Output
 from qlab.nn.quantized.holder import OUTPUT, constant_in_traces, float_copy, qparams_of_numbers
+from qlab.nn.quantized.operands import Operands
 from qlab.nn.quantized.weight import WeightModule
 from qlab.ops.kernels import forced
 from qlab.ops.traced import contract, described
@@ -101,17 +102,19 @@ class WeightedModule(WeightModule):
         bias = source.bias() if isinstance(source, WeightedModule) else source.bias
         return {**super()._arguments_of(source), cls.bias_argument: bias is not None}
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor, **named: Unpack[Operands]) -> Tensor:
         """As every `QuantizedModule`; plain codes like the last are neither checked nor bound anew.
 
         Args:
             *inputs: A `QTensor`, or plain codes or real numbers as bound.
+            **named: Or by the names that a float model calls its modules with.
 
         Raises:
+            ArgumentError: Another number of inputs, or other names.
             DTypeError: Not what was bound, or codes without bound inputs.
         """
-        if is_compiling():
-            return super().forward(*inputs)
+        if named or is_compiling():
+            return super().forward(*inputs, **named)
         cache, buffers = self._cache, self._buffers
         ready: Any = cache.get("ready")
         if ready is not None and len(inputs) == 1:

@@ -90,8 +90,10 @@ class BatchNormed(QuantizationAware):
         self.bn.reset_running_stats()
 
     def reset_bn_parameters(self) -> None:
-        """Sets statistics, γ = 1 and β = 0 as at first."""
-        self.bn.reset_parameters()
+        """Sets the statistics to those of no data, β = 0, and γ at random in [0, 1)."""
+        self.bn.reset_running_stats()
+        nn.init.uniform_(self.bn.weight)
+        nn.init.zeros_(self.bn.bias)
 
 
 class ConvBnNd(BatchNormed, ConvNd):
@@ -137,12 +139,22 @@ class ConvBnNd(BatchNormed, ConvNd):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bool(bias),
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, False,
             padding_mode, qconfig, device, dtype,
         )  # fmt: skip
         kind: Any = self.float_type
         norm = kind.parts[1](out_channels, eps, momentum, device=device, dtype=dtype)
+        if bias:
+            self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype))
         self._take_batch_norm(norm, freeze_bn)
+        self.reset_bn_parameters()
+
+    def reset_bn_parameters(self) -> None:
+        """As every `BatchNormed`, and a new bias of the convolution, if it has one."""
+        super().reset_bn_parameters()
+        if self.bias is not None:
+            bound = self.weight[0].numel() ** -0.5
+            nn.init.uniform_(self.bias, -bound, bound)
 
 
 class ConvBn1d(ConvBnNd, nn.Conv1d):
@@ -243,6 +255,7 @@ class LinearBn1d(BatchNormed, qat.Linear):
         super().__init__(in_features, out_features, bias, qconfig, device, dtype)
         norm = nn.BatchNorm1d(out_features, eps, momentum, device=device, dtype=dtype)
         self._take_batch_norm(norm, freeze_bn)
+        self.reset_bn_parameters()
 
 
 _RELU_OF: dict[type[nn.Module], Any] = {

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from qlab import ops
 from qlab.aliases import submodules
+from qlab.dtypes import QDType, qint8
 from qlab.nn import intrinsic as nni
 from qlab.nn.intrinsic.quantized.activated import (
     ConvAdd2d,
@@ -50,10 +52,20 @@ __all__ = [
 
 
 class LinearReLU(Linear):
-    """``relu(x Wᵀ + b)`` on codes; arguments as `qlab.nn.quantized.Linear`."""
+    """``relu(x Wᵀ + b)`` on codes; arguments as `LinearTanh`."""
 
     float_types = (nni.LinearReLU,)
     relu = True
+    bias_argument = "bias"
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        dtype: QDType | str | torch.dtype = qint8,
+    ) -> None:
+        super().__init__(in_features, out_features, bias, dtype)
 
 
 class ConvReLU1d(Conv1d):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from qlab.nn import intrinsic as nni
 from qlab.nn.quantized.conv import Conv2d
 from qlab.nn.quantized.holder import OUTPUT
 from qlab.nn.quantized.linear import Linear
+from qlab.nn.quantized.operands import Operands
 from qlab.nn.quantized.weighted import WeightedModule
 from qlab.ops.fused import finished_sum
 from qlab.ops.kernels import forced
@@ -216,17 +217,19 @@ class ConvAdd2d(_BeforeRequantization, Conv2d):
 
     float_types = (nni.ConvAdd2d,)
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor, **named: Unpack[Operands]) -> Tensor:
         """As every `QuantizedModule`; plain codes like the last are neither checked nor bound anew.
 
         Args:
             *inputs: Two `QTensor`, or plain codes or real numbers as bound.
+            **named: Or by their names, ``input`` and ``extra_input``.
 
         Raises:
+            ArgumentError: Another number of inputs, or other names.
             DTypeError: Not what was bound, or codes without bound inputs.
         """
-        if is_compiling():
-            return super().forward(*inputs)
+        if named or is_compiling():
+            return super().forward(*inputs, **named)
         cache, buffers = self._cache, self._buffers
         ready: Any = cache.get("sum")
         if ready is not None and len(inputs) == 2:

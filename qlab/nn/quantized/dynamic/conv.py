@@ -14,6 +14,7 @@ from qlab.nn.quantized import conv as static
 from qlab.nn.quantized.dynamic.layer import DynamicLayer
 from qlab.nn.quantized.dynamic.request import DynamicRequest
 from qlab.nn.quantized.holder import OUTPUT
+from qlab.nn.quantized.operands import in_order
 from qlab.ops import dynamic
 
 
@@ -40,13 +41,13 @@ class _DynamicConv(DynamicLayer):
         self.input_dtype: QDType = quint8
         self.reduce_range = reduce_range
 
-    def forward(self, *inputs: Any, reduce_range: bool | None = None) -> Tensor:
+    def forward(self, *inputs: Any, **named: Any) -> Tensor:
         """The convolution of real numbers.
 
         Args:
             *inputs: One floating-point tensor of the shape that the float layer takes, with a
                 batch; and ``reduce_range``, which the reference takes by position too.
-            reduce_range: Of this call; that of the module if not given.
+            **named: Or these by their names. Without ``reduce_range`` it is that of the module.
 
         Returns:
             The type of the input.
@@ -56,9 +57,10 @@ class _DynamicConv(DynamicLayer):
             ShapeError: It does not fit the weight.
             NonFiniteError: NaN or infinity in the input.
         """
-        x, *given = inputs
+        half = named.pop("reduce_range", None)
+        x, *given = in_order(self._get_name(), inputs, named) if named else inputs
         self._check_real(x)
-        half = next(iter(given), reduce_range)
+        half = next(iter(given), half)
         half = self.reduce_range if half is None else half
         if torch.compiler.is_compiling() and half == self.reduce_range:
             return self._traced(x)

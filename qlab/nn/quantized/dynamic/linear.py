@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from qlab.nn.quantized.holder import (
     float_copy,
     qparams_of_numbers,
 )
+from qlab.nn.quantized.operands import Operands, in_order
 from qlab.nn.quantized.reference.layers import Linear as Reference
 from qlab.ops.dynamic import Bound, bound_dynamic, dense
 from qlab.qtensor import QTensor
@@ -111,11 +112,12 @@ class Linear(DynamicLayer, static.Linear):
         self.register_buffer("weight_codes", rounded)
         self.register_buffer("bias_float", float_copy(bias))
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor, **named: Unpack[Operands]) -> Tensor:
         """``x Wᵀ + b``.
 
         Args:
             *inputs: One tensor of real numbers, (*, in_features).
+            **named: Or that tensor by its name.
 
         Returns:
             The type of the input, (*, out_features).
@@ -125,7 +127,7 @@ class Linear(DynamicLayer, static.Linear):
             ShapeError: Another number of features.
             NonFiniteError: NaN or infinity in the input, with an integer weight.
         """
-        (x,) = inputs
+        (x,) = in_order(self._get_name(), inputs, named) if named else inputs
         self._check_input(x)
         if self._is_half:
             real = nn.functional.linear(x.to(torch.float32), self.weight(), self.bias())
