@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 from qlab.analysis.batches import Batch, Batches
 from qlab.errors import ArgumentError, NonFiniteError
 from qlab.execution import GraphRunner, Program, channels_last
+from qlab.graph.infinite import without_infinity
 from qlab.stats import TensorStats
 
 Progress = Callable[[int, int, str], None]
@@ -187,27 +187,30 @@ def _rest(
 class _Watch:
     """Describes the tensors of a graph batch by batch, and refuses what is not finite.
 
-    NaN is always refused. Infinity is refused where a layer makes it of finite numbers, and in
-    the network's inputs; where it was put on purpose, as a constant or an argument, and in what
-    is computed from that (a mask before softmax), it is counted and left out.
+    NaN is always refused. Infinity is refused where a layer makes it of finite numbers: where the
+    layer, given 0 for each infinity among its inputs and arguments, still gives some. Else it was
+    put there on purpose, as a mask before softmax is, and is counted and left out. So it is in
+    constants, but not in parameters, and in inputs that hold nothing but 0 and -inf.
     """
 
     def __init__(self, graph_module: fx.GraphModule, names: Mapping[str, str], called: str) -> None:
         self._called = called
-        self._runner = GraphRunner(channels_last(Program.of(graph_module)), names)
+        self._program = channels_last(Program.of(graph_module))
         self._nodes = {node.name: node for node in graph_module.graph.nodes}
         self._axes = channel_axes(graph_module)
         self._names = names
         self._statistics: dict[str, TensorStats] = {}
-        self._infinite: set[str] = set()
+        self._live: dict[str, Any] = {}
         self._batch = 0
 
     def run(self, batch: Batch, index: int, statistics: dict[str, TensorStats]) -> None:
-        self._batch, self._statistics, self._infinite = index, statistics, set()
-        self._runner.watch(batch.inputs, self._observe)
+        self._batch, self._statistics, self._live = index, statistics, {}
+        with torch.no_grad():
+            self._program.run(batch.inputs, self._observe, self._live)
 
     def _observe(self, node: str, value: Any) -> None:
-        if not (isinstance(value, Tensor) and value.is_floating_point()):
+        observed = isinstance(value, Tensor) and value.is_floating_point()
+        if not observed or node not in self._names:
             return
         stats = self._statistics.get(node)
         if stats is None:
@@ -220,18 +223,20 @@ class _Watch:
         stats.update(value, self._batch)
         if stats.nan_count > nan:
             raise self._refusal("NaN", stats.nan_count - nan, node)
-        if stats.inf_count > infinite:
-            self._infinite.add(node)
-            if not self._on_purpose(self._nodes[node]):
-                raise self._refusal("Infinity", stats.inf_count - infinite, node)
+        if stats.inf_count > infinite and not self._on_purpose(node, value):
+            raise self._refusal("Infinity", stats.inf_count - infinite, node)
 
-    def _on_purpose(self, node: fx.Node) -> bool:
-        if node.op == "get_attr":
-            return True
-        arguments = [*node.args, *node.kwargs.values()]
-        return any(isinstance(a, float) and math.isinf(a) for a in arguments) or any(
-            source.name in self._infinite for source in node.all_input_nodes
-        )
+    def _on_purpose(self, node: str, value: Tensor) -> bool:
+        """Whether a layer's infinity is that which it was given."""
+        instruction = self._program.by_name[node]
+        if instruction.op == "get_attr":
+            return not isinstance(value, nn.Parameter)
+        if instruction.op == "placeholder":
+            return bool(((value == 0) | value.isneginf()).all())
+        given = {name: without_infinity(self._live[name]) for name in instruction.reads}
+        args, kwargs = without_infinity((instruction.args, instruction.kwargs))
+        own = replace(instruction, args=args, kwargs=kwargs).run(given)
+        return not (isinstance(own, Tensor) and bool(own.isinf().any()))
 
     def _refusal(self, what: str, count: int, node: str) -> NonFiniteError:
         name, batch = self._names[node], f"batch {self._batch} of the {self._called} data"

@@ -31,6 +31,7 @@ from qlab.graph import Plan, fuse, trace
 from qlab.graph.inputs import Call
 from qlab.graph.islands import islands
 from qlab.graph.plan import Step
+from qlab.graph.shapes import tensors_in
 from qlab.qconfig import QConfigMapping
 from qlab.stats import TensorStats
 
@@ -148,14 +149,21 @@ class ModuleStudy(Study):
                 raise _not_finite("NaN", verb, name, where)
             return stats.inf_count > infinite
 
+        last = ""
+
         def observe(name: str, given: Any, output: Any) -> None:
+            nonlocal last
+            last = name
             tensors = [value for value in given if isinstance(value, Tensor)]
             pairs = zip(self.inputs[name], tensors, strict=False)
             before = [note(node, name, value) for node, value in pairs]
             if note(self.nodes[name], name, output) and not any(before):
                 raise _not_finite("Infinity", "produces", name, where)
 
-        self.runs.run(batch.inputs, observe)
+        for output in tensors_in(self.runs.run(batch.inputs, observe)):
+            if output.is_floating_point() and bool((output.isnan() | output.isposinf()).any()):
+                what = "NaN" if bool(output.isnan().any()) else "Infinity"
+                raise _made_between(what, last, where)
 
     def _take_sample(self) -> tuple[dict[str, Any], int]:
         """What every layer takes and gives in its first call, for a small sample of the data."""
@@ -293,6 +301,15 @@ def _not_finite(what: str, verb: str, name: str, where: str) -> NonFiniteError:
         f"{what} in the float model: the first layer that {verb} it is {name!r}",
         received=f"{what} in {where}",
         fix="Check that layer's weights and the data of this batch.",
+    )
+
+
+def _made_between(what: str, last: str, where: str) -> NonFiniteError:
+    return NonFiniteError(
+        f"{what} in the float model's output: made by its own code behind the layer {last!r}, "
+        "which gives finite numbers",
+        received=f"{what} in {where}",
+        fix="Check what the model's forward does after that layer.",
     )
 
 

@@ -151,6 +151,13 @@ class Observed:
             )
         return seen.statistics[node]
 
+    @property
+    def masks(self) -> frozenset[str]:
+        """The network's inputs in which calibration saw infinity, as additive masks hold it."""
+        seen = {} if self.calibration is None else self.calibration.statistics
+        inputs = (node.name for node in self.graph.graph.nodes if node.op == "placeholder")
+        return frozenset(name for name in inputs if name in seen and seen[name].inf_count)
+
     def sample(self) -> tuple[dict[str, Any], int]:
         """Every float value for a small fixed sample of the calibration data, and its size.
 

@@ -8,6 +8,7 @@ that read them want codes.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
@@ -19,6 +20,7 @@ from qlab import registry
 from qlab.errors import ShapeError
 from qlab.granularity import PerTensor
 from qlab.graph.backend import half_static, half_weight, not_allowed
+from qlab.graph.infinite import infinite_nodes
 from qlab.graph.lift import is_real, is_tensor, shape_nodes
 from qlab.graph.nodes import bounds_of, calls, no_form, operands
 from qlab.graph.plan import Execution, Plan, Step, Value
@@ -35,7 +37,10 @@ from qlab.registry.quant_type import QuantType, kind_of
 
 
 def annotate(
-    graph_module: fx.GraphModule, mapping: QConfigMapping, backend: BackendConfig | None = None
+    graph_module: fx.GraphModule,
+    mapping: QConfigMapping,
+    backend: BackendConfig | None = None,
+    masks: Collection[str] = (),
 ) -> Plan:
     """The plan of a graph under a mapping; a pure function of the two.
 
@@ -48,6 +53,7 @@ def annotate(
         graph_module: A graph made by `trace` and `fuse`; it stays as it is.
         mapping: Which qconfig each operator gets.
         backend: What may be quantized at all, and how; everything that can be if not given.
+        masks: Names of the placeholders that are known to hold infinity.
 
     Returns:
         One step per operator, and the tensors that are quantized.
@@ -57,7 +63,8 @@ def annotate(
         QlabError: A qconfig holds something that is no observer.
     """
     requests, unmatched = requests_for(graph_module, mapping)
-    return _Annotation(graph_module, requests, backend).plan(unmatched)
+    infinite = infinite_nodes(graph_module, masks)
+    return _Annotation(graph_module, requests, backend, infinite).plan(unmatched)
 
 
 class _Role(Enum):
@@ -87,11 +94,13 @@ class _Annotation:
         graph_module: fx.GraphModule,
         requests: dict[fx.Node, Request],
         backend: BackendConfig | None,
+        infinite: set[fx.Node],
     ) -> None:
         self.graph_module = graph_module
         self.backend = backend
         self.requests = requests
         self.shapes = shape_nodes(graph_module)
+        self.infinite = infinite
         self.verdicts = {node: self._verdict(node) for node in requests}
         self._keep_pieces_together()
         self.asker_of = cache(self._asker_of)
@@ -158,6 +167,8 @@ class _Annotation:
 
     def _obstacle(self, node: fx.Node, row: Row, request: Request) -> str | None:
         """Why an operator stays in float although its qconfig asks for more, or None."""
+        if not self.infinite.isdisjoint({node, *operands(node)}):
+            return "it is given infinity, as a mask holds it, which no code stands for"
         if row.static is not None:
             refused = row.static.obstacle(self._module(node))
             if refused is not None:
