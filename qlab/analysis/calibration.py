@@ -36,6 +36,7 @@ class Calibration:
         samples: Number of samples seen.
         complete: False where a pass was stopped before the data ended.
         seen: Batches seen of each source of data, in the order in which sources were added.
+        model: Fingerprint of the model, see `model_fingerprint`; empty where it is not known.
     """
 
     statistics: dict[str, TensorStats] = field(default_factory=dict)
@@ -43,6 +44,7 @@ class Calibration:
     samples: int = 0
     complete: bool = False
     seen: tuple[int, ...] = ()
+    model: str = ""
 
     def merge(self, other: Calibration) -> Calibration:
         """What one calibration over both sets of data would have seen, ``other``'s data last.
@@ -51,13 +53,21 @@ class Calibration:
         Neither argument changes. Only the numbers of the batches depend on who comes first.
 
         Raises:
-            ArgumentError: The two saw different graphs.
+            ArgumentError: The two saw different graphs, or other weights in one.
         """
         mine, theirs = self.statistics, other.statistics
         if mine and theirs and mine.keys() != theirs.keys():
             raise ArgumentError(
                 "Calibrations of different models do not merge",
                 received=f"nodes that only one has: {sorted(mine.keys() ^ theirs.keys())}",
+            )
+        if self.model and other.model and self.model != other.model:
+            raise ArgumentError(
+                "Calibrations of different models do not merge: layers have the same names, and "
+                "other weights or settings",
+                expected=f"statistics of the model {self.model}",
+                received=f"of {other.model}",
+                fix="Calibrate a Lab of this very model on the other data.",
             )
         later = {node: stats.renumbered(self.batches) for node, stats in theirs.items()}
         return Calibration(
@@ -67,6 +77,7 @@ class Calibration:
             self.samples + other.samples,
             self.complete and other.complete,
             self.seen + other.seen,
+            self.model or other.model,
         )
 
 

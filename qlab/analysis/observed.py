@@ -6,6 +6,7 @@ import itertools
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, fx
@@ -19,6 +20,7 @@ from qlab.analysis.calibration import (
     collect_statistics,
     sample_inputs,
 )
+from qlab.analysis.fingerprint import model_fingerprint
 from qlab.analysis.probe import LayerProbe
 from qlab.errors import DTypeError, UncalibratedError
 from qlab.execution import GraphRunner
@@ -67,9 +69,9 @@ class Observed:
         """One float pass over the data not seen so far; returns at once where there is none."""
         with self._lock:
             if self.calibration is None or not self.calibration.complete:
-                self.calibration = self._collect(
-                    self.sources, self.calibration, on_progress=on_progress, should_stop=should_stop
-                )
+                hooks: Any = {"on_progress": on_progress, "should_stop": should_stop}
+                seen = self._collect(self.sources, self.calibration, **hooks)
+                self.calibration = replace(seen, model=self.fingerprint)
                 self._forget()
             return self.calibration
 
@@ -79,12 +81,17 @@ class Observed:
         """Takes in more calibration data, after all that is there; nothing is seen twice."""
         with self._lock:
             sources = [*self.sources, data]
-            self.calibration = self._collect(
-                sources, self.calibration, on_progress=on_progress, should_stop=should_stop
-            )
+            hooks: Any = {"on_progress": on_progress, "should_stop": should_stop}
+            seen = self._collect(sources, self.calibration, **hooks)
+            self.calibration = replace(seen, model=self.fingerprint)
             self.sources = sources
             self._forget()
             return self.calibration
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the model that is observed, as `Calibration.model` keeps it."""
+        return model_fingerprint(self.reference)
 
     def restore(self, calibration: Calibration, sample_inputs: tuple[Any, ...]) -> None:
         """Goes on from saved statistics of all data that is here, however it is batched now."""
