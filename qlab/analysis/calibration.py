@@ -288,12 +288,16 @@ def default_channel_axis(ndim: int) -> int | None:
 
 def sample_inputs(batches: Batches, largest: int) -> tuple[Any, ...]:
     """The first samples of the first batch, at most ``largest`` of them."""
-    batch = next(iter(batches))
+    return first_samples(next(iter(batches)), largest)
+
+
+def first_samples(batch: Batch, largest: int) -> tuple[Any, ...]:
+    """Copies of the first samples of a batch, at most ``largest`` of them."""
     size = batch.samples
 
     def cut(value: Any) -> Any:
         aligned = isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == size
-        return value[:largest] if aligned else value
+        return value[:largest].clone() if aligned else value
 
     return tuple(cut(value) for value in batch.inputs)
 

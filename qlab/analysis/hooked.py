@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
@@ -186,16 +185,16 @@ class ModuleStudy(Study):
         named = dict(zip(self.inputs[name], copies, strict=False))
         return {**named, self.nodes[name]: output.clone()}
 
-    def float_values(self, probe: LayerProbe) -> Iterator[dict[str, Any]]:
+    def float_values(self, probe: LayerProbe, few: bool = False) -> Iterator[dict[str, Any]]:
         """The float values around a layer for all calibration data, call by call."""
-        for batch in itertools.chain.from_iterable(self.sources):
+        for inputs in self._inputs(few):
             calls: list[dict[str, Any]] = []
 
             def keep(name: str, given: Any, output: Any, calls: Any = calls) -> None:
                 if isinstance(output, Tensor):
                     calls.append(self._around(name, given, output))
 
-            self.runs.run(batch.inputs, keep, watch=[probe.name])
+            self.runs.run(inputs, keep, watch=[probe.name])
             yield from calls
 
     def quantized_layers(self, mapping: QConfigMapping) -> dict[str, QuantizedLayer]:

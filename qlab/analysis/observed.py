@@ -18,6 +18,7 @@ from qlab.analysis.calibration import (
     Stop,
     activation_bytes,
     collect_statistics,
+    first_samples,
     sample_inputs,
 )
 from qlab.analysis.fingerprint import model_fingerprint
@@ -28,6 +29,7 @@ from qlab.stats import TensorStats
 
 _SAMPLE_BYTES = 64 * 2**20
 _LARGEST_SAMPLE = 32
+_FEW = 64
 _LAYER_ELEMENTS = 2**21
 
 
@@ -99,11 +101,31 @@ class Observed:
         self.calibration = replace(calibration, seen=seen)
         self.sample_inputs = sample_inputs
 
-    def float_values(self, probe: LayerProbe) -> Iterator[dict[str, Any]]:
-        """The float values around a layer for all calibration data, call by call."""
+    def float_values(self, probe: LayerProbe, few: bool = False) -> Iterator[dict[str, Any]]:
+        """The float values around a layer for all calibration data, call by call.
+
+        Args:
+            probe: The layer.
+            few: Of some samples of every batch only, see `few_of_each`.
+        """
         runner = GraphRunner(self.reference, {probe.node, *probe.inputs})
+        for inputs in self._inputs(few):
+            yield runner.collect(inputs)[1]
+
+    def _inputs(self, few: bool) -> Iterator[tuple[Any, ...]]:
+        if few:
+            yield from self.few_of_each
+            return
         for batch in itertools.chain.from_iterable(self.sources):
-            yield runner.collect(batch.inputs)[1]
+            yield batch.inputs
+
+    @cached_property
+    def few_of_each(self) -> list[tuple[Any, ...]]:
+        """Inputs of a few samples of every batch, 64 in all or one of each: what differs between
+        batches shows in them, and running them costs little."""
+        batches = list(itertools.chain.from_iterable(self.sources))
+        largest = max(_FEW // max(len(batches), 1), 1)
+        return [first_samples(batch, largest) for batch in batches]
 
     def check_finite(self, data: Batches, called: str) -> None:
         """Runs the float model over data that is measured on, and keeps nothing.
