@@ -38,6 +38,7 @@ def dead_channels(evidence: Evidence, tensor: Quantized) -> Iterator[Cause]:
     if tensor.channel_size:
         saved = f" Removing them saves {dead * tensor.channel_size:,} weights of this layer."
     remedy, label = _other_range(evidence, tensor)
+    label = "Remove them from the model" if remedy is None else f"{label}, which zeros do not move"
     yield Cause(
         "dead channels",
         evidence.name,
@@ -47,9 +48,7 @@ def dead_channels(evidence: Evidence, tensor: Quantized) -> Iterator[Cause]:
         f"{dead} of {ranges.numel()} channels of the {tensor.kind} "
         f"{'is' if dead == 1 else 'are'} always 0: they cost time and no precision.{saved}",
         remedy,
-        "Remove the dead channels from the model"
-        if remedy is None
-        else f"{label}, which zeros do not move",
+        label,
     )
 
 

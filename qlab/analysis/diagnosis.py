@@ -113,9 +113,8 @@ def _sources(study: Study, plan: Plan, step: Step) -> Iterator[Source]:
         value = plan.by_node.get(node)
         if value is None or value.constant or isinstance(value.spec.policy, Fixed):
             continue
-        asker = plan.step(value.asked_by)
-        if asker.requested is not None:
-            yield Source(asker.address, value.spec, asker.requested)
+        if value.requested is not None:
+            yield Source(value.address, value.spec, value.requested)
 
 
 def _input_share(study: Study, plan: Plan, step: Step, error: Tensor) -> float:

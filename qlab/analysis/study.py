@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import torch
 from pandas import DataFrame
@@ -109,6 +109,14 @@ class Study(Observed):
         self._version += 1
         self._qparams.clear()
         self._converted.clear()
+
+    def copied(self) -> Self:
+        """The same, to be shown more data while this one stays as it is."""
+        made = copy.copy(self)
+        made.sources = list(self.sources)  # the lock is shared, as the model with its hooks is
+        for name in ("_plans", "_converted", "_qparams", "_weights"):
+            setattr(made, name, getattr(self, name).emptied())
+        return made
 
     def whole_graph(self, what: str) -> fx.GraphModule:
         """The float graph, for what needs it whole.

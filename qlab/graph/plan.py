@@ -86,7 +86,9 @@ class Value:
         source: Name of the node whose range gives its scale and zero point: its own, that of the
             tensor it shares them with, or that of the clamped tensor where only a clamp reads it.
         constant: Whether it is a parameter or buffer, whose range needs no calibration.
-        asked_by: Name of the step whose qconfig decided.
+        address: What rules may call the step whose qconfig decided; an input's own where a rule
+            names it.
+        requested: That qconfig.
     """
 
     node: str
@@ -94,7 +96,13 @@ class Value:
     spec: TensorSpec
     source: str
     constant: bool
-    asked_by: str
+    address: Address
+    requested: QConfig | None
+
+    @property
+    def asked_by(self) -> str:
+        """Name of the step, or the input, whose qconfig decided."""
+        return self.address.name
 
     @property
     def observed(self) -> bool:

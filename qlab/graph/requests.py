@@ -11,10 +11,12 @@ from typing import Any
 from torch import fx
 
 from qlab.errors import ArgumentError
+from qlab.granularity import PerTensor
 from qlab.qconfig import (
     Address,
     QConfig,
     QConfigMapping,
+    Resolution,
     Rule,
     get_default_qconfig_mapping,
 )
@@ -26,7 +28,7 @@ _CALLS = ("call_module", "call_function", "call_method")
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of one operator.
+    """What is asked of one operator, or of an input of the graph, which has no weight.
 
     Attributes:
         address: What rules may call it.
@@ -45,6 +47,12 @@ class Request:
     dynamic: bool = False
 
     @property
+    def gives_codes(self) -> bool:
+        """Whether it asks for one scale and zero point that are known before the call."""
+        spec = self.activation
+        return spec is not None and not self.dynamic and isinstance(spec.granularity, PerTensor)
+
+    @property
     def why_float(self) -> str:
         """Why an operator without a qconfig has none."""
         return "no rule asked for it" if self.rule == "no rule" else f"kept in float by {self.rule}"
@@ -52,12 +60,15 @@ class Request:
 
 def requests_for(
     graph_module: fx.GraphModule, mapping: QConfigMapping
-) -> tuple[dict[fx.Node, Request], tuple[str, ...]]:
-    """Resolves a mapping for every operator of a graph, in graph order.
+) -> tuple[dict[fx.Node, Request], dict[fx.Node, Request], tuple[str, ...]]:
+    """Resolves a mapping for every operator of a graph, in graph order, and for its inputs.
+
+    An input has a request of its own where a rule by module name is its name, such as ``"x"``, and
+    no operator has that name or lies in a module of it.
 
     Returns:
-        The requests, and in words the rules that match no operator. The types that the default
-        mapping names, and with it every preset, are left out there.
+        The requests of operators, those of inputs, and in words the rules that match neither. The
+        types that the default mapping names, and with it every preset, are left out there.
 
     Raises:
         ArgumentError: The graph was not made by `trace`.
@@ -73,27 +84,40 @@ def requests_for(
     factories: dict[int, Asked] = {}
 
     def asked(factory: Any) -> Asked:
-        if id(factory) not in factories:
-            factories[id(factory)] = asked_by(factory)
-        return factories[id(factory)]
+        known = factories.get(id(factory))
+        return known or factories.setdefault(id(factory), asked_by(factory))
 
-    requests = {}
-    for node, address in operators:
-        qconfig, rule = address.resolve(mapping)
-        request = Request(address, qconfig, rule)
-        if qconfig is not None:
-            activation, weight = asked(qconfig.activation), asked(qconfig.weight)
-            specs = activation.spec, weight.spec
-            request = Request(address, qconfig, rule, *specs, activation.dynamic)
-        requests[node] = request
+    def request(address: Address, found: Resolution) -> Request:
+        qconfig, rule = found
+        if qconfig is None:
+            return Request(address, None, rule)
+        activation, weight = asked(qconfig.activation), asked(qconfig.weight)
+        specs = activation.spec, weight.spec
+        return Request(address, qconfig, rule, *specs, activation.dynamic)
+
+    requests = {node: request(address, address.resolve(mapping)) for node, address in operators}
     addresses = [address for _, address in operators]
-    used = {request.rule for request in requests.values()}
+    inputs = {
+        node: request(Address(rule.key, rule.key, (), 0), Resolution(rule.qconfig, str(rule)))
+        for node, rule in _named_inputs(graph_module, mapping)
+        if not _matches(rule, addresses)
+    }
+    used = {request.rule for request in (*requests.values(), *inputs.values())}
     unmatched = [
         str(rule)
         for rule in mapping.rules()
         if str(rule) not in used and not _standard(rule) and not _matches(rule, addresses)
     ]
-    return requests, tuple(unmatched)
+    return requests, inputs, tuple(unmatched)
+
+
+def _named_inputs(
+    graph_module: fx.GraphModule, mapping: QConfigMapping
+) -> Iterator[tuple[fx.Node, Rule]]:
+    for node in graph_module.graph.nodes:
+        name = node.meta["name"]
+        if node.op == "placeholder" and name in mapping.module_name_qconfigs:
+            yield node, Rule("module_name", name, mapping.module_name_qconfigs[name])
 
 
 def _operators(graph_module: fx.GraphModule) -> Iterator[tuple[fx.Node, Address]]:

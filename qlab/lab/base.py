@@ -121,6 +121,11 @@ class LabBase:
         return self._call.values
 
     @property
+    def example_call(self) -> tuple[Any, ...] | dict[str, Any]:
+        """The same by name where the example inputs were given by name, as the model is called."""
+        return self._call.example
+
+    @property
     def types(self) -> dict[str, ObjectType]:
         """The operators' types by what people call them, for `QConfigMapping.set_object_type`."""
         return types_of(self._study.graph)
@@ -196,6 +201,18 @@ class LabBase:
             NonFiniteError: As in `calibrate`; none of the new data is kept then.
         """
         return self._study.add_data(self._batches(batches, "added"), on_progress, should_stop)
+
+    def with_data(
+        self, batches: Any, on_progress: Progress | None = None, should_stop: Stop | None = None
+    ) -> Self:
+        """A Lab that has seen more data as by `add_data`; this one stays as it is.
+
+        Model, evaluation data and runs are shared, not copied.
+        """
+        made = copy.copy(self)
+        made._study, made._data = self._study.copied(), list(self._data)
+        made.add_data(batches, on_progress, should_stop)
+        return made
 
     def merge(self, other: Calibration) -> Calibration:
         """Takes in what a Lab of the same model saw of other data, in any process or machine.
