@@ -190,11 +190,8 @@ class _Annotation:
             return "an activation has one scale for the whole tensor, its qconfig asks for more"
         elif (kept := self._kept_in_float(node)) is not None:
             return f"it reads {kept.meta['name']!r}, left in float by {self.inputs[kept].rule}"
-        return (
-            weight_obstacle(self._module(node), weight_spec(row, request.weight))
-            if row.weight
-            else None
-        )
+        spec = weight_spec(row, request.weight) if row.weight else None
+        return weight_obstacle(self._module(node), spec) if spec else None
 
     def _kept_in_float(self, node: fx.Node) -> fx.Node | None:
         """An input of the graph that an operator reads and that its rule leaves in float."""
