@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -23,7 +24,7 @@ from qlab.analysis.calibration import (
 )
 from qlab.analysis.fingerprint import model_fingerprint
 from qlab.analysis.probe import LayerProbe
-from qlab.errors import DTypeError, UncalibratedError
+from qlab.errors import DTypeError, UncalibratedError, UnfinishedError
 from qlab.execution import GraphRunner
 from qlab.stats import TensorStats
 
@@ -72,10 +73,23 @@ class Observed:
         with self._lock:
             if self.calibration is None or not self.calibration.complete:
                 hooks: Any = {"on_progress": on_progress, "should_stop": should_stop}
-                seen = self._collect(self.sources, self.calibration, **hooks)
-                self.calibration = replace(seen, model=self.fingerprint)
+                with self._keeping(self.sources):
+                    seen = self._collect(self.sources, self.calibration, **hooks)
+                    self.calibration = replace(seen, model=self.fingerprint)
                 self._forget()
             return self.calibration
+
+    @contextmanager
+    def _keeping(self, sources: list[Batches]) -> Iterator[None]:
+        """Where a loader fails: what was seen stays, and `calibrate` goes on from there."""
+        try:
+            yield
+        except UnfinishedError as error:
+            if isinstance(error.partial, Calibration) and error.partial.batches:
+                self.sources = sources
+                self.calibration = replace(error.partial, model=self.fingerprint)
+                self._forget()
+            raise
 
     def add_data(
         self, data: Batches, on_progress: Progress | None = None, should_stop: Stop | None = None
@@ -84,8 +98,9 @@ class Observed:
         with self._lock:
             sources = [*self.sources, data]
             hooks: Any = {"on_progress": on_progress, "should_stop": should_stop}
-            seen = self._collect(sources, self.calibration, **hooks)
-            self.calibration = replace(seen, model=self.fingerprint)
+            with self._keeping(sources):
+                seen = self._collect(sources, self.calibration, **hooks)
+                self.calibration = replace(seen, model=self.fingerprint)
             self.sources = sources
             self._forget()
             return self.calibration
