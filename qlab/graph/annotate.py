@@ -22,7 +22,7 @@ from qlab.graph.backend import half_static, half_weight, not_allowed
 from qlab.graph.lift import is_real, is_tensor, shape_nodes
 from qlab.graph.nodes import bounds_of, calls, no_form, operands
 from qlab.graph.plan import Execution, Plan, Step, Value
-from qlab.graph.reasons import dtype_words, why_simulated
+from qlab.graph.reasons import SEVERAL_SCALES, dtype_words, why_simulated
 from qlab.graph.requests import Request, requests_for
 from qlab.graph.special import STANDALONE
 from qlab.nn.intrinsic.fold import core
@@ -179,7 +179,7 @@ class _Annotation:
             if not (moves or weighted):
                 return "its qconfig leaves activations in float"
         elif not isinstance(request.activation.granularity, PerTensor):
-            return "an activation has one scale for the whole tensor, its qconfig asks for more"
+            return SEVERAL_SCALES
         elif (kept := self._kept_in_float(node)) is not None:
             return f"it reads {kept.meta['name']!r}, left in float by {self.inputs[kept].rule}"
         return self._weight_obstacle(node, weight_spec(row, request.weight)) if row.weight else None
