@@ -175,6 +175,8 @@ class LabBase:
             NonFiniteError: NaN in the float model, or infinity made of finite numbers; names the
                 first layer that produced it, or the input that came so. The Lab is left as it
                 was before the call.
+            UnfinishedError: The loader failed; names the batch. What was seen before is kept, and
+                the next call goes on from there.
         """
         return self._study.calibrate(on_progress, should_stop)
 
@@ -199,6 +201,7 @@ class LabBase:
 
         Raises:
             NonFiniteError: As in `calibrate`; none of the new data is kept then.
+            UnfinishedError: As in `calibrate`, which goes on from there.
         """
         return self._study.add_data(self._batches(batches, "added"), on_progress, should_stop)
 
