@@ -117,7 +117,9 @@ def observe(
             entry = custom.standalone(nodes[step.node].meta["path"], module)
             assert entry is not None
             try:
-                prepared.add_submodule(step.name, own(module, entry))
+                observed = own(module, entry)
+                observed.meta[STANDALONE] = step.name
+                prepared.add_submodule(step.name, observed)
             except QlabError as error:
                 message = f"standalone module {step.name!r} ({step.type}): {error}"
                 raise type(error)(message) from error
