@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import qlab
 import sample_models
-from benchmarks import repair_peers, repairs_transformer, results
+from benchmarks import repair_peers, repairs_search, repairs_transformer, results
 from qlab.algorithms import Repaired
 from qlab.dtypes import integer
 from qlab.granularity import PerAxis
@@ -213,12 +213,24 @@ def linear_lines() -> list[str]:
     return [*lines, repairs_transformer.ABOUT_LINEAR, "", *repairs_transformer.linear_layers()]
 
 
+def finetune_lines() -> list[str]:
+    lines = heading("Repairs: training at 4 bits")
+    return [*lines, repairs_search.ABOUT_FINETUNE, "", *repairs_search.finetuned(CONVOLUTIONAL)]
+
+
+def search_lines() -> list[str]:
+    lines = heading("Repairs: what the autopilot finds")
+    return [*lines, repairs_search.ABOUT_SEARCH, "", *repairs_search.found(CONVOLUTIONAL)]
+
+
 PARTS: dict[str, Callable[[], list[str]]] = {
     "repairs": first_lines,
     "repairs-4-bits": four_bit_lines,
     "repairs-peers": peer_lines,
     "repairs-outliers": outlier_lines,
     "repairs-linear": linear_lines,
+    "repairs-training": finetune_lines,
+    "repairs-autopilot": search_lines,
 }
 
 

@@ -59,7 +59,8 @@ def _use(view: View, loaded: Loaded, name: str, candidate: QConfigMapping) -> No
 def use(view: View, loaded: Loaded, name: str, candidate: QConfigMapping) -> None:
     """Gives a layer what a candidate asks for it, as one change."""
     asked = loaded.lab.plan(candidate).step(name).requested
-    mapping = view.mapping.copy().set_module_name(name, asked)
+    address = loaded.lab.plan(view.mapping).step(name).address
+    mapping = address.give(view.mapping.copy(), asked)
     view.workspace.configure(view.choice, mapping, [name])
 
 

@@ -103,7 +103,8 @@ def with_weight_bits(loaded: Loaded, mapping: QConfigMapping, bits: int) -> QCon
         if step.weight is None or step.requested is None or step.weight.dtype.bits == bits:
             continue
         weight = replace(step.weight.with_bits(bits), policy=MSE())
-        made.set_module_name(step.name, qconfig_of(step.requested.activation_spec, weight))
+        qconfig = qconfig_of(step.requested.activation_spec, weight)
+        step.address.give(made, qconfig)
     return made
 
 

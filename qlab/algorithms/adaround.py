@@ -158,7 +158,7 @@ def adaround(
         set_weight(target.inner(made), weight)
         set_weight(target.inner_of(simulation), weight)
         spec = replace(target.step.weight, policy=Fixed.of(qparams))
-        mapping = SpecChange(name, "weight", spec, target.step.requested)(mapping)
+        mapping = SpecChange(target.step.address, "weight", spec, target.step.requested)(mapping)
         outcomes.append(_outcome(name, numbers))
     total = len(found) * settings.steps
     hooks.step(total, total, "learning roundings")

@@ -123,7 +123,9 @@ def awq(
         if cut.qparams is not None:
             assert target.step.weight is not None and target.step.requested is not None
             spec = replace(target.step.weight, policy=Fixed.of(cut.qparams))
-            mapping = SpecChange(name, "weight", spec, target.step.requested)(mapping)
+            mapping = SpecChange(target.step.address, "weight", spec, target.step.requested)(
+                mapping
+            )
     hooks.step(total, total, "searching factors and ranges")
     ordered = tuple(outcomes[name] for name in layers)
     return Change(graph, mapping, ordered, samples, reference if chosen else None)

@@ -3,15 +3,22 @@
 Weights and activations pass fake quantizers in every training step. Gradients go straight through
 the rounding, and the scales are learned with the weights: for a value v, codes from n to p and
 ``q = rint(v / s)``, the gradient of the scale s is ``q - v / s`` inside the range and n or p
-outside, times ``1 / sqrt(count · p)``. Zero points stay what calibration made them.
+outside, times ``1 / sqrt(count · p)``. Zero points stay what calibration made them. Learning rates
+are relative: to each scale, and to the size of each channel's weights.
 
 Batch norm is folded before, so that its statistics are frozen: what is trained is what runs on
 integers. Where one layer's rule decides about several tensors, such as the network's input and the
 first output, the mapping has no place for their two scales: those stay what calibration makes them.
+A rule for the input, by its name, makes that place.
+
+Where labels are given and no loss, it is half the cross-entropy and half the distance from the
+float network: with the softmax p of its output and q of the quantized one's, both divided by a
+temperature T = 4, ``T² · KL(p ‖ q)``. Images that the float network was trained on have next to no
+cross-entropy left to learn from; what it thinks of the wrong classes is what quantization blurs.
 
 Source: Esser, McKinstry, Bablani, Appuswamy, Modha: Learned Step Size Quantization, 2020, arXiv
 1902.08153, sections 2.1 and 2.2; straight-through gradients: Bengio, Léonard, Courville 2013, arXiv
-1308.3432.
+1308.3432; distillation: Hinton, Vinyals, Dean 2015, arXiv 1503.02531, section 2.
 """
 
 from __future__ import annotations
@@ -32,10 +39,9 @@ from qlab.analysis.causes import SpecChange, Which
 from qlab.analysis.study import Study
 from qlab.errors import ArgumentError, DTypeError
 from qlab.graph import Plan
-from qlab.graph.plan import Step
 from qlab.graph.shapes import tensors_in
-from qlab.qconfig import QConfigMapping
-from qlab.ranges import Fixed
+from qlab.qconfig import Address, QConfig, QConfigMapping
+from qlab.ranges import Fixed, TensorSpec
 
 PAPER = (
     "Esser, McKinstry, Bablani, Appuswamy, Modha: Learned Step Size Quantization, 2020, arXiv "
@@ -44,6 +50,7 @@ PAPER = (
 TITLE = "Fine-tuning"
 _CHECKS = 10
 _WARM_UP = 0.1
+_TEMPERATURE = 4.0
 
 Loss = Callable[[Any, Tensor], Tensor]
 
@@ -54,9 +61,12 @@ class FinetuneSettings(Settings):
 
     Attributes:
         steps: Of Adam, one batch each.
-        rate: Adam's largest learning rate for weights and biases; it rises over the first tenth
-            of the steps and falls to 0 with a cosine.
+        rate: Adam's largest learning rate for weights, relative to the root mean square of each
+            channel, and for biases; it rises over the first tenth of the steps and falls to 0 with
+            a cosine.
         scale_rate: That of the scales, relative to each scale.
+        distillation: Share of the distance from the float network in what is minimised where
+            labels are given and no loss, 0 to 1.
         learn_scales: Whether scales are learned; else they stay what calibration made them.
         held_out: Share of the loader's batches that is not trained on. The state that is best on
             it, looked at ten times, is what is given.
@@ -64,8 +74,9 @@ class FinetuneSettings(Settings):
     """
 
     steps: int = 500
-    rate: float = 1e-3
+    rate: float = 5e-3
     scale_rate: float = 1e-2
+    distillation: float = 0.5
     learn_scales: bool = True
     held_out: float = 0.2
     patience: int = 4
@@ -79,6 +90,12 @@ class FinetuneSettings(Settings):
         for name in ("rate", "scale_rate"):
             if not getattr(self, name) > 0:
                 raise ArgumentError(f"{TITLE}: {name} is positive", received=getattr(self, name))
+        if not 0 <= self.distillation <= 1:
+            raise ArgumentError(
+                f"{TITLE}: distillation is a share",
+                expected="0 <= distillation <= 1",
+                received=self.distillation,
+            )
         if not 0 < self.held_out < 1:
             raise ArgumentError(
                 f"{TITLE}: a part of the batches is held out",
@@ -116,8 +133,10 @@ class Lesson:
         return [b for b in self.batches if not any(b is h for h in held)], held
 
 
-def lesson_of(loader: Batches, loss: Loss | None, study: Study, most: int) -> Lesson:
-    """At most so many batches of a loader, and what is minimised on them.
+def lesson_of(
+    loader: Batches, loss: Loss | None, study: Study, settings: FinetuneSettings
+) -> Lesson:
+    """As many batches of a loader as the steps need, and what is minimised on them.
 
     Raises:
         DTypeError: The loss cannot be called.
@@ -127,6 +146,7 @@ def lesson_of(loader: Batches, loss: Loss | None, study: Study, most: int) -> Le
         raise DTypeError(
             f"{TITLE} needs a loss", expected="loss(output, labels)", received=type(loss).__name__
         )
+    most = math.ceil(settings.steps / (1 - settings.held_out)) + 1
     batches = [batch for batch, _ in zip(loader, range(most), strict=False)]
     labelled = bool(batches) and all(batch.labels is not None for batch in batches)
     if loss is not None and not labelled:
@@ -134,10 +154,7 @@ def lesson_of(loader: Batches, loss: Loss | None, study: Study, most: int) -> Le
             f"{TITLE}: this loss is called with labels, and the loader gives none",
             fix="Give (input, label) batches, or no loss to follow the float network's output.",
         )
-
-    def of_labels(output: Any, batch: Batch) -> Tensor:
-        assert batch.labels is not None
-        return (loss or nn.functional.cross_entropy)(output, batch.labels)
+    share = settings.distillation if loss is None else 0.0
 
     def of_float(output: Any, batch: Batch) -> Tensor:
         with torch.no_grad():
@@ -147,7 +164,23 @@ def lesson_of(loader: Batches, loss: Loss | None, study: Study, most: int) -> Le
             [(a - b).square().mean() for a, b in pairs if b.is_floating_point()]
         ).sum()
 
+    def of_labels(output: Any, batch: Batch) -> Tensor:
+        assert batch.labels is not None
+        found = (loss or nn.functional.cross_entropy)(output, batch.labels)
+        if not share:
+            return found
+        with torch.no_grad():
+            wanted = study.reference(*batch.inputs)
+        return (1 - share) * found + share * _divergence(output, wanted)
+
     return Lesson(batches, of_labels if labelled else of_float)
+
+
+def _divergence(output: Tensor, wanted: Tensor) -> Tensor:
+    """``T² · KL(p ‖ q)``, mean over all but the classes, which lie where cross-entropy has them."""
+    axis = min(1, output.ndim - 1)
+    q, p = (torch.log_softmax(logits / _TEMPERATURE, axis) for logits in (output, wanted))
+    return _TEMPERATURE**2 * (p.exp() * (p - q)).sum(axis).mean()
 
 
 def finetune(
@@ -172,8 +205,8 @@ def finetune(
             mapping = _written(study, plan, made, mapping, (name, layer))
         for name, grid in training.grids.items() if settings.learn_scales else ():
             value = next(v for v in plan.values if v.asked_by == name and v.observed)
-            change = (value.spec, grid, plan.step(name))
-            mapping = _fixed(mapping, name, "activation", change)
+            asked = (value.address, value.spec, value.requested)
+            mapping = _fixed(mapping, "activation", asked, grid)
     said = f"loss on held-out batches {before:.4g} → {after:.4g}"
     reason = f"trained: {said}" if learned else f"nothing learned is better: {said}"
     outcomes = [
@@ -199,19 +232,24 @@ def _written(
     assert not isinstance(target, str) and target.step.weight is not None
     into = target.module(made)
     with torch.no_grad():
-        for path, parameter in layer.layer.named_parameters():
-            into.get_parameter(path).copy_(parameter)
-    set_weight(target.inner(made), layer.layer.get_parameter(layer.weight_name).detach())
-    return _fixed(mapping, name, "weight", (target.step.weight, layer.rounding, target.step))
+        values = layer.values()
+        for path, value in values.items():
+            into.get_parameter(path).copy_(value)
+    set_weight(target.inner(made), values[layer.weight_name])
+    asked = (target.step.address, target.step.weight, target.step.requested)
+    return _fixed(mapping, "weight", asked, layer.rounding)
 
 
 def _fixed(
-    mapping: QConfigMapping, name: str, which: Which, change: tuple[Any, Learned, Step]
+    mapping: QConfigMapping,
+    which: Which,
+    asked: tuple[Address, TensorSpec, QConfig | None],
+    grid: Learned,
 ) -> QConfigMapping:
-    spec, grid, step = change
-    assert step.requested is not None
+    address, spec, requested = asked
+    assert requested is not None
     fixed = replace(spec, policy=Fixed.of(grid.qparams()))
-    return SpecChange(name, which, fixed, step.requested)(mapping)
+    return SpecChange(address, which, fixed, requested)(mapping)
 
 
 def _train(
@@ -287,8 +325,7 @@ def algorithm_of(loader: Batches, loss: Loss | None) -> Algorithm:
         settings: FinetuneSettings,
         hooks: Hooks,
     ) -> Change:
-        most = math.ceil(settings.steps / (1 - settings.held_out)) + 1
-        lesson = lesson_of(loader, loss, subject.study, most)
+        lesson = lesson_of(loader, loss, subject.study, settings)
         return finetune(subject, mapping, layers, settings, hooks, lesson)
 
     about = "trains weights and scales with the rounding in place"

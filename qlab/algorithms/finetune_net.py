@@ -12,14 +12,16 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
-from qlab.algorithms.targets import find_target, inner_name
+from qlab.algorithms.targets import find_target, inner_name, is_transposed
 from qlab.analysis.simulation import Rounding, codes_of, simulate, simulated_layers
 from qlab.analysis.study import Study
 from qlab.graph import Plan
+from qlab.nn.intrinsic.fold import core
 from qlab.qconfig import QConfigMapping
 from qlab.qparams import QParams, fake_quantize_learned
 
 _SMALLEST = 1e-8
+_QUIETEST = 1e-3  # of the loudest channel: below, a channel moves as if it were so loud
 
 
 class Learned(nn.Module):
@@ -63,6 +65,13 @@ class Learned(nn.Module):
 class LearnedLayer(nn.Module):
     """A linear layer or convolution, with what is fused behind it, whose weight is rounded.
 
+    What is learned are `moves`: a parameter is its first value plus its unit times its move. The
+    unit of a weight is the root mean square of its channel, so that one learning rate is the same
+    relative change for a channel of whatever size; that of a bias is the norm of its channel's
+    weights. With batch norm folded in, channels differ by orders of magnitude: one absolute rate
+    would leave the weights of loud channels where they are, within a step of their grid, and throw
+    those of quiet ones about.
+
     Args:
         layer: The float layer; it is copied.
         rounding: Rounds its weight.
@@ -70,13 +79,39 @@ class LearnedLayer(nn.Module):
 
     def __init__(self, layer: nn.Module, rounding: Learned) -> None:
         super().__init__()
-        self.layer, self.rounding = copy.deepcopy(layer).eval(), rounding
+        self.layer, self.rounding = copy.deepcopy(layer).eval().requires_grad_(False), rounding
         self.weight_name = inner_name(layer)
+        self.units = _units(self.layer, self.weight_name)
+        own = [parameter for _, parameter in self.layer.named_parameters()]
+        self.moves = nn.ParameterList(torch.zeros_like(parameter) for parameter in own)
+
+    def values(self) -> dict[str, Tensor]:
+        """The layer's parameters as they stand, by name."""
+        named = zip(self.layer.named_parameters(), self.moves, strict=True)
+        return {name: value + self.units[name] * move for (name, value), move in named}
 
     def forward(self, x: Tensor) -> Tensor:
         """As the layer, with the rounded weight."""
-        weight = self.rounding(self.layer.get_parameter(self.weight_name))
-        return functional_call(self.layer, {self.weight_name: weight}, (x,))
+        values = self.values()
+        values[self.weight_name] = self.rounding(values[self.weight_name])
+        return functional_call(self.layer, values, (x,))
+
+
+def _units(layer: nn.Module, weight_name: str) -> dict[str, Tensor]:
+    """What a move of 1 adds to each parameter; broadcasts against it."""
+    weight = layer.get_parameter(weight_name).detach()
+    axis = 1 if is_transposed(core(layer)) else 0
+    others = [a for a in range(weight.ndim) if a != axis]
+    inputs = weight.numel() // max(1, weight.shape[axis])
+    size = weight.square().mean(others, keepdim=True).sqrt()
+    least = _QUIETEST * float(size.max()) or 1 / math.sqrt(max(1, inputs))
+    size = size.clamp(min=least)
+    norm = size.flatten() * math.sqrt(inputs)
+    units = {}
+    for name, parameter in layer.named_parameters():
+        fits = parameter.shape == norm.shape
+        units[name] = norm if fits else norm.square().mean().sqrt()
+    return {**units, weight_name: size}
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +122,7 @@ class Training:
         graph: It computes what is converted, in float, with gradients.
         layers: What is trained, by layer.
         refused: What is not, and why.
-        grids: The learned grids of activations, by the layer whose rule decides about them.
+        grids: The learned grids of activations, by the layer, or input, whose rule decides.
     """
 
     graph: fx.GraphModule
@@ -96,8 +131,8 @@ class Training:
     grids: dict[str, Learned]
 
     def parameters(self, learn_scales: bool) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """Weights and biases, and scales; these alone have gradients from now on."""
-        weights = [p for layer in self.layers.values() for p in layer.layer.parameters()]
+        """Moves of weights and biases, and scales; these alone have gradients from now on."""
+        weights = [move for layer in self.layers.values() for move in layer.moves]
         grids = [*(layer.rounding for layer in self.layers.values()), *self.grids.values()]
         scales = [grid.factor for grid in grids]
         for parameter in [*self.graph.parameters(), *scales]:

@@ -106,7 +106,7 @@ def gptq(
         set_weight(target.inner_of(simulation), rounding.weight)
         assert target.step.weight is not None and target.step.requested is not None
         spec = replace(target.step.weight, policy=Fixed.of(qparams))
-        mapping = SpecChange(name, "weight", spec, target.step.requested)(mapping)
+        mapping = SpecChange(target.step.address, "weight", spec, target.step.requested)(mapping)
         signal = moments.signal(target.inner(study.graph).weight)
         outcomes.append(_outcome(name, rounding, before, signal))
     hooks.step(len(layers), len(layers), "rounding")

@@ -163,7 +163,7 @@ def _weight(
     if bool((best == 0).all()):
         return mapping, numbers
     found = replace(spec, policy=Fixed.of(replace(qparams, scale=scale)))
-    return SpecChange(target.name, "weight", found, requested)(mapping), numbers
+    return SpecChange(target.step.address, "weight", found, requested)(mapping), numbers
 
 
 def _channel_errors(outputs: Iterator[Tensor], wanted: list[Tensor], axis: int) -> Tensor:
@@ -217,7 +217,7 @@ def _write_readings(
         assert step.output is not None and step.requested is not None
         qparams = subject.study.activation_qparams(node, step.output)
         spec = replace(step.output, policy=Fixed.of(_scaled(qparams, factor)))
-        mapping = SpecChange(step.name, "activation", spec, step.requested)(mapping)
+        mapping = SpecChange(step.address, "activation", spec, step.requested)(mapping)
         moved[step.name] = factor
     return mapping, moved
 

@@ -245,7 +245,7 @@ def _with_scales(mapping: QConfigMapping, split: Split, splits: dict[str, Split]
         qparams = replace(qparams, scale=qparams.scale[index], zero_point=qparams.zero_point[index])
     assert step.weight is not None and step.requested is not None
     spec = replace(step.weight, policy=Fixed.of(qparams))
-    return SpecChange(split.target.name, "weight", spec, step.requested)(mapping)
+    return SpecChange(step.address, "weight", spec, step.requested)(mapping)
 
 
 def _outcome(name: str, split: Split | None) -> Outcome:

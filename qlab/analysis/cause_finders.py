@@ -320,10 +320,10 @@ def _quantized_input(evidence: Evidence) -> Iterator[Cause]:
         spec = _searched(source.spec) if searchable else _widened(source.spec)
         if spec != source.spec:
             changes.append(SpecChange(source.asker, "activation", spec, source.found))
-    own = any(source.asker == evidence.name for source in evidence.sources)
+    own = any(source.asker.name == evidence.name for source in evidence.sources)
     words = "input and output" if own else "input"
     label = f"{MSE_LABEL}, for its {words}" if searchable else f"{MORE_BITS} bits for its {words}"
-    askers = ", ".join(dict.fromkeys(repr(source.asker) for source in evidence.sources))
+    askers = ", ".join(dict.fromkeys(repr(source.asker.name) for source in evidence.sources))
     yield Cause(
         "quantized input",
         evidence.name,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from qlab.errors import UnsupportedError
 from qlab.granularity import PerTensor
-from qlab.qconfig import QConfig, QConfigMapping, qconfig_of
+from qlab.qconfig import Address, QConfig, QConfigMapping, qconfig_of
 from qlab.ranges import QuantizationError, TensorSpec
 from qlab.stats import TensorStats
 
@@ -32,28 +32,33 @@ class SpecChange:
     """One tensor of one layer quantized in another way.
 
     Attributes:
-        layer: The layer whose rule changes.
+        address: The layer whose rule changes.
         tensor: ``"weight"`` or ``"activation"`` (its output).
         spec: How it is to be quantized.
         found: The layer's qconfig where the cause was found; it gives the other tensor's part
-            where the mapping has no rule for the layer yet.
+            where the mapping leaves the layer in float.
     """
 
-    layer: str
+    address: Address
     tensor: Which
     spec: TensorSpec
     found: QConfig
 
+    @property
+    def layer(self) -> str:
+        """Its name."""
+        return self.address.name
+
     def __call__(self, mapping: QConfigMapping) -> QConfigMapping:
-        """A copy of ``mapping`` with a rule for the layer; its other tensor stays as it is."""
-        base = mapping.module_name_qconfigs.get(self.layer) or self.found
+        """A copy of ``mapping`` in which the layer has it; its other tensor stays as it is."""
+        base = self.address.resolve(mapping).qconfig or self.found
         made = qconfig_of(self.spec, self.spec)
         changed = (
             QConfig(base.activation, made.weight)
             if self.tensor == "weight"
             else QConfig(made.activation, base.weight)
         )
-        return mapping.copy().set_module_name(self.layer, changed)
+        return self.address.give(mapping.copy(), changed)
 
 
 @dataclass(frozen=True)
@@ -170,12 +175,12 @@ class Source:
     """A quantized tensor that a layer reads, and who decides how it is quantized.
 
     Attributes:
-        asker: The layer whose activation spec decides.
+        asker: Address of the layer whose activation spec decides.
         spec: How the tensor is quantized.
         found: That layer's qconfig.
     """
 
-    asker: str
+    asker: Address
     spec: TensorSpec
     found: QConfig
 
@@ -185,7 +190,7 @@ class Evidence:
     """What is known of a layer under a configuration, for the causes to be found in.
 
     Attributes:
-        name: The layer.
+        address: The layer's.
         row: Its row in the registry, such as ``"conv2d"``.
         found: Its qconfig.
         tensors: Its weight and its output, those that are quantized.
@@ -197,7 +202,7 @@ class Evidence:
             without a quantized weight.
     """
 
-    name: str
+    address: Address
     row: str
     found: QConfig
     tensors: tuple[Quantized, ...] = ()
@@ -206,6 +211,11 @@ class Evidence:
     input_share: float | None = None
     shift_share: float | None = None
 
+    @property
+    def name(self) -> str:
+        """The layer."""
+        return self.address.name
+
     def change(self, tensor: Which, spec: TensorSpec) -> SpecChange:
         """The layer itself with another spec for one of its tensors."""
-        return SpecChange(self.name, tensor, spec, self.found)
+        return SpecChange(self.address, tensor, spec, self.found)

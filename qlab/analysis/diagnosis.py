@@ -73,7 +73,7 @@ def _evidence(study: Study, plan: Plan, step: Step, found: QConfig) -> Evidence:
     error = _output_error(study, plan, step)
     joined = step.row in ("add", "add_relu", "cat")
     return Evidence(
-        name=step.name,
+        address=step.address,
         row=str(step.row),
         found=found,
         tensors=tuple(_tensors(study, plan, step)),
@@ -112,9 +112,8 @@ def _sources(study: Study, plan: Plan, step: Step) -> Iterator[Source]:
         value = plan.by_node.get(node)
         if value is None or value.constant or isinstance(value.spec.policy, Fixed):
             continue
-        asker = plan.step(value.asked_by)
-        if asker.requested is not None:
-            yield Source(asker.name, value.spec, asker.requested)
+        if value.requested is not None:
+            yield Source(value.address, value.spec, value.requested)
 
 
 def _input_share(study: Study, plan: Plan, step: Step, error: Tensor) -> float:

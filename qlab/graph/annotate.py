@@ -41,8 +41,9 @@ def annotate(
 
     An operator that has an integer form and whose qconfig asks for it takes codes and gives codes.
     A tensor is quantized once: as the step that produces it asks, or, coming from outside or from
-    a float operator, as the first step that wants its codes asks. A step whose output only a clamp
-    reads (ReLU, ReLU6, Hardtanh) takes the range of the clamp.
+    a float operator, as the first step that wants its codes asks. An input of the graph may have a
+    rule of its own, by its name; where that leaves it in float, what reads it does too. A step
+    whose output only a clamp reads (ReLU, ReLU6, Hardtanh) takes the range of the clamp.
 
     Args:
         graph_module: A graph made by `trace` and `fuse`; it stays as it is.
@@ -56,8 +57,8 @@ def annotate(
         ArgumentError: The graph was not made by `trace`.
         QlabError: A qconfig holds something that is no observer.
     """
-    requests, unmatched = requests_for(graph_module, mapping)
-    return _Annotation(graph_module, requests, backend).plan(unmatched)
+    requests, inputs, unmatched = requests_for(graph_module, mapping)
+    return _Annotation(graph_module, (requests, inputs), backend).plan(unmatched)
 
 
 class _Role(Enum):
@@ -85,19 +86,19 @@ class _Annotation:
     def __init__(
         self,
         graph_module: fx.GraphModule,
-        requests: dict[fx.Node, Request],
+        requests: tuple[dict[fx.Node, Request], dict[fx.Node, Request]],
         backend: BackendConfig | None,
     ) -> None:
         self.graph_module = graph_module
         self.backend = backend
-        self.requests = requests
+        self.requests, self.inputs = requests
         self.shapes = shape_nodes(graph_module)
-        self.verdicts = {node: self._verdict(node) for node in requests}
+        self.verdicts = {node: self._verdict(node) for node in self.requests}
         self._keep_pieces_together()
         self.asker_of = cache(self._asker_of)
         self.values: dict[fx.Node, Value] = {}
         self.in_codes: set[fx.Node] = set()  # made in codes by a step, not quantized on the way
-        for node in requests:
+        for node in self.requests:
             self._quantize_around(node)
 
     def plan(self, unmatched: tuple[str, ...]) -> Plan:
@@ -179,7 +180,14 @@ class _Annotation:
                 return "its qconfig leaves activations in float"
         elif not isinstance(request.activation.granularity, PerTensor):
             return "an activation has one scale for the whole tensor, its qconfig asks for more"
+        elif (kept := self._kept_in_float(node)) is not None:
+            return f"it reads {kept.meta['name']!r}, left in float by {self.inputs[kept].rule}"
         return self._weight_obstacle(node, weight_spec(row, request.weight)) if row.weight else None
+
+    def _kept_in_float(self, node: fx.Node) -> fx.Node | None:
+        """An input of the graph that an operator reads and that its rule leaves in float."""
+        named = (operand for operand in operands(node) if operand in self.inputs)
+        return next((o for o in named if not self.inputs[o].gives_codes), None)
 
     def _float_obstacle(self, node: fx.Node, row: Row, request: Request) -> str | None:
         """Why an operator that gives real numbers does so with a float weight, or None."""
@@ -236,9 +244,11 @@ class _Annotation:
 
     def _quantize_outside(self, operand: fx.Node, asker: fx.Node) -> None:
         """Quantizes a tensor on its way into a step, unless it is quantized already."""
-        spec = self.requests[asker].activation
+        named = self.inputs.get(operand)
+        decides = operand if named is not None and named.gives_codes else asker
+        spec = self._request(decides).activation
         if operand not in self.values and spec is not None:
-            self.values[operand] = self._value(operand, spec, operand, asker)
+            self.values[operand] = self._value(operand, spec, operand, decides)
 
     def _value(
         self, node: fx.Node, spec: TensorSpec, shares_with: fx.Node, asker: fx.Node
@@ -250,8 +260,13 @@ class _Annotation:
             spec=spec,
             source=shared.source if shared is not None else shares_with.name,
             constant=node.op == "get_attr",
-            asked_by=shared.asked_by if shared is not None else asker.meta["name"],
+            address=shared.address if shared is not None else self._request(asker).address,
+            requested=shared.requested if shared is not None else self._request(asker).qconfig,
         )
+
+    def _request(self, node: fx.Node) -> Request:
+        """What is asked of an operator, or of an input that a rule names."""
+        return self.inputs.get(node) or self.requests[node]
 
     def _clamps_behind(self, node: fx.Node) -> list[fx.Node]:
         """The clamps that one after the other are all that reads a tensor.
@@ -310,6 +325,7 @@ class _Annotation:
             type=calls(node),
             fused=node.meta.get("fused", ()),
             row=row.name if row is not None else None,
+            address=request.address,
             requested=request.qconfig,
             rule=request.rule,
             inputs=tuple(given) if verdict.role is not _Role.NONE else (),
@@ -364,7 +380,9 @@ class _Annotation:
         words = " × ".join(dtype_words(spec) for spec in (*inputs, weight) if spec is not None)
         clamps = [clamp.meta["name"] for clamp in self._clamps_behind(node)]
         behind = f", in the range that {clamps[-1]} leaves" if clamps else ""
-        return "integer", f"{words} → {dtype_words(output)}{behind}"
+        named = [o for o in operands(node) if o in self.inputs]
+        asked = "".join(f", the input as {self.inputs[o].rule} asks" for o in named)
+        return "integer", f"{words} → {dtype_words(output)}{behind}{asked}"
 
 
 def _special(node: fx.Node, request: Request) -> _Verdict:

@@ -95,9 +95,8 @@ def check_allowed(
             continue
         node = nodes[step.node]
         activation, weight = map(asked_by, step.requested)
-        request = Request(
-            step.requested, step.rule, activation.spec, weight.spec, activation.dynamic
-        )
+        specs = activation.spec, weight.spec
+        request = Request(step.address, step.requested, step.rule, *specs, activation.dynamic)
         called = node.target
         if node.op == "call_module":
             called = type(graph_module.get_submodule(str(node.target)))

@@ -53,20 +53,24 @@ def candidates(inputs: inspect.BoundArguments) -> list[inspect.BoundArguments]:
     return [*([each_tensor(inputs, lambda t: torch.cat([t, t]))] if single else []), inputs]
 
 
-def export(root: nn.Module, inputs: inspect.BoundArguments) -> ExportedProgram:
+def export(
+    root: nn.Module, inputs: inspect.BoundArguments, *, by_name: bool = False
+) -> ExportedProgram:
     """The program of a model, free in every size that the model itself leaves free.
 
     Args:
         root: The model.
         inputs: Example arguments of its forward, itself first.
+        by_name: Whether the program shall take its inputs as keywords, instead of in order.
     """
+    args, kwargs = inputs.args[1:], inputs.kwargs
+    if by_name:
+        args, kwargs = (), dict(parts_of(inputs))
     sizes = {
         name: pytree.tree_map(_free, value) for name, value in list(inputs.arguments.items())[1:]
     }
     with torch.no_grad(), _as_written(), _quiet():
-        program = torch.export.export(
-            root, inputs.args[1:], inputs.kwargs, dynamic_shapes=sizes, strict=False
-        )
+        program = torch.export.export(root, args, kwargs, dynamic_shapes=sizes, strict=False)
         if any(writes(node.target) or node.op == "get_attr" for node in program.graph.nodes):
             program = program.run_decompositions({})
     return program

@@ -118,6 +118,13 @@ class Call:
             )
         return cls(tuple(parts), tuple(parts.values()), example_inputs, bound)
 
+    @property
+    def example(self) -> tuple[Any, ...] | dict[str, Any]:
+        """The example's `values`, by name where it was a mapping."""
+        if isinstance(self.example_inputs, Mapping):
+            return dict(zip(self.names, self.values, strict=True))
+        return self.values
+
     def run(self, model: nn.Module, inputs: Sequence[Any]) -> Any:
         """What a model of this signature gives for other values of `names`."""
         bound = replace(self._bound, dict(zip(self.names, inputs, strict=True)))

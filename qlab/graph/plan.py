@@ -11,7 +11,7 @@ import pandas as pd
 from torch import Tensor
 
 from qlab.errors import UncalibratedError, UnknownNameError
-from qlab.qconfig import QConfig
+from qlab.qconfig import Address, QConfig
 from qlab.qparams import QParams
 from qlab.ranges import Fixed, TensorSpec
 from qlab.registry import ROWS
@@ -34,6 +34,7 @@ class Step:
         type: Class or function, such as ``"Conv2d"`` or ``"add"``.
         fused: Names of the operators that it took in.
         row: Name of its row in the registry; None where there is no integer form.
+        address: What rules of the mapping may call it.
         requested: The qconfig that the mapping gives it; None for float.
         rule: The rule of the mapping that decided, in words.
         inputs: One entry per tensor input: how it arrives, None for float.
@@ -54,6 +55,7 @@ class Step:
     type: str
     fused: tuple[str, ...]
     row: str | None
+    address: Address
     requested: QConfig | None
     rule: str
     inputs: tuple[TensorSpec | None, ...]
@@ -84,7 +86,9 @@ class Value:
         source: Name of the node whose range gives its scale and zero point: its own, that of the
             tensor it shares them with, or that of the clamped tensor where only a clamp reads it.
         constant: Whether it is a parameter or buffer, whose range needs no calibration.
-        asked_by: Name of the step whose qconfig decided.
+        address: What rules may call the step whose qconfig decided; an input's own where a rule
+            names it.
+        requested: That qconfig.
     """
 
     node: str
@@ -92,7 +96,13 @@ class Value:
     spec: TensorSpec
     source: str
     constant: bool
-    asked_by: str
+    address: Address
+    requested: QConfig | None
+
+    @property
+    def asked_by(self) -> str:
+        """Name of the step, or the input, whose qconfig decided."""
+        return self.address.name
 
     @property
     def observed(self) -> bool:

@@ -26,16 +26,16 @@ def prepare(graph_module: fx.GraphModule, plan: Plan) -> fx.GraphModule:
         The observed graph; its ``meta["plan"]`` is the plan.
     """
     prepared = copy.deepcopy(graph_module)
-    observed = ((value, asked_factory(plan, value)) for value in plan.values if value.observed)
+    observed = ((value, asked_factory(value)) for value in plan.values if value.observed)
     hang(prepared, observed)
     prepared.meta["plan"] = plan
     prepared.recompile()
     return prepared
 
 
-def asked_factory(plan: Plan, value: Value) -> Callable[[], nn.Module]:
-    """What makes the observer of a quantized tensor: its step's qconfig."""
-    qconfig = plan.step(value.asked_by).requested
+def asked_factory(value: Value) -> Callable[[], nn.Module]:
+    """What makes the observer of a quantized tensor: the qconfig that decided about it."""
+    qconfig = value.requested
     assert qconfig is not None and qconfig.activation is not None
     return qconfig.activation
 

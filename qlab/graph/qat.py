@@ -89,7 +89,7 @@ def _make_aware(graph_module: fx.GraphModule, step: Step) -> None:
 
 def _factories(plan: Plan) -> Iterator[tuple[Value, Callable[[], nn.Module]]]:
     for value in plan.values:
-        factory = asked_factory(plan, value)
+        factory = asked_factory(value)
         if value.node != value.source:
             continue
         if not value.observed and not isinstance(factory(), FakeQuantizeBase):

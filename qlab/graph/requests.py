@@ -11,13 +11,14 @@ from typing import Any
 from torch import fx
 
 from qlab.errors import ArgumentError
+from qlab.granularity import PerTensor
 from qlab.qconfig import (
+    Address,
     QConfig,
     QConfigMapping,
     Resolution,
     Rule,
     get_default_qconfig_mapping,
-    resolve,
 )
 from qlab.ranges import TensorSpec
 from qlab.registry.asked import Asked, asked_by
@@ -27,9 +28,10 @@ _CALLS = ("call_module", "call_function", "call_method")
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of one operator.
+    """What is asked of one operator, or of an input of the graph, which has no weight.
 
     Attributes:
+        address: What rules may call it.
         qconfig: Its qconfig; None for float.
         rule: The rule that gave it, in words.
         activation: How its output is to be quantized; None for float.
@@ -37,11 +39,18 @@ class Request:
         dynamic: Whether its input is to be quantized anew for every call.
     """
 
+    address: Address
     qconfig: QConfig | None
     rule: str
     activation: TensorSpec | None = None
     weight: TensorSpec | None = None
     dynamic: bool = False
+
+    @property
+    def gives_codes(self) -> bool:
+        """Whether it asks for one scale and zero point that are known before the call."""
+        spec = self.activation
+        return spec is not None and not self.dynamic and isinstance(spec.granularity, PerTensor)
 
     @property
     def why_float(self) -> str:
@@ -51,12 +60,15 @@ class Request:
 
 def requests_for(
     graph_module: fx.GraphModule, mapping: QConfigMapping
-) -> tuple[dict[fx.Node, Request], tuple[str, ...]]:
-    """Resolves a mapping for every operator of a graph, in graph order.
+) -> tuple[dict[fx.Node, Request], dict[fx.Node, Request], tuple[str, ...]]:
+    """Resolves a mapping for every operator of a graph, in graph order, and for its inputs.
+
+    An input has a request of its own where a rule by module name is its name, such as ``"x"``, and
+    no operator has that name or lies in a module of it.
 
     Returns:
-        The requests, and in words the rules that match no operator. The types that the default
-        mapping names, and with it every preset, are left out there.
+        The requests of operators, those of inputs, and in words the rules that match neither. The
+        types that the default mapping names, and with it every preset, are left out there.
 
     Raises:
         ArgumentError: The graph was not made by `trace`.
@@ -72,53 +84,44 @@ def requests_for(
     factories: dict[int, Asked] = {}
 
     def asked(factory: Any) -> Asked:
-        if id(factory) not in factories:
-            factories[id(factory)] = asked_by(factory)
-        return factories[id(factory)]
+        known = factories.get(id(factory))
+        return known or factories.setdefault(id(factory), asked_by(factory))
 
-    requests = {}
-    for operator in operators:
-        qconfig, rule = operator.resolve(mapping)
-        request = Request(qconfig, rule)
-        if qconfig is not None:
-            activation, weight = asked(qconfig.activation), asked(qconfig.weight)
-            request = Request(qconfig, rule, activation.spec, weight.spec, activation.dynamic)
-        requests[operator.node] = request
-    used = {request.rule for request in requests.values()}
+    def request(address: Address, found: Resolution) -> Request:
+        qconfig, rule = found
+        if qconfig is None:
+            return Request(address, None, rule)
+        activation, weight = asked(qconfig.activation), asked(qconfig.weight)
+        specs = activation.spec, weight.spec
+        return Request(address, qconfig, rule, *specs, activation.dynamic)
+
+    requests = {node: request(address, address.resolve(mapping)) for node, address in operators}
+    addresses = [address for _, address in operators]
+    inputs = {
+        node: request(Address(rule.key, rule.key, (), 0), Resolution(rule.qconfig, str(rule)))
+        for node, rule in _named_inputs(graph_module, mapping)
+        if not _matches(rule, addresses)
+    }
+    used = {request.rule for request in (*requests.values(), *inputs.values())}
     unmatched = [
         str(rule)
         for rule in mapping.rules()
-        if str(rule) not in used and not _standard(rule) and not _matches(rule, operators)
+        if str(rule) not in used and not _standard(rule) and not _matches(rule, addresses)
     ]
-    return requests, tuple(unmatched)
+    return requests, inputs, tuple(unmatched)
 
 
-@dataclass(frozen=True)
-class _Operator:
-    """How rules may refer to one operator.
-
-    Attributes:
-        node: Its node.
-        name: Its own name; several calls of one module have names of their own.
-        path: The name that all calls of the module share.
-        types: What rules by type may call it, the strongest first.
-        index: Which of its kind in the module around it, from 0.
-    """
-
-    node: fx.Node
-    name: str
-    path: str
-    types: tuple[Any, ...]
-    index: int
-
-    def resolve(self, mapping: QConfigMapping) -> Resolution:
-        own = self.name in mapping.module_name_qconfigs
-        scope = self.path.rpartition(".")[0]
-        name = self.name if own else self.path
-        return resolve(mapping, name, self.types, scope=scope, index=self.index)
+def _named_inputs(
+    graph_module: fx.GraphModule, mapping: QConfigMapping
+) -> Iterator[tuple[fx.Node, Rule]]:
+    for node in graph_module.graph.nodes:
+        name = node.meta["name"]
+        if node.op == "placeholder" and name in mapping.module_name_qconfigs:
+            yield node, Rule("module_name", name, mapping.module_name_qconfigs[name])
 
 
-def _operators(graph_module: fx.GraphModule) -> Iterator[_Operator]:
+def _operators(graph_module: fx.GraphModule) -> Iterator[tuple[fx.Node, Address]]:
+    """Every operator, and how rules may refer to it."""
     seen: Counter[tuple[str, Any]] = Counter()
     for node in graph_module.graph.nodes:
         if node.op not in _CALLS:
@@ -132,7 +135,7 @@ def _operators(graph_module: fx.GraphModule) -> Iterator[_Operator]:
             path = f"{path}.{label}" if path else label
             types = (node.meta["scope"], kind)
         scope = path.rpartition(".")[0]
-        yield _Operator(node, node.meta["name"], path, types, seen[scope, kind])
+        yield node, Address(node.meta["name"], path, types, seen[scope, kind])
         seen[scope, kind] += 1
 
 
@@ -146,8 +149,8 @@ def _standard(rule: Rule) -> bool:
     return rule.style == "global" or (rule.style == "object_type" and rule.key in _default_types())
 
 
-def _matches(rule: Rule, operators: list[_Operator]) -> bool:
+def _matches(rule: Rule, addresses: list[Address]) -> bool:
     """Whether a rule matches an operator that a stronger one decided."""
     key = rule.key if isinstance(rule.key, tuple) else (rule.key,)
     alone = QConfigMapping.from_dict({rule.style: [(*key, rule.qconfig)]})
-    return any(operator.resolve(alone).rule == str(rule) for operator in operators)
+    return any(address.resolve(alone).rule == str(rule) for address in addresses)

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+import torch
 from torch import fx, nn
 from torch.nn.parameter import UninitializedParameter
 
@@ -126,14 +127,15 @@ def _check_model(model: object) -> None:
 
 def symbolic(root: nn.Module, inputs: inspect.BoundArguments, leaves: Leaves) -> fx.GraphModule:
     """Runs the forward once with stand-ins for the inputs and records what it does with them."""
-    tracer, before = _Tracer(inputs, leaves), _State(root)
-    try:
-        with _ONE_AT_A_TIME:
+    tracer = _Tracer(inputs, leaves)
+    with _ONE_AT_A_TIME:
+        before = _State(root)
+        try:
             graph = tracer.trace(root)
-    except Exception as error:
-        raise trace_error(root, error, tracer.stopped_in) from error
-    finally:
-        written = before.restored()
+        except Exception as error:
+            raise trace_error(root, error, tracer.stopped_in) from error
+        finally:
+            written = before.restored()
     if written:
         raise TraceError(
             "The model writes to its own state when it is called",
@@ -157,11 +159,13 @@ class _State:
         ]
 
     def restored(self) -> list[str]:
-        """Puts back what was written to; the paths of it."""
+        """Puts back what was written to, into the same tensors; the paths of it."""
         written = []
         for module, path, name, buffer, version, value in self.kept:
             if module._buffers.get(name) is not buffer or buffer._version != version:
-                module._buffers[name] = value
+                with torch.no_grad():
+                    buffer.copy_(value)
+                module._buffers[name] = buffer
                 written.append(f"{path}.{name}".lstrip("."))
         return written
 

@@ -22,7 +22,7 @@ from qlab.dtypes import QDType, as_qdtype
 from qlab.errors import ArgumentError, DTypeError, FormatError, QlabError
 from qlab.execution import usable_device
 from qlab.io import program
-from qlab.io.files import write_atomically
+from qlab.io.files import path_with_suffix, write_atomically
 from qlab.io.packing import is_packed, pack, unpack
 
 FORMAT = "qlab-quantized"
@@ -83,18 +83,13 @@ def save_quantized(graph_module: fx.GraphModule, path: str | os.PathLike[str]) -
     """Writes a converted graph to ``path``, whole or not at all.
 
     Raises:
-        ArgumentError: The path does not end in ``.safetensors``.
+        ArgumentError: The path does not end in ``.safetensors``, or no file can be written there.
+        DTypeError: It is no path.
         UnsupportedError: As `checkpoint_bytes`.
     """
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        raise ArgumentError(
-            "A quantized checkpoint is a safetensors file",
-            expected="a path that ends in .safetensors",
-            received=str(path),
-        )
-    write_atomically(path, checkpoint_bytes(graph_module))
-    return path
+    target = path_with_suffix(path, ".safetensors", "save_quantized")
+    write_atomically(target, checkpoint_bytes(graph_module))
+    return target
 
 
 def load_quantized(

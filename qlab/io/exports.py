@@ -38,7 +38,7 @@ def _onnx(lab: Replayed, mapping: QConfigMapping, origin: Origin | None) -> byte
 
 
 def _program(lab: Replayed, mapping: QConfigMapping, origin: Origin | None) -> bytes:
-    return pt2_bytes(lab.convert(mapping), lab.example_values)
+    return pt2_bytes(lab.convert(mapping), lab.example_call)
 
 
 #: By suffix, what makes the file's whole content; it is written only when all of it is there.

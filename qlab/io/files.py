@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import tempfile
+import secrets
+import stat
 from pathlib import Path
 
 from qlab.errors import ArgumentError, DTypeError
 
-_MASK = os.umask(0o077)  # can only be read by setting it: once, before there are threads
-os.umask(_MASK)
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 
 def path_of(path: object, caller: str) -> Path:
@@ -44,34 +45,36 @@ def write_atomically(path: Path, content: bytes, *, private: bool = False) -> No
     """Writes ``content`` beside ``path`` and renames it, so that no half-written file is left.
 
     Args:
-        path: Where to.
+        path: Where to. Who may read a file that is there may read the new one; a new one may be
+            read by whom the process's umask allows.
         content: What.
         private: Whether nobody but the owner may read it.
 
     Raises:
-        ArgumentError: The folder does not exist or may not be written to, the path is a folder, or
-            the disk is full; what was there before is still there.
+        ArgumentError: The folder does not exist or may not be written to, the path is a folder, the
+            name is too long, or the disk is full; what was there before is still there.
     """
-    if path.is_dir():
-        raise ArgumentError(
-            "No file can be written there", expected="a file's path", received=f"a folder, {path}"
-        )
+    temporary = path.parent / f".{path.name[:40]}.{secrets.token_hex(8)}"
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        before = _mode_of(path)
+        if before is not None and stat.S_ISDIR(before):
+            raise ArgumentError(
+                "No file can be written there",
+                expected="a file's path",
+                received=f"a folder, {path}",
+            )
+        mode = 0o666 if before is None and not private else 0o600
+        handle = os.open(temporary, _NEW, mode)
     except OSError as error:
-        raise ArgumentError(
-            "No file can be written there",
-            expected="a folder that exists and may be written to",
-            received=f"{str(path.parent)!r} ({error.strerror})",
-        ) from error
+        raise _unwritable(path, error) from error
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
-        if not private:
-            Path(temporary).chmod(_mode_of(path))
-        Path(temporary).replace(path)
+        if before is not None and not private:
+            temporary.chmod(before & 0o777)
+        temporary.replace(path)
     except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise ArgumentError(
                 "The file could not be written; what was there before is unchanged",
@@ -81,9 +84,23 @@ def write_atomically(path: Path, content: bytes, *, private: bool = False) -> No
         raise
 
 
-def _mode_of(path: Path) -> int:
-    """Who may read a file: as before where there was one, else as any file that is made here.
+def _mode_of(path: Path) -> int | None:
+    """What a path leads to and who may read it; None where there is nothing."""
+    try:
+        return path.stat().st_mode
+    except FileNotFoundError:
+        return None
 
-    A temporary file is its owner's alone, and would stay so where others are to read a model.
-    """
-    return path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_MASK
+
+def _unwritable(path: Path, error: OSError) -> ArgumentError:
+    if error.errno == errno.ENAMETOOLONG:
+        return ArgumentError(
+            "No file can be written under that name",
+            expected="a shorter name",
+            received=f"{str(path)!r} ({error.strerror})",
+        )
+    return ArgumentError(
+        "No file can be written there",
+        expected="a folder that exists and may be written to",
+        received=f"{str(path.parent)!r} ({error.strerror})",
+    )

@@ -16,29 +16,90 @@ from qlab.registry import SHARED
 
 #: Classes of `torch.nn` that stay in float, and that their attributes rebuild.
 _EXTRA_FLOAT = (
+    nn.AlphaDropout,
+    nn.BatchNorm1d,
+    nn.Bilinear,
     nn.CELU,
+    nn.ChannelShuffle,
+    nn.CircularPad1d,
+    nn.CircularPad2d,
+    nn.CircularPad3d,
+    nn.ConstantPad1d,
+    nn.ConstantPad2d,
+    nn.ConstantPad3d,
     nn.ConvTranspose1d,
     nn.ConvTranspose2d,
     nn.ConvTranspose3d,
+    nn.CosineSimilarity,
+    nn.CrossMapLRN2d,
     nn.Dropout,
     nn.Dropout1d,
     nn.Dropout2d,
     nn.Dropout3d,
     nn.Embedding,
+    nn.FeatureAlphaDropout,
     nn.Flatten,
+    nn.Fold,
+    nn.GLU,
+    nn.GRU,
+    nn.GRUCell,
+    nn.Hardshrink,
     nn.Identity,
+    nn.LocalResponseNorm,
+    nn.LogSigmoid,
     nn.LogSoftmax,
+    nn.LPPool1d,
+    nn.LPPool2d,
+    nn.LPPool3d,
+    nn.LSTM,
+    nn.LSTMCell,
+    nn.MaxUnpool1d,
+    nn.MaxUnpool2d,
+    nn.MaxUnpool3d,
     nn.Mish,
-    nn.PReLU,
+    nn.PairwiseDistance,
     nn.PixelShuffle,
+    nn.PixelUnshuffle,
+    nn.PReLU,
+    nn.ReflectionPad1d,
+    nn.ReflectionPad2d,
+    nn.ReflectionPad3d,
+    nn.ReplicationPad1d,
+    nn.ReplicationPad2d,
+    nn.ReplicationPad3d,
     nn.RMSNorm,
+    nn.RNN,
+    nn.RNNCell,
+    nn.RReLU,
     nn.SELU,
     nn.SiLU,
+    nn.Softmax2d,
+    nn.Softmin,
     nn.Softplus,
+    nn.Softshrink,
+    nn.Softsign,
     nn.Tanhshrink,
     nn.Threshold,
     nn.Unflatten,
+    nn.Unfold,
+    nn.UpsamplingBilinear2d,
+    nn.UpsamplingNearest2d,
+    nn.ZeroPad1d,
+    nn.ZeroPad2d,
+    nn.ZeroPad3d,
 )
+#: Recurrent layers' constructors name no arguments: these are attributes of theirs.
+_RECURRENT = (
+    "input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional",
+)  # fmt: skip
+_NAMELESS: dict[type[nn.Module], tuple[str, ...]] = {
+    nn.GRU: _RECURRENT,
+    nn.LSTM: (*_RECURRENT, "proj_size"),
+    nn.RNN: (*_RECURRENT, "nonlinearity"),
+}
+#: Arguments that are attributes of another name.
+_KEPT_AS: dict[tuple[type[nn.Module], str], str] = {(nn.PairwiseDistance, "p"): "norm"}
+_MOST_LAYERS = 1000  # a recurrent layer's own loop makes each of them
 _FLOAT_DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -73,11 +134,13 @@ def _fused_classes() -> dict[str, type[FusedModule]]:
 
 def _float_arguments(module: nn.Module) -> dict[str, Any]:
     """Constructor arguments of a `torch.nn` module, read off the attributes of the same name."""
+    if type(module) in _NAMELESS:
+        return {name: getattr(module, name) for name in _NAMELESS[type(module)]}
     arguments: dict[str, Any] = {}
     for name, parameter in inspect.signature(type(module).__init__).parameters.items():
         if name in _SKIPPED_ARGUMENTS or parameter.kind in _VARIADIC:
             continue
-        value = getattr(module, name, None)
+        value = getattr(module, _KEPT_AS.get((type(module), name), name), None)
         if isinstance(value, torch.Tensor) or (name == "bias" and not isinstance(value, bool)):
             value = value is not None
         arguments[name] = value
@@ -104,7 +167,8 @@ def describe(module: nn.Module, path: str) -> dict[str, Any]:
             f"The layer {path!r} cannot be saved in a checkpoint",
             expected="a quantized module or one of torch.nn that the registry knows",
             received=name,
-            fix="Quantize the layer, or replace it by one of torch.nn.",
+            fix="Write .pt2 instead; or quantize the layer, or replace it by those of torch.nn "
+            "that their constructor's plain arguments rebuild.",
         )
     data: dict[str, Any] = {"class": name, "arguments": _listed(_float_arguments(module))}
     dtype = _float_dtype(module)
@@ -145,9 +209,11 @@ def build(data: dict[str, Any], path: str) -> nn.Module:
         if name in quantized:
             return quantized[name].from_config(data["config"])
         if name in floats:
-            arguments = {
+            arguments: dict[str, Any] = {
                 k: tuple(v) if isinstance(v, list) else v for k, v in data["arguments"].items()
             }
+            if arguments.get("num_layers", 1) > _MOST_LAYERS:
+                raise ValueError(f"{arguments['num_layers']} layers in one")
             dtype = _FLOAT_DTYPES[data.get("dtype", "float32")]
             return floats[name](**arguments).to(dtype).eval()
         if name in fused:

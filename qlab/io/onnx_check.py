@@ -188,7 +188,7 @@ class _Networks:
         proto = _checked(content)
         self.opset = next(o.version for o in proto.opset_import if not o.domain)
         self.tensors = _tensors(proto)
-        carriers = {node.name: node.meta.get("qparams") for node in model.graph.nodes}
+        carriers = {node.name for node in model.graph.nodes}
         if missing := [node for node in self.tensors.values() if node not in carriers]:
             raise FormatError(
                 "The ONNX file was made from another model",

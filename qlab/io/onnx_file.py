@@ -9,11 +9,13 @@ import os
 import re
 from collections.abc import Iterator
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import fx
+from torch._decomp import decomposition_table
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
@@ -45,8 +47,8 @@ def onnx_bytes(model: fx.GraphModule, example_inputs: Inputs) -> bytes:
             axis of the inputs is called ``batch``.
 
     Raises:
-        UnsupportedError: ONNX cannot say what the model does; names operator and module. Or the
-            file would exceed 2 GiB.
+        UnsupportedError: ONNX cannot say what the model does; names the operator, and the module
+            that calls it where the model is not that itself. Or the file would exceed 2 GiB.
     """
     program = exported(portable(model, ONNX), example_inputs)
     with _expected_messages():
@@ -61,7 +63,7 @@ def onnx_bytes(model: fx.GraphModule, example_inputs: Inputs) -> bytes:
                 verbose=False,
             )
         except torch.onnx.errors.OnnxExporterError as error:
-            raise _inexpressible(error, program) from error
+            raise _inexpressible(error, program, model) from error
     _finish(made.model, _code_tensors(made.exported_program))
     try:
         content = made.model_proto.SerializeToString()
@@ -208,7 +210,9 @@ def _renamed(size: Any, names: dict[str, str], onnx_ir: Any) -> Any:
     return re.sub(r"\w+", lambda found: names.get(found[0], found[0]), size.value)
 
 
-def _inexpressible(error: Exception, program: ExportedProgram) -> UnsupportedError:
+def _inexpressible(
+    error: Exception, program: ExportedProgram, model: fx.GraphModule
+) -> UnsupportedError:
     """Says which operator of which module ONNX does not know."""
     reasons: list[BaseException] = [error]
     while (cause := reasons[-1].__cause__) is not None:
@@ -216,13 +220,31 @@ def _inexpressible(error: Exception, program: ExportedProgram) -> UnsupportedErr
     text = " ".join(map(str, reasons))
     known = re.search(r"target=(?:torch\.ops\.)?([\w.]+)", text)
     operator = known[1] if known else "an operator"
-    nodes = (node for node in program.graph.nodes if str(node.target) == operator)
-    node = next(nodes, None)
-    stack = {} if node is None else node.meta.get("nn_module_stack", {})
-    paths = [path for path, _ in stack.values() if path]
-    where = f" in module {paths[-1]!r}" if paths else ""
+    path = _caller_of(operator, program, model)
+    where = f" in module {path!r}" if path else ""
     return UnsupportedError(
         f"ONNX (opset {OPSET}) has no form of {operator}{where}",
         received=str(reasons[-1]).splitlines()[0],
         fix="Write .pt2 or .safetensors, or replace the operator in the model.",
     )
+
+
+def _caller_of(operator: str, program: ExportedProgram, model: fx.GraphModule) -> str:
+    """The module of the converted graph that calls an operator; empty if the model itself does."""
+    callers = {node.name: node for node in model.graph.nodes}
+    taken_apart = {**decomposition_table, **torch.export.default_decompositions()}
+    with expected_warnings():  # an operator may have come out of another
+        programs = (program, program.run_decompositions(taken_apart))
+    for node in chain.from_iterable(p.graph.nodes for p in programs):
+        if str(node.target) == operator and (source := _source(node)) in callers:
+            caller = callers[source]
+            return str(caller.target if caller.op == "call_module" else caller.meta.get("path", ""))
+    return ""
+
+
+def _source(node: fx.Node) -> str:
+    """The name of the node that a node of a program was recorded of."""
+    name, sources = "", node.meta.get("from_node")
+    while sources:
+        name, sources = sources[-1].name, sources[-1].from_node
+    return name

@@ -65,6 +65,13 @@ class Form(NamedTuple):
                 return cls(*plain, axis if rank is None else axis % rank, group_size)
         raise UnsupportedError("No other runtime knows these scales", received=qparams.granularity)
 
+    def spread(self, values: Tensor, x: Tensor) -> Tensor:
+        """One value per scale, so that they broadcast against ``x``."""
+        if not values.dim():
+            return values
+        several = PerGroup(self.group, self.axis) if self.group else PerAxis(self.axis)
+        return several.expand(values, x.shape)
+
 
 class Rounding(NamedTuple):
     """How a program quantizes and dequantizes: with its own operators, or with those of aten.
@@ -280,6 +287,7 @@ class _Weighted(_Sum):
         y = functional_call(self.inner, given, (x.to(torch.float32),))
         if self.bias is not None and self.apart:
             spatial = self.get_buffer("weight_codes").dim() - 2
+            # Reshaped to its own shape it would be another constant, without its name.
             y = y + (self.bias.reshape(-1, *[1] * spatial) if spatial else self.bias)
         y = sum(others, y)
         return y if OUTPUT in self.forms else y.to(dtype)
@@ -293,7 +301,6 @@ class _Dynamic(_Weighted):
     """A layer that finds its input's scale in the program itself."""
 
     def __init__(self, module: DynamicLayer, tag: str, rounding: Rounding) -> None:
-        nn.Module.__init__(self)
         _Taken.__init__(self, tag, rounding)
         self.relu, self.most, self.then = bool(type(module).relu), None, None
         self.inner = self.float_module(module)
@@ -396,6 +403,5 @@ _FORMS: tuple[tuple[type[nn.Module], Callable[..., nn.Module]], ...] = (
     (nnq.MatMul, _Sum),
     (nnq.Softmax, _Softmax),
     (nnq.Dropout, _Moved),
-    (nnq.DeQuantize, _Step),
     (QuantizedModule, _Step),
 )

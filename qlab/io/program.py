@@ -28,7 +28,8 @@ from qlab.io.uploads.operators import ALLOWED, operator_of
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _PATH = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*\Z")
-_PLAIN_METHODS = ("size", "dim", "numel", "to")
+_CASTS = ("bfloat16", "bool", "byte", "char", "double", "float", "half", "int", "long", "short")
+_PLAIN_METHODS = ("size", "dim", "numel", "to", *_CASTS)
 _SHAPE_ATTRIBUTES = ("shape", "ndim")
 
 

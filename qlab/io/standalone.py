@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -21,21 +21,12 @@ from qlab.io.files import path_with_suffix, write_atomically
 from qlab.io.portable import AFTER_PRODUCT, FUSED, Form, Rounding, portable
 
 
-def _spread(values: Tensor, form: Form, x: Tensor) -> Tensor:
-    """One value per scale, broadcastable against ``x``."""
-    if not values.dim():
-        return values
-    if form.group:
-        return values.repeat_interleave(form.group, form.axis)
-    return values.reshape([-1 if axis == form.axis else 1 for axis in range(x.dim())])
-
-
 def quantize_with_aten(
     x: Tensor, scale: Tensor, zero_point: Tensor, form: Form, tag: str, order: str
 ) -> Tensor:
     """Codes by the formulas of `qlab.qparams`, of finite numbers, in aten operators."""
     dtype = as_qdtype(form.dtype)
-    inverse, zero = _spread(1.0 / scale, form, x), _spread(zero_point, form, x)
+    inverse, zero = form.spread(1.0 / scale, x), form.spread(zero_point, x)
     if dtype.is_float:
         return (x * inverse).clamp(form.low, form.high).to(dtype.storage)
     if order == FUSED and dtype.bits <= 16:
@@ -53,7 +44,7 @@ def dequantize_with_aten(
     codes: Tensor, scale: Tensor, zero_point: Tensor, form: Form, constant: bool = False
 ) -> Tensor:
     """``(q - z) · s`` in aten operators."""
-    factor, zero = _spread(scale, form, codes), _spread(zero_point, form, codes)
+    factor, zero = form.spread(scale, codes), form.spread(zero_point, codes)
     dtype = as_qdtype(form.dtype)
     if dtype.is_float:
         return codes.float() * factor
@@ -81,13 +72,15 @@ def expected_warnings() -> Iterator[None]:
 def exported(model: fx.GraphModule, example_inputs: Inputs) -> ExportedProgram:
     """What `torch.export` records of a graph, free in the sizes that it leaves free.
 
+    It takes keywords where the example inputs are a mapping, else inputs in order.
+
     Raises:
         UnsupportedError: It cannot be recorded; says why.
     """
     reasons: list[Exception] = []
     for inputs in candidates(bind(model, example_inputs)):
         try:
-            return export(model, inputs)
+            return export(model, inputs, by_name=isinstance(example_inputs, Mapping))
         except QlabError:
             raise
         except Exception as error:  # torch raises whatever the traced code and itself do
@@ -105,7 +98,7 @@ def pt2_bytes(model: fx.GraphModule, example_inputs: Inputs) -> bytes:
 
     Args:
         model: What `convert_fx` or `Lab.convert` gave.
-        example_inputs: Inputs of one call.
+        example_inputs: Inputs of one call; the program takes keywords if they are a mapping.
 
     Raises:
         UnsupportedError: The model has no such form; says why.

@@ -121,6 +121,11 @@ class LabBase:
         return self._call.values
 
     @property
+    def example_call(self) -> tuple[Any, ...] | dict[str, Any]:
+        """The same by name where the example inputs were given by name, as the model is called."""
+        return self._call.example
+
+    @property
     def types(self) -> dict[str, ObjectType]:
         """The operators' types by what people call them, for `QConfigMapping.set_object_type`."""
         return types_of(self._study.graph)

@@ -138,8 +138,9 @@ class RepairableLab(LabBase):
             mapping: The configuration to train the model for.
             loader: Batches of (inputs, labels), as ``evaluation`` of the constructor. It is read
                 once, as many batches as the steps need are kept, and a part of them is held out.
-            loss: Called as ``loss(output, labels)``. Not given, it is the cross-entropy, or, where
-                the loader gives no labels, the squared distance from the float network's output.
+            loss: Called as ``loss(output, labels)``. Not given, it is the cross-entropy and the
+                distance from the float network's softmax, half each; or, where the loader gives no
+                labels, the squared distance from the float network's output.
             steps: Of one batch each; training may end earlier.
             layers: The layers to train; all that have a quantized weight if not given.
             on_progress: Called as ``(done, total, label)``.

@@ -1,5 +1,6 @@
 """Which observers a layer gets, and which layers get them: `QConfig` and `QConfigMapping`."""
 
+from qlab.qconfig.address import Address
 from qlab.qconfig.default_mapping import (
     get_default_qat_qconfig_dict,
     get_default_qat_qconfig_mapping,
@@ -51,6 +52,7 @@ from qlab.qconfig.qconfig import (
 
 __all__ = [
     "BACKENDS",
+    "Address",
     "QConfig",
     "QConfigAny",
     "QConfigDynamic",

@@ -141,7 +141,11 @@ class QConfigMapping:
         return self
 
     def set_module_name(self, module_name: str, qconfig: QConfig | None) -> Self:
-        """Gives a qconfig to a module, by its path, and to all that is inside it."""
+        """Gives a qconfig to a module, by its path, and to all that is inside it.
+
+        Where no operator is meant, an input of the graph may be, by the argument's name: how it is
+        quantized is else decided by the first step that reads it.
+        """
         self.module_name_qconfigs[module_name] = _checked(qconfig)
         return self
 

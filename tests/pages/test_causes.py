@@ -14,6 +14,7 @@ from pages.common.engine import board
 from pages.common.workspace import Choice, Draft, Workspace
 from qlab import Lab, presets
 from qlab.analysis.causes import Cause, SpecChange, SpecChanges
+from qlab.qconfig import Address
 from qlab.ranges import TensorSpec
 from tests.pages.harness import (
     ROOT,
@@ -183,12 +184,17 @@ def test_numbers_have_the_unit_of_their_cause(cause: Any, told: str):
     assert causes.measured(cause) == told
 
 
+def at(layer: str) -> Address:
+    """A layer that only a rule for its name or for everything matches."""
+    return Address(layer, layer, (), 0)
+
+
 def changing(*layers: str) -> Cause:
     """A cause whose remedy changes some layers of an int8 network."""
     found = presets.get("int8").mapping().global_qconfig
     assert found is not None
     spec = TensorSpec.uint8_activation().with_bits(16)
-    changes = tuple(SpecChange(layer, "activation", spec, found) for layer in layers)
+    changes = tuple(SpecChange(at(layer), "activation", spec, found) for layer in layers)
     return Cause("k", "last", "input", 1, 1, "s", SpecChanges(changes), "16 bits", 3.0)
 
 

@@ -196,7 +196,7 @@ class Space:
         made, plan = self.base.copy(), self.study.plan(self.base)
         for name, candidate in chosen.items():
             if candidate.qconfig != plan.step(name).requested:
-                made.set_module_name(name, candidate.qconfig)
+                plan.step(name).address.give(made, candidate.qconfig)
         return made
 
     def convert(self, mapping: QConfigMapping) -> fx.GraphModule:

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 import qlab
 import sample_models
 from qlab.algorithms.finetune import FinetuneSettings
-from qlab.algorithms.finetune_net import Learned, training_of
+from qlab.algorithms.finetune_net import Learned, LearnedLayer, training_of
 from qlab.dtypes import integer
 from qlab.errors import ArgumentError, DTypeError, UnknownNameError, UnsupportedError
 from qlab.granularity import PerAxis
+from qlab.nn.intrinsic import ConvReLU2d
 from qlab.qconfig import QConfigMapping, qconfig_of
 from qlab.qparams import fake_quantize
 from qlab.ranges import MSE, Fixed, TensorSpec
@@ -121,6 +122,63 @@ def test_the_gradient_of_a_scale_is_that_of_the_paper():
         assert scaled == pytest.approx(wanted, abs=1e-4)
 
 
+def test_a_step_of_training_is_the_same_share_of_a_quiet_channel_and_of_a_loud_one():
+    layer = ConvReLU2d(nn.Conv2d(2, 3, 3), nn.ReLU())
+    size = torch.tensor([0.1, 1.0, 50.0])
+    with torch.no_grad():
+        layer[0].weight.mul_(size.view(3, 1, 1, 1))
+    start = layer[0].weight.detach().clone()
+    grid = Learned(TensorSpec.int8_weight().qparams_of(start), True)
+    learned = LearnedLayer(layer, grid)
+    optimizer = torch.optim.Adam(learned.moves, lr=0.1)
+    learned(torch.rand(4, 2, 5, 5)).square().sum().backward()
+    optimizer.step()
+    with torch.no_grad():
+        values = learned.values()
+    rms = start.square().mean((1, 2, 3)).sqrt()
+    for channel in range(3):
+        moved = (values["0.weight"] - start)[channel].abs() / rms[channel]
+        assert float(moved.max()) == pytest.approx(0.1, rel=1e-3)
+        shift = float((values["0.bias"] - layer[0].bias.detach())[channel].abs())
+        assert shift == pytest.approx(0.1 * float(start[channel].norm()), rel=1e-3)
+    assert torch.equal(layer[0].weight, start)
+
+
+@pytest.mark.parametrize(
+    "weight", [torch.zeros(3, 2, 3, 3), torch.eye(3)[:, :2].reshape(3, 2, 1, 1)]
+)
+def test_channels_of_zeros_can_be_learned(weight):
+    layer = nn.Conv2d(2, 3, weight.shape[-1])
+    layer.weight = nn.Parameter(weight)
+    learned = LearnedLayer(layer, Learned(TensorSpec.int8_weight().qparams_of(weight), True))
+    assert all((unit > 0).all() for unit in learned.units.values())
+    assert all(value.isfinite().all() for value in learned.values().values())
+
+
+def test_a_transposed_convolution_has_the_units_of_its_output_channels():
+    layer = nn.ConvTranspose2d(2, 4, 2, groups=2)
+    grid = Learned(TensorSpec.int8_weight().qparams_of(layer.weight), True)
+    units = LearnedLayer(layer, grid).units
+    assert units["weight"].shape == (1, 2, 1, 1) and units["bias"].shape == ()
+
+
+def test_a_rule_for_the_input_makes_a_place_for_its_scale(lab):
+    activation = TensorSpec(integer(4, signed=False), policy=MSE())
+    mapping = W2A4.copy().set_module_name("input", qconfig_of(activation, None))
+    tuned = lab.finetune(mapping, digits(256), steps=20)
+    plan = lab.plan(tuned.mapping)
+    assert isinstance(plan.values[0].spec.policy, Fixed) and plan.values[0].asked_by == "input"
+    assert isinstance(plan.step("block1.conv").output.policy, Fixed)
+    assert lab.apply(tuned).compare(tuned.mapping).output == tuned.report.after
+
+
+def test_without_a_loss_it_also_follows_the_float_network(lab):
+    alone, mixed = (lab.finetune(W2A4, digits(), steps=60, distillation=d) for d in (0.0, 0.5))
+    assert mixed.report.after["sqnr"] > alone.report.after["sqnr"] + 1
+    own = lab.finetune(W2A4, digits(), nn.functional.cross_entropy, steps=60)
+    assert own.report.after == alone.report.after
+
+
 def test_nothing_is_changed_until_it_is_applied(lab, tuned):
     untouched = lab_for("conv_bn_relu").graph.state_dict()
     for name, tensor in lab.graph.state_dict().items():
@@ -190,7 +248,7 @@ def test_a_loss_of_ones_own_is_minimised(lab):
 
 
 def test_only_the_named_layers_are_trained(lab):
-    tuned = lab.finetune(W2A4, digits(256), steps=20, layers=["fc", "pool"])
+    tuned = lab.finetune(W2A4, digits(256), steps=100, layers=["fc", "pool"])
     assert "pool" in tuned.report.refusals
     own = lab.graph.state_dict()
     changed = {n for n, t in tuned.model.state_dict().items() if not torch.equal(t, own[n])}
@@ -204,6 +262,7 @@ def test_only_the_named_layers_are_trained(lab):
         ({"patience": 0}, "patience is a whole number"),
         ({"rate": 0.0}, "rate is positive"),
         ({"scale_rate": -1.0}, "scale_rate is positive"),
+        ({"distillation": 1.5}, r"share.*0 <= distillation <= 1"),
         ({"held_out": 1.0}, "held out.*0 < held_out < 1"),
     ],
 )

@@ -133,6 +133,7 @@ WORK = {
     "original": lambda lab, _: lab.original is lab,
     "runs": lambda lab, _: lab.compare() and len(lab.runs) == 1,
     "example_values": lambda lab, _: len(lab.example_values) == 1,
+    "example_call": lambda lab, _: lab.example_call is lab.example_values,
     "export json": lambda lab, path: lab.export(path / "m.json").exists(),
     "save": lambda lab, path: lab.save(path / "lab").exists(),
 }

@@ -12,6 +12,8 @@ import qlab
 from qlab import presets
 from qlab.errors import ShapeError, TraceError
 from qlab.graph import annotate, convert, fuse, trace
+from qlab.graph.inputs import bind
+from qlab.graph.trace import symbolic
 
 
 class Block(nn.Module):
@@ -299,6 +301,16 @@ def test_what_a_straight_forward_writes_to_its_state_is_not_lost_silently(in_pla
     quantized = lab.convert()
     sums = [quantized(x).abs().sum().item() for _ in range(2)]
     assert sums[1] > 1.2 * sums[0]  # it goes on counting
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_what_a_stand_in_wrote_is_put_back_into_the_same_buffer(in_place):
+    model = nn.Sequential(Counts(in_place), Counts(in_place))
+    shared = model[1].calls = model[0].calls
+    with pytest.raises(TraceError, match=r"writes to its own state.*calls"):
+        symbolic(model, bind(model, torch.randn(2, 3)), ())
+    assert model[0].calls is shared and model[1].calls is shared
+    assert shared.item() == 0
 
 
 def test_statistics_that_batch_norm_keeps_in_training_are_no_state_of_the_forward():

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qlab.errors import ArgumentError, DTypeError
-from qlab.graph import annotate, fuse, trace
+from qlab.granularity import PerAxis
+from qlab.graph import annotate, convert_fx, fuse, prepare_fx, trace
 from qlab.nn import intrinsic as nni
 from qlab.observers import MinMaxObserver, PlaceholderObserver
 from qlab.qconfig import QConfig, QConfigMapping, get_default_qconfig_mapping, qconfig_of
@@ -179,3 +180,73 @@ def test_a_dynamic_qconfig_asks_for_a_quantized_weight_and_a_float_output():
 def test_a_graph_from_elsewhere_is_refused():
     with pytest.raises(ArgumentError, match="nodes without names"):
         annotate(torch.fx.symbolic_trace(nn.Sequential(nn.Linear(2, 2))), QConfigMapping())
+
+
+def inputs_of(mapping: QConfigMapping):
+    plan = annotate(GRAPH, mapping)
+    return plan, {value.node: value for value in plan.values if value.asked_by == "x"}
+
+
+def test_a_module_name_may_be_that_of_an_input():
+    mapping = QConfigMapping().set_global(A).set_module_name("x", B)
+    plan, values = inputs_of(mapping)
+    assert [value.spec.dtype.name for value in values.values()] == ["quint4"]
+    assert plan.step("one.conv").inputs[0].dtype.name == "quint4"
+    assert plan.step("one.conv").output.dtype.name == "quint8"
+    assert plan.step("one.conv").rule == "global" and plan.unmatched == ()
+    table = plan.to_frame().loc["one.conv"]
+    assert "uint4" in table["inputs"]
+    assert table["reason"].endswith(", the input as module name 'x' asks")
+    other = annotate(GRAPH, QConfigMapping().set_global(A))
+    assert other.step("one.conv").inputs[0].dtype.name == "quint8"
+    assert [step.output for step in plan.steps] == [step.output for step in other.steps]
+
+
+@pytest.mark.parametrize(
+    "qconfig",
+    [
+        None,
+        QConfig(PlaceholderObserver, MinMaxObserver),
+        QConfig(PlaceholderObserver.with_args(dtype=torch.uint8, is_dynamic=True), MinMaxObserver),
+        qconfig_of(TensorSpec("qint8", True, PerAxis(1)), None),
+    ],
+    ids=["none", "weight only", "dynamic", "per channel"],
+)
+def test_an_input_without_one_scale_stays_in_float_and_so_does_what_reads_it(qconfig):
+    plan, values = inputs_of(QConfigMapping().set_global(A).set_module_name("x", qconfig))
+    assert not values
+    for name in ("one.conv", "one.add_1"):
+        step = plan.step(name)
+        assert (step.execution, step.output) == ("float", None)
+        assert step.reason == "it reads 'x', left in float by module name 'x'"
+    assert plan.step("one.fc").execution == "integer"
+
+
+def test_an_operator_of_an_input_s_name_keeps_its_rule():
+    class Clash(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.x = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.x(x)
+
+    mapping = QConfigMapping().set_global(A).set_module_name("x", B)
+    plan = annotate(fuse(trace(Clash().eval(), torch.randn(2, 4))), mapping)
+    assert plan.step("x").rule == "module name 'x'"
+    assert {value.asked_by for value in plan.values} == {"x"}
+    assert [value.spec.dtype.name for value in plan.values] == ["quint4", "quint4"]
+    assert "the input as" not in plan.step("x").reason
+
+
+def test_an_input_s_rule_is_calibrated_and_converted():
+    x = torch.rand(4, 4)
+    mapping = QConfigMapping().set_global(A).set_module_name("input", B)
+    prepared = prepare_fx(nn.Sequential(nn.Linear(4, 3)).eval(), mapping, (x,))
+    prepared(x)
+    converted = convert_fx(prepared)
+    carried = [n.meta for n in converted.graph.nodes if n.meta.get("source") == "input_1"]
+    found = [meta["qparams"] for meta in carried if "qparams" in meta]
+    assert [(q.quant_min, q.quant_max) for q in found] == [(0, 15)]
+    assert float(found[0].scale) == pytest.approx(float(x.max()) / 15)
+    assert converted(x).shape == (4, 3)

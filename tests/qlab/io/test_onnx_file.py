@@ -1,5 +1,7 @@
 """ONNX files: what stands in them, and that what cannot is named."""
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 import pytest
@@ -107,23 +109,47 @@ def test_a_bias_that_integers_would_round_too_much_is_added_behind(bias, apart, 
     assert ("Add" in operators) == apart
 
 
-def test_an_operator_that_onnx_lacks_is_named_with_its_module_and_leaves_nothing(tmp_path):
-    class Odd(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.linalg.matrix_exp(x)
+class _Odd(nn.Module):
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.function = function
 
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.fc, self.odd = nn.Linear(4, 4), Odd()
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x)
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.odd(self.fc(x))
 
-    lab = _lab(Model(), torch.randn(8, 4, 4))
-    with pytest.raises(UnsupportedError, match=r"no form of aten\.\w*matrix_exp"):
+class _WithOdd(nn.Module):
+    def __init__(self, odd: nn.Module) -> None:
+        super().__init__()
+        self.fc, self.inside = nn.Linear(4, 4), nn.ModuleDict({"odd": odd})
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inside["odd"](self.fc(x))
+
+
+@pytest.mark.parametrize(
+    ("odd", "operator"),
+    [
+        (_Odd(torch.linalg.matrix_exp), r"aten\.linalg_matrix_exp\.default"),
+        (_Odd(torch.linalg.inv), r"aten\.linalg_inv_ex\.default"),
+        (_Odd(torch.special.i0), r"prims\.bessel_i0\.default"),
+        (nn.FractionalMaxPool2d(2, 2), r"aten\.fractional_max_pool2d\.default"),
+    ],
+    ids=["as it is called", "a part of it", "a primitive of it", "a layer"],
+)
+def test_an_operator_that_onnx_lacks_is_named_with_its_module_and_leaves_nothing(
+    odd, operator, tmp_path
+):
+    lab = _lab(_WithOdd(odd), torch.randn(8, 4, 4))
+    with pytest.raises(UnsupportedError, match=rf"no form of {operator} in module 'inside\.odd'\."):
         lab.export(tmp_path / "model.onnx", "int8")
     assert [*tmp_path.iterdir()] == []
+
+
+def test_an_operator_that_the_model_itself_calls_has_no_module(tmp_path):
+    lab = _lab(_Odd(torch.linalg.matrix_exp), torch.randn(8, 4, 4))
+    with pytest.raises(UnsupportedError, match=r"no form of aten\.linalg_matrix_exp\.default\. "):
+        lab.export(tmp_path / "model.onnx", "int8")
 
 
 def test_only_converted_graphs_are_written():

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import qlab
 import sample_models
@@ -39,7 +40,12 @@ torch.set_num_threads(1)
 warnings.simplefilter("ignore")
 model = torch.export.load(sys.argv[1]).module()
 with torch.no_grad():
-    numpy.save(sys.argv[3], model(torch.from_numpy(numpy.load(sys.argv[2]))).numpy())
+    given = numpy.load(sys.argv[2])
+    if isinstance(given, numpy.ndarray):
+        found = model(torch.from_numpy(given))
+    else:
+        found = model(**{name: torch.from_numpy(given[name]) for name in given})
+    numpy.save(sys.argv[3], found.numpy())
 assert "qlab" not in sys.modules
 """
 
@@ -57,10 +63,14 @@ def _groups_of_four_bits() -> QConfigMapping:
     return QConfigMapping().set_global(qconfig_of(None, weight))
 
 
-def _run_alone(content: bytes, inputs: torch.Tensor, folder) -> torch.Tensor:
-    archive, given, result = (folder / name for name in ("m.pt2", "x.npy", "y.npy"))
+def _run_alone(content: bytes, inputs: torch.Tensor | dict, folder) -> torch.Tensor:
+    archive, given, result = (folder / name for name in ("m.pt2", "x.np", "y.npy"))
     archive.write_bytes(content)
-    np.save(given, inputs.numpy())
+    with given.open("wb") as file:
+        if isinstance(inputs, torch.Tensor):
+            np.save(file, inputs.numpy())
+        else:
+            np.savez(file, **{name: value.numpy() for name, value in inputs.items()})
     subprocess.run(
         [sys.executable, "-I", "-c", _ALONE, archive, given, result, folder],
         check=True,
@@ -128,3 +138,23 @@ def test_other_widths_as_onnx_and_program(mapping, tmp_path):
     found = _run_alone(pt2_bytes(converted, lab.example_values), images, tmp_path)
     assert torch.equal(found.argmax(1), expected.argmax(1))
     assert (found - expected).abs().max() < 0.02 * expected.abs().max()
+
+
+class Masked(nn.Module):
+    """Called by name, in another order than its arguments stand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x, scale=2.0, *, mask=None):
+        return self.linear(x).masked_fill(mask == 0, -1.0) * scale
+
+
+def test_a_program_without_qlab_takes_the_keywords_of_its_example(tmp_path):
+    torch.manual_seed(0)
+    inputs = {"mask": torch.randint(0, 2, (4, 8)), "x": torch.randn(4, 8)}
+    lab = qlab.Lab(Masked().eval(), inputs, [inputs])
+    found = _run_alone(lab.export(tmp_path / "model.pt2", "int8").read_bytes(), inputs, tmp_path)
+    with torch.no_grad():
+        assert torch.allclose(found, lab.convert("int8")(inputs["x"], inputs["mask"]), atol=1e-6)
