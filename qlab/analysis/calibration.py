@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from qlab.analysis.batches import Batch, Batches
-from qlab.errors import ArgumentError, NonFiniteError
+from qlab.errors import ArgumentError, NonFiniteError, UnfinishedError
 from qlab.execution import GraphRunner, Program, channels_last
 from qlab.stats import TensorStats
 
@@ -149,6 +149,9 @@ def collect(
         start: As there.
         on_progress: As there.
         should_stop: As there.
+
+    Raises:
+        UnfinishedError: A loader failed; ``partial`` is what was seen before.
     """
     result = Calibration() if start is None else copy.deepcopy(start)
     known = result.seen or (result.batches,)
@@ -157,19 +160,30 @@ def collect(
     total = result.batches + sum(
         max(size - done, 0) for size, done in zip(sizes, seen, strict=True)
     )
-    for which, batch in _rest(sources, sizes, seen):
+    broken: UnfinishedError | None = None
+    stopped, rest = False, _rest(sources, sizes, seen)
+    while not stopped:
+        try:
+            which, batch = next(rest)
+        except StopIteration:
+            break
+        except UnfinishedError as error:
+            broken = error
+            break
         describe(batch, result.batches, result.statistics)
         seen[which] += 1
         result.batches += 1
         result.samples += batch.samples
         if on_progress is not None:
             on_progress(result.batches, total, "calibrating")
-        if should_stop is not None and should_stop():
-            break
+        stopped = should_stop is not None and should_stop()
     result.seen = tuple(seen)
-    result.complete = result.batches >= total
+    result.complete = broken is None and (not stopped or result.batches >= total)
     place = {node: index for index, node in enumerate(order)}
     result.statistics = dict(sorted(result.statistics.items(), key=lambda kv: place[kv[0]]))
+    if broken is not None:
+        broken.partial = result
+        raise broken
     return result
 
 

@@ -18,13 +18,13 @@ from qlab.analysis.calibration import Calibration, channel_axes, collect
 from qlab.analysis.channels import ChannelSums, not_quantized
 from qlab.analysis.hooked_compare import compare_modules
 from qlab.analysis.hooked_run import DynamicLayer, HookedRun, QuantizedOnItsOwn, run_layer
-from qlab.analysis.hooked_sensitivity import one_by_one
+from qlab.analysis.hooked_sensitivity import is_replaced, measure_modules, refuse_executor
 from qlab.analysis.layers import Layer, describe_layers
 from qlab.analysis.networks import first_tensor
 from qlab.analysis.observed import samples_in
 from qlab.analysis.probe import LayerProbe, QuantizedLayer
 from qlab.analysis.report import Report
-from qlab.analysis.sensitivity import WAYS, Sensitivity, check_question
+from qlab.analysis.sensitivity import Sensitivity, check_question
 from qlab.analysis.study import Study
 from qlab.errors import NonFiniteError, TraceError, UnsupportedError
 from qlab.graph import Plan, fuse, trace
@@ -196,7 +196,7 @@ class ModuleStudy(Study):
         plan = self.plan(mapping)
         coded = {n.meta["source"]: n for n in graph.graph.nodes if "qparams" in n.meta}
         for step in plan.steps:
-            if step.execution in ("integer", "simulated", "dynamic"):
+            if is_replaced(step):
                 module = graph.get_submodule(step.name)
                 qparams = coded[step.node].meta["qparams"] if step.node in coded else None
                 dynamic = step.execution == "dynamic"
@@ -230,24 +230,24 @@ class ModuleStudy(Study):
         self,
         candidates: dict[str, QConfigMapping],
         data: Batches,
-        ways: tuple[str, ...] = WAYS,
+        ways: tuple[str, ...] | None = None,
         executor: Executor | None = None,
         since: Sensitivity | None = None,
         **hooks: Any,
     ) -> Sensitivity:
         """As `Lab.sensitivity`, by running the model once per layer and way, one after the other.
 
-        What a stopped answer had measured is measured again.
-
         Raises:
-            UnsupportedError: Only the gradient estimate is asked for, which needs a graph.
+            UnsupportedError: The gradient estimate is asked for, which needs a graph, or an
+                executor is given.
         """
-        check_question(ways, candidates)
-        if tuple(ways) == ("estimate",):
+        ways = ("on", "off") if ways is None else tuple(ways)
+        check_question(ways, candidates, since)
+        refuse_executor(executor)
+        if "estimate" in ways:
             self.whole_graph("The gradient estimate of sensitivity")
-        layers = {name: self.quantized_layers(mapping) for name, mapping in candidates.items()}
         with self._lock:
-            return one_by_one(self.runs, layers, data, ways=tuple(ways), **hooks)
+            return measure_modules(self, candidates, data, ways=ways, since=since, **hooks)
 
     def callables(self, mapping: QConfigMapping) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """The float and the quantized network, for the inputs of a batch; not to be changed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from qlab.analysis.calibration import (
     sample_inputs,
 )
 from qlab.analysis.probe import LayerProbe
-from qlab.errors import DTypeError, UncalibratedError
+from qlab.errors import DTypeError, UncalibratedError, UnfinishedError
 from qlab.execution import GraphRunner
 from qlab.stats import TensorStats
 
@@ -67,11 +68,22 @@ class Observed:
         """One float pass over the data not seen so far; returns at once where there is none."""
         with self._lock:
             if self.calibration is None or not self.calibration.complete:
-                self.calibration = self._collect(
-                    self.sources, self.calibration, on_progress=on_progress, should_stop=should_stop
-                )
+                hooks: Any = {"on_progress": on_progress, "should_stop": should_stop}
+                with self._keeping(self.sources):
+                    self.calibration = self._collect(self.sources, self.calibration, **hooks)
                 self._forget()
             return self.calibration
+
+    @contextmanager
+    def _keeping(self, sources: list[Batches]) -> Iterator[None]:
+        """Where a loader fails: what was seen stays, and `calibrate` goes on from there."""
+        try:
+            yield
+        except UnfinishedError as error:
+            if isinstance(error.partial, Calibration) and error.partial.batches:
+                self.sources, self.calibration = sources, error.partial
+                self._forget()
+            raise
 
     def add_data(
         self, data: Batches, on_progress: Progress | None = None, should_stop: Stop | None = None
@@ -79,9 +91,9 @@ class Observed:
         """Takes in more calibration data, after all that is there; nothing is seen twice."""
         with self._lock:
             sources = [*self.sources, data]
-            self.calibration = self._collect(
-                sources, self.calibration, on_progress=on_progress, should_stop=should_stop
-            )
+            hooks: Any = {"on_progress": on_progress, "should_stop": should_stop}
+            with self._keeping(sources):
+                self.calibration = self._collect(sources, self.calibration, **hooks)
             self.sources = sources
             self._forget()
             return self.calibration

@@ -13,7 +13,7 @@ from qlab.errors import ArgumentError, DTypeError, UnsupportedError
 from qlab.graph.annotate import annotate
 from qlab.graph.attributes import attach_preserved_attrs_to_model, preserved
 from qlab.graph.backend import as_backend, check_allowed, fused_patterns
-from qlab.graph.convert import Conversion, check_parameters, convert, is_converted
+from qlab.graph.convert import Conversion, convert, is_converted
 from qlab.graph.custom import (
     ConvertCustomConfig,
     FuseCustomConfig,
@@ -21,6 +21,7 @@ from qlab.graph.custom import (
     StandaloneModuleConfigEntry,
     as_custom,
 )
+from qlab.graph.finite import check_parameters
 from qlab.graph.found import observed_qparams, own_weights, without_data
 from qlab.graph.fuse import fuse
 from qlab.graph.plan import Plan
@@ -164,7 +165,7 @@ def _prepared(
     observe(prepared, plan, custom, own)
     prepared.meta["custom"], prepared.meta["backend"] = custom, backend
     attach_preserved_attrs_to_model(prepared, kept)
-    return prepared
+    return loads_as_a_whole(prepared)
 
 
 def convert_fx(

@@ -175,6 +175,8 @@ class LabBase:
             NonFiniteError: NaN in the float model, or infinity made of finite numbers; names the
                 first layer that produced it, or the input that came so. The Lab is left as it
                 was before the call.
+            UnfinishedError: The loader failed; names the batch. What was seen before is kept, and
+                the next call goes on from there.
         """
         return self._study.calibrate(on_progress, should_stop)
 
@@ -199,8 +201,21 @@ class LabBase:
 
         Raises:
             NonFiniteError: As in `calibrate`; none of the new data is kept then.
+            UnfinishedError: As in `calibrate`, which goes on from there.
         """
         return self._study.add_data(self._batches(batches, "added"), on_progress, should_stop)
+
+    def with_data(
+        self, batches: Any, on_progress: Progress | None = None, should_stop: Stop | None = None
+    ) -> Self:
+        """A Lab that has seen more data as by `add_data`; this one stays as it is.
+
+        Model, evaluation data and runs are shared, not copied.
+        """
+        made = copy.copy(self)
+        made._study, made._data = self._study.copied(), list(self._data)
+        made.add_data(batches, on_progress, should_stop)
+        return made
 
     def merge(self, other: Calibration) -> Calibration:
         """Takes in what a Lab of the same model saw of other data, in any process or machine.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qlab.dtypes import QDType, as_qdtype, quint8
-from qlab.errors import ArgumentError, UncalibratedError, UnsupportedError
+from qlab.errors import ArgumentError, QlabError, UncalibratedError, UnsupportedError
 from qlab.granularity import (
     PerAxis,
     PerTensor,
@@ -122,7 +122,10 @@ class ActivationPostProcess(nn.Module, ABC):
             if prefix + name in state_dict:
                 old, new = self.get_buffer(name), state_dict[prefix + name]
                 setattr(self, name, torch.empty_like(new, device=old.device, dtype=old.dtype))
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        try:
+            super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        except QlabError as error:  # of the extra state, which comes last
+            args[-1].append(f"{prefix}_extra_state: {error}")
 
 
 class ObserverBase(ActivationPostProcess):

@@ -74,6 +74,26 @@ def test_added_data_is_merged_and_only_it_is_run():
     assert not torch.equal(lab.convert()(x), converted(x))
 
 
+def test_a_lab_with_more_data_leaves_the_one_it_came_from():
+    lab, more = _lab(_batches(3)), Lazy(4)
+    before, scale = lab.calibrate(), lab.qparams("0", qlab.TensorSpec())
+    converted = lab.convert()
+    grown = lab.with_data(more)
+    assert more.read == 4
+    assert grown.calibrated == replace(_lab([*_batches(3), *Lazy(4)]).calibrate(), seen=(3, 4))
+    assert lab.calibrated is before and lab.calibrate() is before
+    assert lab.qparams("0", qlab.TensorSpec()).same_as(scale)
+    x = torch.full((1, 6), 50.0)
+    assert torch.equal(lab.convert()(x), converted(x))
+    assert not torch.equal(grown.convert()(x), converted(x))
+    wide = grown.with_data([torch.full((1, 6), 100.0)])
+    assert not wide.qparams("0", qlab.TensorSpec()).same_as(scale)
+    assert grown.subject == lab.subject and grown.runs is lab.runs
+    part = lab.with_data(Lazy(4), should_stop=lambda: True)
+    assert part.calibrated is not None and part.calibrated.seen == (3, 1)
+    assert part.calibrate() == grown.calibrated
+
+
 def test_added_data_that_was_stopped_is_gone_on_with():
     lab = _lab(_batches(2))
     lab.calibrate()
