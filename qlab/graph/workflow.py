@@ -28,6 +28,7 @@ from qlab.graph.plan import Plan
 from qlab.graph.prepare import prepare, without_observers
 from qlab.graph.qat import prepare_for_training
 from qlab.graph.reference import ReferenceConversion
+from qlab.graph.requests import asked_of
 from qlab.graph.special import at_borders, mark, observe, quantized, read_standalone
 from qlab.graph.trace import Inputs, trace
 from qlab.nn.quantized.observed import (
@@ -145,7 +146,7 @@ def _prepared(
     """A model traced, fused, annotated and prepared, to be calibrated or to be trained."""
     kept = preserved(model, custom.preserved_attributes)
     traced = trace(model, example_inputs, leaves=custom.leaves, training=training)
-    traced = fuse(traced, fused_patterns(backend))
+    traced = fuse(traced, fused_patterns(backend), asked_of(traced, mapping))
     mark(traced, custom)
     plan = annotate(traced, mapping, backend)
     prepared = prepare_for_training(traced, plan) if training else prepare(traced, plan)
