@@ -32,6 +32,7 @@ from qlab.graph.inputs import Call
 from qlab.graph.islands import islands
 from qlab.graph.plan import Step
 from qlab.qconfig import QConfigMapping
+from qlab.registry import PATTERNS, Pattern
 from qlab.stats import TensorStats
 
 
@@ -272,7 +273,13 @@ class ModuleStudy(Study):
         return model.eval()
 
 
-def study_of(model: nn.Module, call: Call, data: Batches, memory_budget: int = 0) -> Study:
+def study_of(
+    model: nn.Module,
+    call: Call,
+    data: Batches,
+    memory_budget: int = 0,
+    patterns: Sequence[Pattern] = PATTERNS,
+) -> Study:
     """The study of a model: of its graph, or of its modules where it has no graph.
 
     Args:
@@ -280,9 +287,10 @@ def study_of(model: nn.Module, call: Call, data: Batches, memory_budget: int = 0
         call: How it is called, with inputs on that device.
         data: Calibration data.
         memory_budget: How many bytes of the float network's activations are kept.
+        patterns: The chains of a graph that are fused.
     """
     try:
-        graph = fuse(trace(model, call.example_inputs))
+        graph = fuse(trace(model, call.example_inputs), patterns)
     except TraceError as error:
         return ModuleStudy(copy.deepcopy(model).eval(), call, data, error)
     return Study(graph, call.values, data, memory_budget)

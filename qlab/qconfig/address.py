@@ -18,12 +18,15 @@ class Address:
         path: The name that all calls of the module share.
         types: What rules by type may call it, the strongest first.
         index: Which of its kind in the module around it, from 0.
+        parts: Names of operators that it took in, and that compute other numbers alone than
+            together with it.
     """
 
     name: str
     path: str
     types: tuple[ObjectType, ...]
     index: int
+    parts: tuple[str, ...] = ()
 
     @property
     def scope(self) -> str:
@@ -31,10 +34,18 @@ class Address:
         return self.path.rpartition(".")[0]
 
     def resolve(self, mapping: QConfigMapping) -> Resolution:
-        """What a mapping says of the operator, and by which rule."""
+        """What a mapping says of the operator, and by which rule.
+
+        Float, by a rule that names one of its `parts` and asks something else of it.
+        """
         own = self.name in mapping.module_name_qconfigs
         name = self.name if own else self.path
-        return resolve(mapping, name, self.types, scope=self.scope, index=self.index)
+        found = resolve(mapping, name, self.types, scope=self.scope, index=self.index)
+        for part in self.parts:
+            asked = resolve(mapping, part, ())
+            if asked.rule not in ("global", "no rule") and asked.qconfig != found.qconfig:
+                return Resolution(None, asked.rule)
+        return found
 
     def give(self, mapping: QConfigMapping, qconfig: QConfig | None) -> QConfigMapping:
         """Gives the operator a qconfig, whatever the mapping said of it; changes and returns it.
