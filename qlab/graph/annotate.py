@@ -22,7 +22,7 @@ from qlab.graph.infinite import infinite_nodes
 from qlab.graph.lift import is_real, is_tensor, shape_nodes
 from qlab.graph.nodes import bounds_of, calls, no_form, operands
 from qlab.graph.plan import Execution, Plan, Step, Value
-from qlab.graph.reasons import dtype_words, weight_obstacle, why_simulated
+from qlab.graph.reasons import SEVERAL_SCALES, dtype_words, weight_obstacle, why_simulated
 from qlab.graph.requests import Request, requests_for
 from qlab.graph.special import STANDALONE
 from qlab.qconfig import QConfigMapping
@@ -187,7 +187,7 @@ class _Annotation:
             if not (moves or weighted):
                 return "its qconfig leaves activations in float"
         elif not isinstance(request.activation.granularity, PerTensor):
-            return "an activation has one scale for the whole tensor, its qconfig asks for more"
+            return SEVERAL_SCALES
         elif (kept := self._kept_in_float(node)) is not None:
             return f"it reads {kept.meta['name']!r}, left in float by {self.inputs[kept].rule}"
         spec = weight_spec(row, request.weight) if row.weight else None
