@@ -27,6 +27,7 @@ from qlab.graph.fuse import fuse
 from qlab.graph.plan import Plan
 from qlab.graph.prepare import prepare, without_observers
 from qlab.graph.qat import prepare_for_training
+from qlab.graph.reasons import warn_of_impossible_pairs
 from qlab.graph.reference import ReferenceConversion
 from qlab.graph.requests import asked_of
 from qlab.graph.special import at_borders, mark, observe, quantized, read_standalone
@@ -149,6 +150,7 @@ def _prepared(
     traced = fuse(traced, fused_patterns(backend), asked_of(traced, mapping))
     mark(traced, custom)
     plan = annotate(traced, mapping, backend)
+    warn_of_impossible_pairs(plan)
     prepared = prepare_for_training(traced, plan) if training else prepare(traced, plan)
 
     def own(module: nn.Module, entry: StandaloneModuleConfigEntry) -> fx.GraphModule:

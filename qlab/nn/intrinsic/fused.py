@@ -14,7 +14,11 @@ from qlab.errors import ArgumentError
 from qlab.nn.functions import Add
 
 
-class FusedModule(nn.Sequential):
+class _FusedModule(nn.Sequential):
+    """What the reference derives its fused modules from, and code its own: any parts."""
+
+
+class FusedModule(_FusedModule):
     """Layers that run in turn and are quantized as one integer module.
 
     A subclass names the classes of its parts; a part of another class is refused. The parts are
