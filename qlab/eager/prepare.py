@@ -20,10 +20,11 @@ from qlab.nn.intrinsic import FusedModule
 from qlab.nn.quantized import FloatFunctional, QFunctional
 from qlab.nn.quantized.whole import loads_as_a_whole
 from qlab.nn.stubs import DeQuantStub, QuantWrapper
-from qlab.observers import observer_for
+from qlab.observers import ActivationPostProcess, observer_for
 from qlab.registry import OutputKind
 from qlab.registry.asked import asked_by, output_spec
 
+_OBSERVERS = (ActivationPostProcess, FakeQuantizeBase)
 ModuleClasses = dict[type[nn.Module], type[nn.Module]]
 
 
@@ -109,12 +110,14 @@ def prepare(
             ``nn.MultiheadAttention`` become those of `qlab.nn.quantizable`.
 
     Warns:
-        UserWarning: No module has a qconfig, so nothing is observed.
+        UserWarning: No module has a qconfig, so nothing is observed; or modules have observers
+            already, which stay as they are.
 
     Raises:
         DTypeError: A ``qconfig`` attribute is no pair of observer factories.
     """
     check_model("prepare", model)
+    _warn_of_observers(model)
     if not inplace:
         model = copy.deepcopy(model)
     propagate_qconfig_(model, None, prepare_custom_config_dict)
@@ -131,6 +134,22 @@ def prepare(
         custom = prepare_custom_config_dict.get("float_to_observed_custom_module_class", {})
     add_observer_(model, classes, whole, custom_module_class_mapping=custom)
     return loads_as_a_whole(model)
+
+
+def _warn_of_observers(model: nn.Module) -> None:
+    present = [
+        path or "the model"
+        for path, part in model.named_modules()
+        if isinstance(part._modules.get("activation_post_process"), _OBSERVERS)
+        and not isinstance(part, _OBSERVERS)  # a fake quantizer has one of its own
+    ]
+    if present:
+        more = f" and {len(present) - 1} more" if present[1:] else ""
+        warnings.warn(
+            f"prepare: the model is prepared already; these keep their observers: {present[0]!r}"
+            f"{more}",
+            stacklevel=3,
+        )
 
 
 def add_observer_(

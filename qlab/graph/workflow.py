@@ -27,7 +27,9 @@ from qlab.graph.fuse import fuse
 from qlab.graph.plan import Plan
 from qlab.graph.prepare import prepare, without_observers
 from qlab.graph.qat import prepare_for_training
+from qlab.graph.reasons import warn_of_impossible_pairs
 from qlab.graph.reference import ReferenceConversion
+from qlab.graph.requests import asked_of
 from qlab.graph.special import at_borders, mark, observe, quantized, read_standalone
 from qlab.graph.trace import Inputs, trace
 from qlab.nn.quantized.observed import (
@@ -145,9 +147,10 @@ def _prepared(
     """A model traced, fused, annotated and prepared, to be calibrated or to be trained."""
     kept = preserved(model, custom.preserved_attributes)
     traced = trace(model, example_inputs, leaves=custom.leaves, training=training)
-    traced = fuse(traced, fused_patterns(backend))
+    traced = fuse(traced, fused_patterns(backend), asked_of(traced, mapping))
     mark(traced, custom)
     plan = annotate(traced, mapping, backend)
+    warn_of_impossible_pairs(plan)
     prepared = prepare_for_training(traced, plan) if training else prepare(traced, plan)
 
     def own(module: nn.Module, entry: StandaloneModuleConfigEntry) -> fx.GraphModule:

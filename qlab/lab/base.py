@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from collections.abc import Mapping as Named
 from contextlib import contextmanager
 from functools import cached_property
@@ -33,6 +33,7 @@ from qlab.io.float_graph import is_float_graph
 from qlab.io.lab_file import LabFile, RepairFile, save_lab
 from qlab.object_types import ObjectType
 from qlab.qconfig import QConfigMapping
+from qlab.registry import PATTERNS, Pattern
 from qlab.runs import Runs
 
 Mapping = QConfigMapping | str | None
@@ -54,6 +55,7 @@ class LabBase:
         device: torch.device | str | None = None,
         *,
         memory_budget: int = 2**30,
+        patterns: Sequence[Pattern] = PATTERNS,
         runs: str | os.PathLike[str] | Runs | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
@@ -75,7 +77,7 @@ class LabBase:
             self._study = Study(graph, self._call.values, data, memory_budget)
         else:
             here = model if home == self.device else copy.deepcopy(model).to(self.device)
-            self._study = study_of(here, self._call, data, memory_budget)
+            self._study = study_of(here, self._call, data, memory_budget, patterns)
         self.layers: tuple[Layer, ...] = self._study.layers(self.plan())
         self.runs = runs if isinstance(runs, Runs) else Runs(runs)
         self.mapping = resolve_mapping(None)

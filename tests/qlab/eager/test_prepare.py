@@ -189,3 +189,15 @@ def test_add_quant_dequant_wraps_what_has_a_qconfig():
 def test_what_is_no_model_is_refused():
     with pytest.raises(DTypeError, match=r"prepare: not a model.*NoneType"):
         prepare(None)
+
+
+def test_preparing_twice_warns_and_keeps_what_was_observed():
+    model = conv_net()
+    model.qconfig = default_qconfig
+    prepared = prepare(model)
+    shown = repr(prepared)
+    with pytest.warns(UserWarning, match=r"prepared already; these keep .* 'quant' and \d+ more"):
+        again = prepare(prepared)
+    assert repr(again) == shown
+    for name, part in again.named_modules():
+        assert len(part._forward_hooks) == len(prepared.get_submodule(name)._forward_hooks)
