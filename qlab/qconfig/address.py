@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from qlab.object_types import ObjectType
 from qlab.qconfig.mapping import QConfigMapping, Resolution, resolve
@@ -24,7 +24,7 @@ class Address:
 
     name: str
     path: str
-    types: tuple[ObjectType, ...]
+    types: tuple[ObjectType, ...] = field(compare=False)  # a file cannot name a person's classes
     index: int
     parts: tuple[str, ...] = ()
 
