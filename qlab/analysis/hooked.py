@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
@@ -31,6 +30,7 @@ from qlab.graph import Plan, fuse, trace
 from qlab.graph.inputs import Call
 from qlab.graph.islands import islands
 from qlab.graph.plan import Step
+from qlab.graph.shapes import tensors_in
 from qlab.qconfig import QConfigMapping
 from qlab.registry import PATTERNS, Pattern
 from qlab.stats import TensorStats
@@ -149,14 +149,21 @@ class ModuleStudy(Study):
                 raise _not_finite("NaN", verb, name, where)
             return stats.inf_count > infinite
 
+        last = ""
+
         def observe(name: str, given: Any, output: Any) -> None:
+            nonlocal last
+            last = name
             tensors = [value for value in given if isinstance(value, Tensor)]
             pairs = zip(self.inputs[name], tensors, strict=False)
             before = [note(node, name, value) for node, value in pairs]
             if note(self.nodes[name], name, output) and not any(before):
                 raise _not_finite("Infinity", "produces", name, where)
 
-        self.runs.run(batch.inputs, observe)
+        for output in tensors_in(self.runs.run(batch.inputs, observe)):
+            if output.is_floating_point() and bool((output.isnan() | output.isposinf()).any()):
+                what = "NaN" if bool(output.isnan().any()) else "Infinity"
+                raise _made_between(what, last, where)
 
     def _take_sample(self) -> tuple[dict[str, Any], int]:
         """What every layer takes and gives in its first call, for a small sample of the data."""
@@ -179,16 +186,16 @@ class ModuleStudy(Study):
         named = dict(zip(self.inputs[name], copies, strict=False))
         return {**named, self.nodes[name]: output.clone()}
 
-    def float_values(self, probe: LayerProbe) -> Iterator[dict[str, Any]]:
+    def float_values(self, probe: LayerProbe, few: bool = False) -> Iterator[dict[str, Any]]:
         """The float values around a layer for all calibration data, call by call."""
-        for batch in itertools.chain.from_iterable(self.sources):
+        for inputs in self._inputs(few):
             calls: list[dict[str, Any]] = []
 
             def keep(name: str, given: Any, output: Any, calls: Any = calls) -> None:
                 if isinstance(output, Tensor):
                     calls.append(self._around(name, given, output))
 
-            self.runs.run(batch.inputs, keep, watch=[probe.name])
+            self.runs.run(inputs, keep, watch=[probe.name])
             yield from calls
 
     def quantized_layers(self, mapping: QConfigMapping) -> dict[str, QuantizedLayer]:
@@ -301,6 +308,15 @@ def _not_finite(what: str, verb: str, name: str, where: str) -> NonFiniteError:
         f"{what} in the float model: the first layer that {verb} it is {name!r}",
         received=f"{what} in {where}",
         fix="Check that layer's weights and the data of this batch.",
+    )
+
+
+def _made_between(what: str, last: str, where: str) -> NonFiniteError:
+    return NonFiniteError(
+        f"{what} in the float model's output: made by its own code behind the layer {last!r}, "
+        "which gives finite numbers",
+        received=f"{what} in {where}",
+        fix="Check what the model's forward does after that layer.",
     )
 
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, fx
@@ -18,8 +19,10 @@ from qlab.analysis.calibration import (
     Stop,
     activation_bytes,
     collect_statistics,
+    first_samples,
     sample_inputs,
 )
+from qlab.analysis.fingerprint import model_fingerprint
 from qlab.analysis.probe import LayerProbe
 from qlab.errors import DTypeError, UncalibratedError, UnfinishedError
 from qlab.execution import GraphRunner
@@ -27,6 +30,7 @@ from qlab.stats import TensorStats
 
 _SAMPLE_BYTES = 64 * 2**20
 _LARGEST_SAMPLE = 32
+_FEW = 64
 _LAYER_ELEMENTS = 2**21
 
 
@@ -70,7 +74,8 @@ class Observed:
             if self.calibration is None or not self.calibration.complete:
                 hooks: Any = {"on_progress": on_progress, "should_stop": should_stop}
                 with self._keeping(self.sources):
-                    self.calibration = self._collect(self.sources, self.calibration, **hooks)
+                    seen = self._collect(self.sources, self.calibration, **hooks)
+                    self.calibration = replace(seen, model=self.fingerprint)
                 self._forget()
             return self.calibration
 
@@ -81,7 +86,8 @@ class Observed:
             yield
         except UnfinishedError as error:
             if isinstance(error.partial, Calibration) and error.partial.batches:
-                self.sources, self.calibration = sources, error.partial
+                self.sources = sources
+                self.calibration = replace(error.partial, model=self.fingerprint)
                 self._forget()
             raise
 
@@ -93,10 +99,16 @@ class Observed:
             sources = [*self.sources, data]
             hooks: Any = {"on_progress": on_progress, "should_stop": should_stop}
             with self._keeping(sources):
-                self.calibration = self._collect(sources, self.calibration, **hooks)
+                seen = self._collect(sources, self.calibration, **hooks)
+                self.calibration = replace(seen, model=self.fingerprint)
             self.sources = sources
             self._forget()
             return self.calibration
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the model that is observed, as `Calibration.model` keeps it."""
+        return model_fingerprint(self.reference)
 
     def restore(self, calibration: Calibration, sample_inputs: tuple[Any, ...]) -> None:
         """Goes on from saved statistics of all data that is here, however it is batched now."""
@@ -104,11 +116,31 @@ class Observed:
         self.calibration = replace(calibration, seen=seen)
         self.sample_inputs = sample_inputs
 
-    def float_values(self, probe: LayerProbe) -> Iterator[dict[str, Any]]:
-        """The float values around a layer for all calibration data, call by call."""
+    def float_values(self, probe: LayerProbe, few: bool = False) -> Iterator[dict[str, Any]]:
+        """The float values around a layer for all calibration data, call by call.
+
+        Args:
+            probe: The layer.
+            few: Of some samples of every batch only, see `few_of_each`.
+        """
         runner = GraphRunner(self.reference, {probe.node, *probe.inputs})
+        for inputs in self._inputs(few):
+            yield runner.collect(inputs)[1]
+
+    def _inputs(self, few: bool) -> Iterator[tuple[Any, ...]]:
+        if few:
+            yield from self.few_of_each
+            return
         for batch in itertools.chain.from_iterable(self.sources):
-            yield runner.collect(batch.inputs)[1]
+            yield batch.inputs
+
+    @cached_property
+    def few_of_each(self) -> list[tuple[Any, ...]]:
+        """Inputs of a few samples of every batch, 64 in all or one of each: what differs between
+        batches shows in them, and running them costs little."""
+        batches = list(itertools.chain.from_iterable(self.sources))
+        largest = max(_FEW // max(len(batches), 1), 1)
+        return [first_samples(batch, largest) for batch in batches]
 
     def check_finite(self, data: Batches, called: str) -> None:
         """Runs the float model over data that is measured on, and keeps nothing.
@@ -162,6 +194,13 @@ class Observed:
                 fix="Only tensors of real numbers have statistics.",
             )
         return seen.statistics[node]
+
+    @property
+    def masks(self) -> frozenset[str]:
+        """The network's inputs in which calibration saw infinity, as additive masks hold it."""
+        seen = {} if self.calibration is None else self.calibration.statistics
+        inputs = (node.name for node in self.graph.graph.nodes if node.op == "placeholder")
+        return frozenset(name for name in inputs if name in seen and seen[name].inf_count)
 
     def sample(self) -> tuple[dict[str, Any], int]:
         """Every float value for a small fixed sample of the calibration data, and its size.

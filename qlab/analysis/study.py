@@ -177,7 +177,8 @@ class Study(Observed):
 
     def plan(self, mapping: QConfigMapping) -> Plan:
         """The plan of a configuration."""
-        return self._plans.get(mapping, lambda: annotate(self.graph, mapping))
+        masks = self.masks
+        return self._plans.get((mapping, masks), lambda: annotate(self.graph, mapping, masks=masks))
 
     def converted(self, mapping: QConfigMapping) -> fx.GraphModule:
         """The quantized graph of a configuration; shared, not to be changed."""

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import warnings
 
+import torch
+from torch import nn
+
+from qlab.errors import ShapeError
 from qlab.granularity import PerAxis, PerTensor
 from qlab.graph.plan import Plan
+from qlab.nn.intrinsic.fold import core
 from qlab.ranges import TensorSpec
 from qlab.registry import Row
 
@@ -44,6 +49,19 @@ def why_simulated(
     if weight is None or weight.granularity in (PerTensor(), channels):
         return ""
     return f"the weight's scales ({weight.granularity}) lie along the axis that is summed"
+
+
+def weight_obstacle(layer: nn.Module, spec: TensorSpec | None) -> str | None:
+    """Why a layer's weight cannot be quantized so, or None."""
+    if spec is None:
+        return None
+    weight = core(layer).weight
+    assert isinstance(weight, torch.Tensor)
+    try:
+        spec.granularity.scale_shape(weight.shape)
+    except ShapeError as error:
+        return f"the weight cannot be quantized so: {error}"
+    return None
 
 
 def warn_of_impossible_pairs(plan: Plan) -> None:

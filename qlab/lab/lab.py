@@ -235,7 +235,9 @@ class Lab(RepairableLab, DeployableLab, TensorLab):
         """What one layer would lose if it were quantized in another way; nothing is applied.
 
         Tensor errors come from the weight itself and from the output's cached statistics; the
-        output SQNR from running the layer alone on the float inputs of a small cached sample.
+        output SQNR from running the layer alone on the float inputs of a small cached sample of the
+        calibration data. `compare` measures on the evaluation data: where that is other data, the
+        two differ by as much as the data does.
 
         Args:
             name: The layer.

@@ -16,7 +16,8 @@ class Address:
     Attributes:
         name: Its own name; several calls of one module have names of their own.
         path: The name that all calls of the module share.
-        types: What rules by type may call it, the strongest first.
+        types: What rules by type may call it, the strongest first. Addresses are equal without
+            them: a model that was saved has lost the classes around its functions.
         index: Which of its kind in the module around it, from 0.
         parts: Names of operators that it took in, and that compute other numbers alone than
             together with it.
@@ -24,7 +25,7 @@ class Address:
 
     name: str
     path: str
-    types: tuple[ObjectType, ...] = field(compare=False)  # a file cannot name a person's classes
+    types: tuple[ObjectType, ...] = field(compare=False)
     index: int
     parts: tuple[str, ...] = ()
 
