@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -45,6 +46,16 @@ class Calibration:
     complete: bool = False
     seen: tuple[int, ...] = ()
     model: str = ""
+
+    @property
+    def digest(self) -> str:
+        """12 hex digits of a SHA-256 over all statistics: the same for the same data and model."""
+        found = hashlib.sha256()
+        for node, stats in self.statistics.items():
+            found.update(node.encode())
+            for tensor in stats.state_dict().values():
+                found.update(tensor.cpu().numpy().tobytes())
+        return found.hexdigest()[:12]
 
     def merge(self, other: Calibration) -> Calibration:
         """What one calibration over both sets of data would have seen, ``other``'s data last.

@@ -148,12 +148,20 @@ def outputs_of(value: Any) -> dict[str, Tensor]:
     in a tuple ``"[0]"``. The first tensor of whole numbers where nothing else comes out.
 
     Raises:
-        UnsupportedError: The network gives no tensor.
+        UnsupportedError: The network gives no tensor, or complex numbers.
     """
     found = dict(_named("", value))
     if not found:
         raise UnsupportedError(
             "The network's output holds no tensor to compare", received=type(value).__name__
+        )
+    unreal = [name for name, tensor in found.items() if tensor.is_complex()]
+    if unreal:
+        raise UnsupportedError(
+            f"The network's output {unreal[0]!r} holds complex numbers",
+            expected="real numbers, of which errors are measured",
+            received=str(found[unreal[0]].dtype),
+            fix="Let the model give torch.view_as_real of it.",
         )
     real = {name: tensor for name, tensor in found.items() if tensor.is_floating_point()}
     return real or dict([next(iter(found.items()))])

@@ -6,11 +6,12 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from numbers import Integral
 from typing import Any, Generic, TypeVar
 
 from qlab.analysis.batches import Batch, Batches
 from qlab.analysis.calibration import Progress, Stop
-from qlab.errors import DTypeError
+from qlab.errors import ArgumentError, DTypeError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -151,6 +152,19 @@ def checked_executor(executor: Any) -> Executor | None:
         received=repr(executor),
         fix="Pass ThreadPoolExecutor(2), for example, or leave it out.",
     )
+
+
+def checked_count(name: str, value: Any) -> int:
+    """A number of points.
+
+    Raises:
+        ArgumentError: It is no whole number above 0.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ArgumentError(
+            f"{name} says how many points", expected="a whole number, 1 or more", received=value
+        )
+    return int(value)
 
 
 class _OnExecutor(Generic[T, R]):

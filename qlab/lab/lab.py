@@ -20,6 +20,7 @@ from qlab.analysis.parts import only
 from qlab.analysis.report import Report
 from qlab.analysis.search import Candidate, Measure, Search, Space, budget_limits, search_mappings
 from qlab.analysis.sensitivity import Sensitivity, names_of
+from qlab.analysis.tasks import checked_count, checked_executor
 from qlab.analysis.what_if import WhatIf, what_if
 from qlab.lab.base import DEFAULT_PRESET, Mapping, resolve_mapping
 from qlab.lab.deploy import DeployableLab
@@ -75,7 +76,7 @@ class Lab(RepairableLab, DeployableLab, TensorLab):
 
         The quantized network that is measured is the one that `convert` returns and `export`
         writes, run on the evaluation data beside the float network. What was measured is kept in
-        `runs`; measuring an equal mapping again updates its run.
+        `runs`; measuring an equal mapping again from equal statistics updates its run.
         A comparison that was stopped, or a mapping with an unregistered callable, is not kept.
 
         Args:
@@ -211,6 +212,9 @@ class Lab(RepairableLab, DeployableLab, TensorLab):
             UnsupportedError: The model has no graph; says why.
         """
         self._study.whole_graph("Lab.search")
+        checked_executor(executor)
+        if points is not None:
+            checked_count("points", points)
         resolved = resolve_mapping(mapping)
         seen_all = self.calibrate(on_progress, should_stop).complete
         space = Space(self._study, resolved, candidates, by, on_progress=on_progress)

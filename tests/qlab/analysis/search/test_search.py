@@ -313,8 +313,13 @@ def test_an_estimate_does_where_nothing_was_measured(residual):
 def test_stopping_keeps_the_points_that_were_found(residual):
     lab, search = residual
     seen = []
-    few = lab.search(0.9, sensitivity=search.sensitivity, should_stop=lambda: len(seen) >= 3,
-                     on_progress=lambda *step: seen.append(step))  # fmt: skip
+
+    def searching(*step):
+        if step[2] == "searching":
+            seen.append(step)
+
+    hooks = {"on_progress": searching, "should_stop": lambda: len(seen) >= 3}
+    few = lab.search(0.9, sensitivity=search.sensitivity, **hooks)
     assert len(few) == 3 and not few.complete
     assert seen[-1] == (3, 64, "searching")
     pd.testing.assert_frame_equal(
