@@ -1,6 +1,7 @@
 """Calibration: once over the data, on from where it stopped, more data merged, nothing infinite."""
 
 import math
+import pickle
 import resource
 from dataclasses import replace
 
@@ -132,6 +133,27 @@ def test_a_lab_takes_in_what_another_saw():
     assert lab.calibrate() is merged
     with pytest.raises(ArgumentError, match="different models do not merge"):
         lab.merge(_lab(data, nn.Sequential(nn.Linear(6, 2))).calibrate())
+
+
+def test_another_model_of_the_same_names_is_refused():
+    data = _batches(4)
+    lab, same = _lab(data[:2]), _lab(data[2:]).calibrate()
+    torch.manual_seed(1)
+    other = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    nudged, leaky = _model(), nn.Sequential(*_model())
+    with torch.no_grad():
+        nudged[2].weight[1, 2] += 1e-3
+    leaky[1] = nn.LeakyReLU()
+    before = lab.calibrate()
+    for model in (other, nudged):
+        with pytest.raises(ArgumentError, match=r"different models do not merge.*other weights"):
+            lab.merge(_lab(data[2:], model.eval()).calibrate())
+    with pytest.raises(ArgumentError, match="different models do not merge"):
+        lab.merge(_lab(data[2:], leaky.eval()).calibrate())
+    assert lab.calibrated is before
+    sent = pickle.loads(pickle.dumps(same))  # as a worker process returns it
+    assert lab.merge(sent).batches == 4
+    assert lab.merge(replace(same, model="")).batches == 6  # of an older version
 
 
 class Divides(nn.Module):
