@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -22,6 +23,7 @@ from qlab.algorithms.base import (
 from qlab.algorithms.memory import MemoryWatch
 from qlab.analysis.report import Report
 from qlab.errors import UnknownNameError
+from qlab.graph.plan import WITH_WEIGHT
 from qlab.qconfig import QConfigMapping
 
 _COLUMNS = ("sqnr_local", "sqnr_accumulated")
@@ -31,7 +33,7 @@ def run_repair(
     algorithm: Algorithm,
     subject: Subject,
     mapping: QConfigMapping,
-    layers: Sequence[str] | None = None,
+    layers: Sequence[str] | str | None = None,
     *,
     chosen: Mapping[str, Any] | None = None,
     before: Report | None = None,
@@ -64,6 +66,8 @@ def run_repair(
         began = time.monotonic()
         with watch:
             change = algorithm.run(subject, mapping, names, settings, hooks)
+        if not names:
+            change = replace(change, notes=(*change.notes, _why_none(subject, mapping)))
         seconds = time.monotonic() - began
         after_study = study.repaired(change.graph, change.reference)
         after_subject = Subject(after_study, subject.evaluation)
@@ -99,11 +103,21 @@ def layers_of(
     steps = subject.study.plan(mapping).steps
     if layers is None:
         return tuple(step.name for step in steps if step.weight is not None)
+    layers = (layers,) if isinstance(layers, str) else layers
     known = [step.name for step in steps]
     for name in layers:
         if name not in known:
             raise UnknownNameError.of("layer", name, known)
     return tuple(name for name in known if name in layers)
+
+
+def _why_none(subject: Subject, mapping: QConfigMapping) -> str:
+    """Why there was no layer to repair."""
+    steps = subject.study.plan(mapping).steps
+    if any(step.weight is not None for step in steps):
+        return "No layer was named."
+    why = dict.fromkeys(f"{s.name}: {s.reason}" for s in steps if s.row in WITH_WEIGHT)
+    return "; ".join(["No layer has a quantized weight", *list(why)[:3]]) + "."
 
 
 def ensure_calibrated(subject: Subject, hooks: Hooks) -> None:
