@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import streamlit as st
 
-from pages.common import messages, models, settling, sidebar, upload_forms
+from pages.common import collecting, messages, models, settling, sidebar, upload_forms
 from pages.common.format import count, escape
 from pages.common.frame import View, page
 from pages.common.glossary import define
 from pages.common.loaded import Loaded
+from pages.common.messages import WaitingError
 
 ABOUT = """
 Quantization needs to know the range of every tensor. The float model sees some images one time;
@@ -17,14 +20,18 @@ this app is computed from them.
 
 With too few images the ranges would come out differently with other ones. The verdict says whether
 that is so here, from how much the batches differ; the curve shows one layer's range while images
-come in. Click a row to select its layer, here and everywhere.
+come in, also during the pass. Click a row to select its layer, here and everywhere.
 """
 
 
 def draw(view: View) -> None:
     _data(view)
     upload_forms.samples_form(view)
-    loaded = view.loaded()
+    try:
+        loaded = view.loaded()
+    except WaitingError:
+        settling.draw_live(view)
+        raise
     upload_forms.found(loaded)
     _seen(loaded)
     with messages.shown("stability"):
@@ -55,8 +62,9 @@ def _data(view: View) -> None:
             "All images are in use" if more is None else f"Add {more - view.choice.samples} more",
             key="add_images",
             disabled=more is None,
-            on_click=_set,
-            args=(more,),
+            on_click=_add,
+            args=(view, more),
+            help=define("more images"),
         )
 
 
@@ -64,7 +72,8 @@ def _choose() -> None:
     sidebar.choose("samples", st.session_state.amount)
 
 
-def _set(samples: int) -> None:
+def _add(view: View, samples: int) -> None:
+    collecting.add(view.choice, samples, view.workspace)
     sidebar.choose("samples", samples)
 
 
@@ -81,6 +90,9 @@ def _seen(loaded: Loaded) -> None:
     batches.metric("In batches", count(seen.batches), help=define("settled"))
     tensors.metric("Layers described", count(len(outputs)), help=define("observed tensors"))
     finite.metric("NaN or infinite ↓", count(bad), help=define("not finite"))
+    if loaded.parts:
+        steps = [count(b - a) for a, b in pairwise((0, *loaded.parts))]
+        st.caption(f"Seen {', then '.join(steps)}: each image once.")
 
 
 page("Calibrate", ABOUT, draw)

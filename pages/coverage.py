@@ -16,7 +16,8 @@ qlab has the names of PyTorch's deprecated quantization API, `torch.ao.quantizat
 names, on an engine of its own. This table is read off the code: docstrings, the registry of layers
 and the table of kernels. Select a row to read the whole documentation.
 
-*Any* device means plain PyTorch operators; no CUDA device has run qlab's tests yet.
+*Any* device means plain PyTorch operators. The data types are those of the codes; *any* stands
+where a name does not look at them, *as the qconfigs ask* where it quantizes a model.
 """
 SHOWN = ("name", "kind", "does", "data types", "devices", "place")
 

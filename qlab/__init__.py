@@ -38,6 +38,7 @@ from qlab.runs import Run, Runs
 from qlab.saved import load_lab
 
 aliases.install()
+__getattr__ = aliases.submodules(__name__)
 
 __all__ = [
     "Candidate",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Self
+from typing import Any, Self
 
 
 class QlabError(Exception):
@@ -62,8 +62,37 @@ class NonFiniteError(QlabError, ValueError):
     """NaN or infinity where only finite numbers have a meaning."""
 
 
+class UnfinishedError(QlabError, RuntimeError):
+    """Something outside qlab failed in the middle of long work: a loader, a worker, an executor.
+
+    Attributes:
+        partial: What was measured until then, where it can be gone on from; None else.
+    """
+
+    partial: Any = None
+
+    @classmethod
+    def of(cls, problem: str, error: BaseException, fix: str, partial: Any = None) -> Self:
+        """Builds the error for another one.
+
+        Args:
+            problem: What could not be done, and where.
+            error: What was raised.
+            fix: What the caller can do about it.
+            partial: What was measured until then.
+        """
+        words = f"{type(error).__name__}: {error}".rstrip(": ")
+        made = cls(problem, received=words.rstrip("."), fix=fix)
+        made.partial = partial
+        return made
+
+
 class UncalibratedError(QlabError, RuntimeError):
     """Quantization parameters were asked of something that has seen no data."""
+
+
+class StateError(QlabError, RuntimeError):
+    """A state dict does not fit the model that it is loaded into."""
 
 
 class UnsupportedError(QlabError, NotImplementedError):

@@ -364,6 +364,12 @@ class TensorStats:
             FormatError: An entry is missing, or the format is not known to this version.
         """
         expected = TensorStats().state_dict().keys()
+        if not isinstance(state, dict):
+            raise FormatError(
+                "These are no statistics of a tensor",
+                expected="a dict, as state_dict returned",
+                received=type(state).__name__,
+            )
         if state.keys() != expected:
             raise FormatError(
                 "Not the state of a TensorStats",

@@ -57,7 +57,8 @@ TERMS: dict[str, str] = {
     "worst": "The five layers with the lowest local SQNR, each with the cause that the engine "
     "found and, where one helps, a remedy with the gain in output SQNR that it measured.",
     "calibration images": "How many images the float model sees, once, to learn the range of every "
-    "tensor. More images start the pass anew over all of them: ranges can only become wider.",
+    "tensor. Another number is a pass of its own; *Add* goes on from what was seen.",
+    "more images": "Only the new ones are run: what they show is merged with what was seen.",
     "observed tensors": "Layers whose output was described: count, extrema, moments, histogram.",
     "not finite": "Values that are NaN or infinite. They have no place in a range and are left "
     "out; NaN, and infinity that a layer made of finite numbers, end calibration with a message.",

@@ -204,8 +204,8 @@ class Board:
             job = self._jobs.get(key)
             if job is None or owner not in job.owners:
                 return
-            job.owners.discard(owner)
-            if job.owners or job.state != "running":
+            if job.owners != {owner} or job.state != "running":
+                job.owners.discard(owner)
                 return
             job.cancel()
             self._stopped[key] = self._jobs.pop(key)
@@ -213,7 +213,7 @@ class Board:
                 self._stopped.popitem(last=False)
 
     def abandon(self, owner: str) -> None:
-        """`owner` is gone: what only it wanted is cancelled, and its results are dropped."""
+        """`owner` is gone: what only it wanted is cancelled, its results and remains dropped."""
         with self._lock:
             for key, job in list(self._jobs.items()):
                 if owner not in job.owners:
@@ -223,6 +223,8 @@ class Board:
                     del self._jobs[key]
                 else:
                     job.owners.discard(owner)
+            for key in [key for key, job in self._stopped.items() if owner in job.owners]:
+                del self._stopped[key]
 
     def _evict(self, kind: str) -> None:
         finished = [k for k, job in self._jobs.items() if k[0] == kind and job.state != "running"]

@@ -7,13 +7,13 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from pages.common import repairs_fitting, tried, uploads
+from pages.common import repairs_fitting, tried
 from pages.common.engine import wait_for
 from pages.common.format import number
 from pages.common.jobs import CancelledError, Key, Progress, Work
 from pages.common.recipes import Chain
 from pages.common.store import store
-from pages.common.workspace import Choice, Draft, Workspace
+from pages.common.workspace import Draft, Workspace
 
 if TYPE_CHECKING:
     from pages.common.models import OwnModel
@@ -45,6 +45,7 @@ class Loaded:
         lab: Of the model in use, which may be a repaired one.
         chain: How it was repaired.
         made: The last repair with what it bought; None for an original model.
+        parts: How many had been seen each time that more were added; empty where none were.
     """
 
     sample: SampleModel | OwnModel
@@ -52,6 +53,7 @@ class Loaded:
     lab: Lab
     chain: Chain = ()
     made: Repaired | None = None
+    parts: tuple[int, ...] = ()
     _policies: dict[tuple[str, TensorSpec, str], dict[str, QuantizationError]] = field(
         default_factory=dict, repr=False
     )
@@ -60,7 +62,8 @@ class Loaded:
     @property
     def key(self) -> tuple[Hashable, ...]:
         """Names what jobs are about: model, calibration data, device and repairs."""
-        return (self.sample.name, self.samples, str(self.lab.device), self.chain)
+        seen = self.parts or self.samples
+        return (self.sample.name, seen, str(self.lab.device), self.chain)
 
     def parameters(self) -> int:
         """How many parameters the fused network has, those that no layer owns included."""
@@ -180,35 +183,6 @@ class Outcome:
     worst: tuple[Finding, ...]
     seconds: float
     repairs: dict[str, float] = field(default_factory=dict)
-
-
-def loaded_key(choice: Choice, space: Workspace | None = None) -> Key:
-    """Names the calibrated lab of a choice on the board; presets share it."""
-    return ("loaded", uploads.identity(space, choice.model), choice.samples, choice.device)
-
-
-def loading(choice: Choice, space: Workspace | None = None) -> tuple[Key, str, Work]:
-    """The job that makes the calibrated lab of a choice, be it of a workspace's uploads."""
-
-    def work(progress: Progress) -> Loaded:
-        from pages.common import models
-        from qlab import Lab
-
-        progress.report(0, 0, "reading the model")
-        sample = models.load(choice.model, space, progress)
-        lab = Lab(
-            sample.model,
-            sample.example_inputs,
-            sample.calibration(choice.samples),
-            sample.evaluation() or None,
-            choice.device,
-        )
-        lab.calibrate(progress.report, progress.should_stop)
-        if progress.should_stop():
-            raise CancelledError
-        return Loaded(sample, choice.samples, lab)
-
-    return loaded_key(choice, space), "Collecting the model's ranges", work
 
 
 def outcome_key(loaded: Loaded, mapping: QConfigMapping) -> Key:

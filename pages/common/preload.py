@@ -10,8 +10,9 @@ from threading import Thread
 from typing import Any
 
 from pages.common import engine, models
+from pages.common.collecting import loading
 from pages.common.jobs import log_error
-from pages.common.loaded import comparison, loading
+from pages.common.loaded import comparison
 from pages.common.sidebar import DEFAULT_PRESET
 from pages.common.workspace import Choice
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pages.common import engine, tried
+from pages.common.collecting import loaded_key, loading
 from pages.common.engine import wait_for
 from pages.common.jobs import CancelledError, Key, Progress, Work
-from pages.common.loaded import Loaded, loaded_key, loading
+from pages.common.loaded import Loaded
 from pages.common.recipes import Chain, Origin, Recipe
 from pages.common.store import store
 from pages.common.workspace import Choice, Workspace

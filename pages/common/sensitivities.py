@@ -133,6 +133,8 @@ def quick(loaded: Loaded, asked: Candidates, workspace: Workspace) -> Quick:
     """The estimate; ends this part of the page while it is being made."""
 
     def work(progress: Progress) -> Quick:
+        from qlab.analysis.sensitivity import MEASURING
+
         lab = loaded.lab
         estimate = lab.sensitivity(
             dict(asked),
@@ -145,10 +147,16 @@ def quick(loaded: Loaded, asked: Candidates, workspace: Workspace) -> Quick:
             progress.partial = estimate
             raise CancelledError
         seen: list[tuple[float, int, int]] = []
+
+        def report(done: int, total: int, label: str) -> None:
+            progress.report(done, total, label)
+            if label == MEASURING:
+                seen.append((time.monotonic(), done, total))
+
         begun = lab.sensitivity(
             dict(asked),
             since=estimate,
-            on_progress=lambda done, total, _: seen.append((time.monotonic(), done, total)),
+            on_progress=report,
             should_stop=lambda: len(seen) >= TRIED or progress.should_stop(),
         )
         if not seen:  # no layer is quantized

@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from pages.common import selection
+from pages.common import collecting, engine, selection
+from pages.common.collecting import Begun
 from pages.common.engine import wait_for
 from pages.common.format import count, escape, layer_name, number, percent
 from pages.common.frame import View
 from pages.common.glossary import define
-from pages.common.jobs import CancelledError, Progress
+from pages.common.jobs import CancelledError, Job, Progress
 from pages.common.loaded import Loaded
 from pages.common.theme import THEME
 from pages.figures.histogram import histogram
@@ -91,6 +92,34 @@ def draw_verdict(view: View, loaded: Loaded) -> None:
     told = f"Judged in {found.batches} batches of {count(found.samples / found.batches)}"
     st.caption(f"{told}{', on the model before its repair' if loaded.chain else ''}.")
     st.plotly_chart(range_curve(found.curve(name)), key="range_curve", theme=THEME, config=CONFIG)
+
+
+def draw_live(view: View) -> None:
+    """The ranges so far while they are being collected; moves on its own."""
+    job = engine.board().find(collecting.loaded_key(view.choice, view.workspace))
+    if job is not None and job.state == "running":
+        st.fragment(_live, run_every=engine.POLL)(view, job)
+
+
+def _live(view: View, job: Job) -> None:
+    begun: Begun | None = job.partial
+    if begun is None or begun.settling is None:
+        return
+    found = begun.settling
+    names = [
+        name for name in (layer.name for layer in begun.lab.layers) if name in found.table.index
+    ]
+    if not names:
+        return
+    now = selection.current(view, begun.lab)
+    at = names.index(now) if now in names else 0
+    name = st.selectbox("Watch the range of", names, index=at, key="watched")
+    row = found.table.loc[name]
+    st.caption(
+        f"After {count(found.batches)} batches, {count(found.samples)} images: "
+        f"{number(row['low'])} to {number(row['high'])}."
+    )
+    st.plotly_chart(range_curve(found.curve(name)), key="live_curve", theme=THEME, config=CONFIG)
 
 
 def _moving(table: pd.DataFrame, *, settled: bool) -> pd.DataFrame:

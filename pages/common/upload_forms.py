@@ -10,11 +10,12 @@ import streamlit as st
 
 from pages.common import engine, messages, models, sidebar, uploads
 from pages.common.brought import ModelFile, SampleFile
+from pages.common.collecting import loaded_key
 from pages.common.engine import wait_for
 from pages.common.format import count, escape, size
 from pages.common.frame import View
 from pages.common.jobs import Key, Progress
-from pages.common.loaded import Loaded, loaded_key
+from pages.common.loaded import Loaded
 
 if TYPE_CHECKING:
     from streamlit.runtime.uploaded_file_manager import UploadedFile

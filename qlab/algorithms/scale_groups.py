@@ -21,7 +21,7 @@ from qlab.algorithms.targets import is_transposed, set_weight
 from qlab.nn.functions import Add
 from qlab.nn.intrinsic import AddReLU
 from qlab.nn.intrinsic.fold import core
-from qlab.nn.intrinsic.fused import FusedModule
+from qlab.nn.intrinsic.fused import ConvAdd2d, FusedModule
 
 _ANYWHERE = (nn.ReLU, nn.LeakyReLU, nn.Identity, nn.Dropout, nn.Dropout2d, Add, AddReLU)
 _ON_IMAGES = (
@@ -122,6 +122,8 @@ class GroupFinder:
             if self.layer(reader) is None:
                 tied.append(reader)
                 continue
+            if isinstance(self._module(reader), ConvAdd2d) and tensor in reader.args[1:]:
+                raise NoGroupError(f"it is added to what {self.name(reader)!r} gives")
             self._check_alone(reader)
             self._check_axis(tensor, reader)
             found.consumers.append(reader.name)
@@ -137,6 +139,8 @@ class GroupFinder:
 
     def _check_tail(self, node: fx.Node, module: Any, found: ScaleGroup) -> None:
         """What was fused behind a layer must let factors through."""
+        if isinstance(module, ConvAdd2d):
+            raise NoGroupError(f"another tensor is added to what {self.name(node)!r} gives")
         for part in list(module)[1:] if isinstance(module, FusedModule) else []:
             if isinstance(part, _CLIPS):
                 found.clips.append(node.name)

@@ -15,6 +15,7 @@ from qlab.analysis.simulation import codes_of, simulate, simulated_layer, simula
 from qlab.analysis.study import Study
 from qlab.execution import Program
 from qlab.graph import Plan
+from qlab.graph.nodes import operands
 from qlab.graph.plan import Step
 from qlab.nn.intrinsic.fold import core
 from qlab.qconfig import QConfigMapping
@@ -74,9 +75,10 @@ def find_target(study: Study, plan: Plan, name: str) -> Target | str:
     for other, parameter in study.graph.named_parameters(remove_duplicate=False):
         if id(parameter) in own and not other.startswith(f"{path}."):
             return f"it shares its weight with {other!r}"
-    source = node.args[0] if node.args else None
-    if not isinstance(source, fx.Node) or len(node.all_input_nodes) != 1:
+    read = operands(node)  # a fused sum may add the very tensor that it convolves
+    if len(read) != 1:
         return "it does not read one tensor alone"
+    (source,) = read
     return Target(name, node.name, path, source.name, step)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qlab.errors import ArgumentError, DTypeError, ShapeError
+from qlab.errors import ArgumentError, DTypeError, QlabError, ShapeError, UnfinishedError
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Batches:
 
     Raises:
         DTypeError: ``source`` is neither a tensor nor iterable.
+        UnfinishedError: A one-shot iterator raised something; names the batch.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Batches:
                 received=type(source).__name__,
             )
         one_shot = isinstance(source, Iterator)
-        self._source: Iterable[Any] = list(source) if one_shot else source
+        self._source: Iterable[Any] = list(_guarded(source, name)) if one_shot else source
         self._arity, self._device, self._name = arity, device, name
         self._inputs = tuple(inputs)
 
@@ -75,7 +76,7 @@ class Batches:
         try:
             return len(source)
         except TypeError:
-            return sum(1 for _ in source)
+            return sum(1 for _ in _guarded(source, self._name))
 
     def __iter__(self) -> Iterator[Batch]:
         """Yields checked batches.
@@ -84,9 +85,10 @@ class Batches:
             ArgumentError: A batch lacks inputs, or there is no batch at all.
             DTypeError: A batch that is no tensor, tuple or list.
             ShapeError: An input without samples.
+            UnfinishedError: The source raised something; names the batch.
         """
         count = 0
-        for count, raw in enumerate(self._source, start=1):
+        for count, raw in enumerate(_guarded(self._source, self._name), start=1):
             yield self._batch(raw, count - 1)
         if count == 0:
             raise ArgumentError(
@@ -148,3 +150,20 @@ class Batches:
                 expected="a tensor or a list of whole numbers, one for each sample",
                 received=f"a {type(value).__name__} that starts with {value[0]!r}",
             ) from error
+
+
+def _guarded(source: Iterable[Any], name: str) -> Iterator[Any]:
+    """What a source yields; an error of its own becomes one that names the batch."""
+    index = 0
+    try:
+        for item in source:
+            yield item
+            index += 1
+    except QlabError:
+        raise
+    except Exception as error:
+        raise UnfinishedError.of(
+            f"Batch {index} of the {name} data could not be read",
+            error,
+            "Repair the loader; what was seen before stays.",
+        ) from error

@@ -27,6 +27,10 @@ class LastResults(Generic[T]):
                 self._items.popitem(last=False)
             return self._items[key]
 
+    def emptied(self) -> LastResults[T]:
+        """Another one that keeps as many, without any yet."""
+        return LastResults(self._size)
+
     def clear(self) -> None:
         """Forgets everything."""
         with self._lock:

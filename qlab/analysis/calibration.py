@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,8 +15,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from qlab.analysis.batches import Batch, Batches
-from qlab.errors import ArgumentError, NonFiniteError
+from qlab.errors import ArgumentError, NonFiniteError, UnfinishedError
 from qlab.execution import GraphRunner, Program, channels_last
+from qlab.graph.infinite import without_infinity
 from qlab.stats import TensorStats
 
 Progress = Callable[[int, int, str], None]
@@ -36,6 +37,7 @@ class Calibration:
         samples: Number of samples seen.
         complete: False where a pass was stopped before the data ended.
         seen: Batches seen of each source of data, in the order in which sources were added.
+        model: Fingerprint of the model, see `model_fingerprint`; empty where it is not known.
     """
 
     statistics: dict[str, TensorStats] = field(default_factory=dict)
@@ -43,6 +45,17 @@ class Calibration:
     samples: int = 0
     complete: bool = False
     seen: tuple[int, ...] = ()
+    model: str = ""
+
+    @property
+    def digest(self) -> str:
+        """12 hex digits of a SHA-256 over all statistics: the same for the same data and model."""
+        found = hashlib.sha256()
+        for node, stats in self.statistics.items():
+            found.update(node.encode())
+            for tensor in stats.state_dict().values():
+                found.update(tensor.cpu().numpy().tobytes())
+        return found.hexdigest()[:12]
 
     def merge(self, other: Calibration) -> Calibration:
         """What one calibration over both sets of data would have seen, ``other``'s data last.
@@ -51,13 +64,21 @@ class Calibration:
         Neither argument changes. Only the numbers of the batches depend on who comes first.
 
         Raises:
-            ArgumentError: The two saw different graphs.
+            ArgumentError: The two saw different graphs, or other weights in one.
         """
         mine, theirs = self.statistics, other.statistics
         if mine and theirs and mine.keys() != theirs.keys():
             raise ArgumentError(
                 "Calibrations of different models do not merge",
                 received=f"nodes that only one has: {sorted(mine.keys() ^ theirs.keys())}",
+            )
+        if self.model and other.model and self.model != other.model:
+            raise ArgumentError(
+                "Calibrations of different models do not merge: layers have the same names, and "
+                "other weights or settings",
+                expected=f"statistics of the model {self.model}",
+                received=f"of {other.model}",
+                fix="Calibrate a Lab of this very model on the other data.",
             )
         later = {node: stats.renumbered(self.batches) for node, stats in theirs.items()}
         return Calibration(
@@ -67,6 +88,7 @@ class Calibration:
             self.samples + other.samples,
             self.complete and other.complete,
             self.seen + other.seen,
+            self.model or other.model,
         )
 
 
@@ -149,6 +171,9 @@ def collect(
         start: As there.
         on_progress: As there.
         should_stop: As there.
+
+    Raises:
+        UnfinishedError: A loader failed; ``partial`` is what was seen before.
     """
     result = Calibration() if start is None else copy.deepcopy(start)
     known = result.seen or (result.batches,)
@@ -157,19 +182,30 @@ def collect(
     total = result.batches + sum(
         max(size - done, 0) for size, done in zip(sizes, seen, strict=True)
     )
-    for which, batch in _rest(sources, sizes, seen):
+    broken: UnfinishedError | None = None
+    stopped, rest = False, _rest(sources, sizes, seen)
+    while not stopped:
+        try:
+            which, batch = next(rest)
+        except StopIteration:
+            break
+        except UnfinishedError as error:
+            broken = error
+            break
         describe(batch, result.batches, result.statistics)
         seen[which] += 1
         result.batches += 1
         result.samples += batch.samples
         if on_progress is not None:
             on_progress(result.batches, total, "calibrating")
-        if should_stop is not None and should_stop():
-            break
+        stopped = should_stop is not None and should_stop()
     result.seen = tuple(seen)
-    result.complete = result.batches >= total
+    result.complete = broken is None and (not stopped or result.batches >= total)
     place = {node: index for index, node in enumerate(order)}
     result.statistics = dict(sorted(result.statistics.items(), key=lambda kv: place[kv[0]]))
+    if broken is not None:
+        broken.partial = result
+        raise broken
     return result
 
 
@@ -187,27 +223,30 @@ def _rest(
 class _Watch:
     """Describes the tensors of a graph batch by batch, and refuses what is not finite.
 
-    NaN is always refused. Infinity is refused where a layer makes it of finite numbers, and in
-    the network's inputs; where it was put on purpose, as a constant or an argument, and in what
-    is computed from that (a mask before softmax), it is counted and left out.
+    NaN is always refused. Infinity is refused where a layer makes it of finite numbers: where the
+    layer, given 0 for each infinity among its inputs and arguments, still gives some. Else it was
+    put there on purpose, as a mask before softmax is, and is counted and left out. So it is in
+    constants, but not in parameters, and in inputs that hold nothing but 0 and -inf.
     """
 
     def __init__(self, graph_module: fx.GraphModule, names: Mapping[str, str], called: str) -> None:
         self._called = called
-        self._runner = GraphRunner(channels_last(Program.of(graph_module)), names)
+        self._program = channels_last(Program.of(graph_module))
         self._nodes = {node.name: node for node in graph_module.graph.nodes}
         self._axes = channel_axes(graph_module)
         self._names = names
         self._statistics: dict[str, TensorStats] = {}
-        self._infinite: set[str] = set()
+        self._live: dict[str, Any] = {}
         self._batch = 0
 
     def run(self, batch: Batch, index: int, statistics: dict[str, TensorStats]) -> None:
-        self._batch, self._statistics, self._infinite = index, statistics, set()
-        self._runner.watch(batch.inputs, self._observe)
+        self._batch, self._statistics, self._live = index, statistics, {}
+        with torch.no_grad():
+            self._program.run(batch.inputs, self._observe, self._live)
 
     def _observe(self, node: str, value: Any) -> None:
-        if not (isinstance(value, Tensor) and value.is_floating_point()):
+        observed = isinstance(value, Tensor) and value.is_floating_point()
+        if not observed or node not in self._names:
             return
         stats = self._statistics.get(node)
         if stats is None:
@@ -220,18 +259,20 @@ class _Watch:
         stats.update(value, self._batch)
         if stats.nan_count > nan:
             raise self._refusal("NaN", stats.nan_count - nan, node)
-        if stats.inf_count > infinite:
-            self._infinite.add(node)
-            if not self._on_purpose(self._nodes[node]):
-                raise self._refusal("Infinity", stats.inf_count - infinite, node)
+        if stats.inf_count > infinite and not self._on_purpose(node, value):
+            raise self._refusal("Infinity", stats.inf_count - infinite, node)
 
-    def _on_purpose(self, node: fx.Node) -> bool:
-        if node.op == "get_attr":
-            return True
-        arguments = [*node.args, *node.kwargs.values()]
-        return any(isinstance(a, float) and math.isinf(a) for a in arguments) or any(
-            source.name in self._infinite for source in node.all_input_nodes
-        )
+    def _on_purpose(self, node: str, value: Tensor) -> bool:
+        """Whether a layer's infinity is that which it was given."""
+        instruction = self._program.by_name[node]
+        if instruction.op == "get_attr":
+            return not isinstance(value, nn.Parameter)
+        if instruction.op == "placeholder":
+            return bool(((value == 0) | value.isneginf()).all())
+        given = {name: without_infinity(self._live[name]) for name in instruction.reads}
+        args, kwargs = without_infinity((instruction.args, instruction.kwargs))
+        own = replace(instruction, args=args, kwargs=kwargs).run(given)
+        return not (isinstance(own, Tensor) and bool(own.isinf().any()))
 
     def _refusal(self, what: str, count: int, node: str) -> NonFiniteError:
         name, batch = self._names[node], f"batch {self._batch} of the {self._called} data"
@@ -272,12 +313,16 @@ def default_channel_axis(ndim: int) -> int | None:
 
 def sample_inputs(batches: Batches, largest: int) -> tuple[Any, ...]:
     """The first samples of the first batch, at most ``largest`` of them."""
-    batch = next(iter(batches))
+    return first_samples(next(iter(batches)), largest)
+
+
+def first_samples(batch: Batch, largest: int) -> tuple[Any, ...]:
+    """Copies of the first samples of a batch, at most ``largest`` of them."""
     size = batch.samples
 
     def cut(value: Any) -> Any:
         aligned = isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == size
-        return value[:largest] if aligned else value
+        return value[:largest].clone() if aligned else value
 
     return tuple(cut(value) for value in batch.inputs)
 

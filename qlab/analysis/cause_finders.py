@@ -9,9 +9,21 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from qlab.analysis.causes import Cause, Evidence, Quantized, Remedy, SpecChange, SpecChanges
+from qlab.analysis.causes import (
+    MSE_LABEL,
+    Cause,
+    Evidence,
+    Quantized,
+    Remedy,
+    SpecChange,
+    SpecChanges,
+    can_search,
+    fixed,
+    searched,
+)
+from qlab.analysis.data_causes import dead_channels, moving_range, unsteady_batches
 from qlab.granularity import PerAxis
-from qlab.ranges import MSE, Fixed, MinMax, MovingAverage, TensorSpec
+from qlab.ranges import MinMax, TensorSpec
 
 # Thresholds. A ratio of ranges r costs the smaller side log2(r) bits, as all share the codes.
 CHANNEL_SPREAD = 8.0  # largest over smallest channel: three of eight bits lost to the smallest
@@ -23,14 +35,7 @@ CLIPPING_SHARE = 0.5  # of the squared error: more than rounding does
 INPUT_SHARE = 0.5  # of the squared error: more than the layer's own weight and output do
 SHIFT_SHARE = 0.2  # of the squared error: a bias could take back a fifth of it, 1 dB
 FEW_BITS = 8  # below it, every bit less costs about 6 dB
-DEAD_CHANNELS = 1
-DRIFT = 1.5  # typical batch after over before a moment, all of them apart; half a bit
-JUMP = 8.0  # largest over typical batch; 1 % of sets of 8 batches of Student's t with 3 degrees
-RANGE_GROWTH = 0.05  # by one more batch: the range is not settled; 0.4 dB
-FEWEST_BATCHES = 8  # four on either side of a moment: all apart by chance in 2 of 70 cases
 MORE_BITS = 16
-
-MSE_LABEL = "Choose the range by least squared error"
 
 
 def find_causes(evidence: Evidence) -> Iterator[Cause]:
@@ -85,15 +90,15 @@ def _spread(
     if tensor.kind == "weight":
         spec = replace(tensor.spec, granularity=PerAxis(tensor.channel_axis))
         remedy, label = evidence.change("weight", spec), "Use one scale per channel"
-    elif _can_search(tensor.spec):
-        remedy, label = evidence.change("activation", _searched(tensor.spec)), MSE_LABEL
+    elif can_search(tensor.spec):
+        remedy, label = evidence.change("activation", searched(tensor.spec)), MSE_LABEL
     kind, value, threshold = number
     return Cause(kind, evidence.name, tensor.kind, value, threshold, sentence, remedy, label)
 
 
 def _unused_side(evidence: Evidence, tensor: Quantized) -> Iterator[Cause]:
     spec, stats = tensor.spec, tensor.stats
-    if not spec.symmetric or tensor.kind == "weight" or spec.dtype.is_float or _fixed(spec):
+    if not spec.symmetric or tensor.kind == "weight" or spec.dtype.is_float or fixed(spec):
         return
     low, high = min(float(stats.min_val), 0.0), max(float(stats.max_val), 0.0)
     reach = max(-low, high)
@@ -126,7 +131,7 @@ def _heavy_tail(evidence: Evidence, tensor: Quantized) -> Iterator[Cause]:
         ratio,
         HEAVY_TAIL,
         f"Min-max stretches to {reach:.3g}, {ratio:.3g}× as far as 99.8 % of the values reach.",
-        evidence.change(tensor.kind, _searched(tensor.spec)),
+        evidence.change(tensor.kind, searched(tensor.spec)),
         MSE_LABEL,
     )
 
@@ -134,7 +139,7 @@ def _heavy_tail(evidence: Evidence, tensor: Quantized) -> Iterator[Cause]:
 def _clipping(evidence: Evidence, tensor: Quantized) -> Iterator[Cause]:
     error = tensor.error
     share = error.clipping / error.total if error.total > 0 else 0.0
-    if share < CLIPPING_SHARE or not _can_search(tensor.spec):
+    if share < CLIPPING_SHARE or not can_search(tensor.spec):
         return
     yield Cause(
         "clipping",
@@ -144,7 +149,7 @@ def _clipping(evidence: Evidence, tensor: Quantized) -> Iterator[Cause]:
         CLIPPING_SHARE,
         f"{100 * error.clipped_share:.3g} % of the {tensor.kind}'s values lie outside the range "
         f"and carry {100 * share:.3g} % of its squared error.",
-        evidence.change(tensor.kind, _searched(tensor.spec)),
+        evidence.change(tensor.kind, searched(tensor.spec)),
         MSE_LABEL,
     )
 
@@ -165,118 +170,6 @@ def _few_bits(evidence: Evidence, tensor: Quantized) -> Iterator[Cause]:
         evidence.change(tensor.kind, tensor.spec.with_bits(FEW_BITS)),
         f"Use {FEW_BITS} bits",
     )
-
-
-def _dead_channels(evidence: Evidence, tensor: Quantized) -> Iterator[Cause]:
-    ranges = tensor.channel_ranges
-    dead, saved = int((ranges == 0).sum()), ""
-    if dead < DEAD_CHANNELS:
-        return
-    if tensor.channel_size:
-        saved = f" Removing them saves {dead * tensor.channel_size:,} weights of this layer."
-    yield Cause(
-        "dead channels",
-        evidence.name,
-        tensor.kind,
-        dead,
-        DEAD_CHANNELS,
-        f"{dead} of {ranges.numel()} channels of the {tensor.kind} "
-        f"{'is' if dead == 1 else 'are'} always 0: they cost time and no precision.{saved}",
-        None,
-        "Remove the dead channels from the model",
-    )
-
-
-def _unsteady_batches(evidence: Evidence, tensor: Quantized) -> Iterator[Cause]:
-    stats, spec = tensor.stats, tensor.spec
-    reach = torch.maximum(stats.batch_min.abs(), stats.batch_max.abs())
-    if tensor.kind == "weight" or reach.numel() < FEWEST_BATCHES or _fixed(spec):
-        return
-    typical, largest = float(reach.median()), float(reach.max())
-    jump = largest / typical if typical > 0 else 1.0
-    drift, at = _drift(reach)
-    if drift >= DRIFT:
-        value, threshold = drift, DRIFT
-        seen = f"From batch {at} on, the batches reach {drift:.3g}× as far as those before"
-        if float(reach[at:].median()) < float(reach[:at].median()):
-            seen = f"Until batch {at}, the batches reach {drift:.3g}× as far as those after it"
-    elif jump >= JUMP:
-        value, threshold = jump, JUMP
-        batch = int(stats.batch_index[int(reach.argmax())])
-        seen = f"Batch {batch} reaches {jump:.3g}× as far as a typical batch"
-    else:
-        return
-    remedy: Remedy | None = None
-    label = "Shuffle the calibration data and check where it comes from"
-    if isinstance(spec.policy, MovingAverage):  # follows the order of the batches
-        remedy, label = evidence.change("activation", _searched(spec)), MSE_LABEL
-    yield Cause(
-        "non-stationary batches",
-        evidence.name,
-        tensor.kind,
-        value,
-        threshold,
-        f"{seen}: the range depends on which data calibration saw, and in which order.",
-        remedy,
-        label,
-    )
-
-
-def _drift(reach: Tensor) -> tuple[float, int]:
-    """Largest ratio of the medians before and after a batch where all before and after differ.
-
-    Args:
-        reach: Largest magnitude of each batch, in their order, float32 (B,).
-
-    Returns:
-        The ratio, 1 where there is no such batch, and the first batch after the change.
-    """
-    best, at = 1.0, 0
-    for split in range(FEWEST_BATCHES // 2, reach.numel() - FEWEST_BATCHES // 2 + 1):
-        low, high = sorted((reach[:split], reach[split:]), key=lambda part: float(part.median()))
-        apart = float(low.max()) < float(high.min())
-        ratio = float(high.median() / low.median()) if apart and float(low.median()) > 0 else 1.0
-        if ratio > best:
-            best, at = ratio, split
-    return best, at
-
-
-def _moving_range(evidence: Evidence, tensor: Quantized) -> Iterator[Cause]:
-    if not isinstance(tensor.spec.policy, MinMax | MovingAverage) or tensor.kind == "weight":
-        return
-    growth = range_growth(tensor.stats.batch_min, tensor.stats.batch_max)
-    if growth < RANGE_GROWTH:
-        return
-    yield Cause(
-        "too few samples",
-        evidence.name,
-        tensor.kind,
-        growth,
-        RANGE_GROWTH,
-        f"After {tensor.stats.batch_index.numel()} batches one more batch still widens the range "
-        f"by {100 * growth:.3g} %: calibration has not seen enough.",
-        None,
-        "Calibrate on more data",
-    )
-
-
-def range_growth(batch_min: Tensor, batch_max: Tensor) -> float:
-    """By how much one more batch widens a min-max range that includes 0, in any order, relative.
-
-    The mean over batches of the share of the range that this batch alone adds; 0 for fewer than
-    two batches, from which nothing can be told.
-
-    Args:
-        batch_min: Smallest value of each batch, float32 (B,).
-        batch_max: Largest value of each batch, float32 (B,).
-    """
-    if batch_min.numel() < 2:
-        return 0.0
-    tops, bottoms = (x.clamp(min=0).sort(descending=True).values for x in (batch_max, -batch_min))
-    width = float(tops[0] + bottoms[0])
-    # Only the batch at either end adds anything: what it reaches beyond the next one.
-    added = float(tops[0] - tops[1] + bottoms[0] - bottoms[1])
-    return added / width / batch_min.numel() if width > 0 else 0.0
 
 
 _JOINS = {"add": "sum", "add_relu": "sum", "cat": "concatenation"}
@@ -314,10 +207,10 @@ def _quantized_input(evidence: Evidence) -> Iterator[Cause]:
     share = evidence.input_share
     if share is None or share < INPUT_SHARE:
         return
-    searchable = any(_can_search(source.spec) for source in evidence.sources)
+    searchable = any(can_search(source.spec) for source in evidence.sources)
     changes = []
     for source in evidence.sources:
-        spec = _searched(source.spec) if searchable else _widened(source.spec)
+        spec = searched(source.spec) if searchable else _widened(source.spec)
         if spec != source.spec:
             changes.append(SpecChange(source.asker, "activation", spec, source.found))
     own = any(source.asker.name == evidence.name for source in evidence.sources)
@@ -354,21 +247,8 @@ def _mean_shift(evidence: Evidence) -> Iterator[Cause]:
     )
 
 
-def _fixed(spec: TensorSpec) -> bool:
-    return isinstance(spec.policy, Fixed)
-
-
-def _can_search(spec: TensorSpec) -> bool:
-    """Whether the range of least squared error would be another choice than the spec's own."""
-    return not isinstance(spec.policy, MSE | Fixed)
-
-
-def _searched(spec: TensorSpec) -> TensorSpec:
-    return replace(spec, policy=MSE()) if _can_search(spec) else spec
-
-
 def _widened(spec: TensorSpec) -> TensorSpec:
-    whole = spec.dtype.bits < MORE_BITS and not spec.dtype.is_float and not _fixed(spec)
+    whole = spec.dtype.bits < MORE_BITS and not spec.dtype.is_float and not fixed(spec)
     return spec.with_bits(MORE_BITS) if whole else spec
 
 
@@ -390,9 +270,9 @@ FINDERS: tuple[Callable[[Evidence], Iterator[Cause]], ...] = (
     _each_tensor(_heavy_tail),
     _each_tensor(_clipping),
     _each_tensor(_few_bits),
-    _each_tensor(_dead_channels),
-    _each_tensor(_unsteady_batches),
-    _each_tensor(_moving_range),
+    _each_tensor(dead_channels),
+    _each_tensor(unsteady_batches),
+    _each_tensor(moving_range),
     _uneven_operands,
     _quantized_input,
     _mean_shift,

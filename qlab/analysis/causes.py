@@ -6,7 +6,7 @@ gain in `qlab.analysis.diagnosis`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
@@ -15,10 +15,11 @@ from torch import Tensor
 from qlab.errors import UnsupportedError
 from qlab.granularity import PerTensor
 from qlab.qconfig import Address, QConfig, QConfigMapping, qconfig_of
-from qlab.ranges import QuantizationError, TensorSpec
+from qlab.ranges import MSE, Fixed, QuantizationError, TensorSpec
 from qlab.stats import TensorStats
 
 Which = Literal["weight", "activation"]
+MSE_LABEL = "Choose the range by least squared error"
 
 
 class Remedy(Protocol):
@@ -76,6 +77,21 @@ class SpecChanges:
         for change in self.changes:
             mapping = change(mapping)
         return mapping
+
+
+def fixed(spec: TensorSpec) -> bool:
+    """Whether the range is given, whatever the data."""
+    return isinstance(spec.policy, Fixed)
+
+
+def can_search(spec: TensorSpec) -> bool:
+    """Whether the range of least squared error would be another choice than the spec's own."""
+    return not isinstance(spec.policy, MSE | Fixed)
+
+
+def searched(spec: TensorSpec) -> TensorSpec:
+    """The spec with the range of least squared error, where that is another choice."""
+    return replace(spec, policy=MSE()) if can_search(spec) else spec
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from qlab.analysis.metrics import METRICS, ErrorSums
 from qlab.analysis.networks import NetworkOutput, Networks, places_of
 from qlab.analysis.probe import QuantizedLayer, real
 from qlab.analysis.report import Report, Size, coverage_of, graph_bytes, module_bytes
+from qlab.analysis.tasks import DataPass
 from qlab.errors import NonFiniteError
 from qlab.execution import CachedRun, GraphRunner, RunStore
 from qlab.graph.plan import Plan, Step
@@ -135,10 +136,11 @@ def compare_graphs(
     carried = {place.carrier: (place, errors) for place, errors in found}
     quantized_run = GraphRunner(networks.converted, carried)
     output = NetworkOutput()
-    total, done, samples = len(batches), 0, 0
+    data_pass = DataPass([batches], "comparing", on_progress, should_stop)
     with torch.no_grad():
-        for batch in batches:
-            run = floats.get(done, total, batch.inputs)
+        for batch in data_pass:
+            place_of_batch = data_pass.done, data_pass.total, batch.inputs
+            run = floats.get(*place_of_batch)
 
             def add(carrier: str, value: Any, run: CachedRun = run) -> None:
                 place, errors = carried[carrier]
@@ -151,13 +153,8 @@ def compare_graphs(
             result = quantized_run.watch(batch.inputs, add)
             own = run
             if original is not None and original is not floats:
-                own = original.get(done, total, batch.inputs)
+                own = original.get(*place_of_batch)
             output.update(own.output, result, batch.labels)
-            done, samples = done + 1, samples + batch.samples
-            if on_progress is not None:
-                on_progress(done, total, "comparing")
-            if should_stop is not None and should_stop():
-                break
     ideal = partial(ideal_of, networks.plan, ideal_sqnr)
     rows = {errors.step.name: errors.row(ideal) for _, errors in found}
     return Report(
@@ -167,8 +164,8 @@ def compare_graphs(
         size=Size(graph_bytes(networks.float_graph), graph_bytes(networks.converted)),
         coverage=coverage_of(networks.plan),
         plan=networks.plan,
-        samples=samples,
-        complete=done >= total,
+        samples=data_pass.samples,
+        complete=data_pass.complete,
     )
 
 

@@ -29,7 +29,8 @@ def causes_of(study: Study, mapping: QConfigMapping, name: str) -> tuple[Cause, 
     """Every cause of a layer's error: what gains most first, what gains nothing last.
 
     Causes without a remedy in the configuration stand between the two. A gain is measured on the
-    layer alone, as it is deployed, fed the float network's values on a small fixed sample.
+    layer alone, as it is deployed, fed the float network's values on a small fixed sample; where
+    batches differ, on some samples of each.
     """
     study.probe(name)  # says why where nothing is known of it
     found = [_with_gain(study, mapping, cause) for cause in _unmeasured(study, mapping, name)]
@@ -158,7 +159,7 @@ def _with_gain(study: Study, mapping: QConfigMapping, cause: Cause) -> Cause:
     if step.execution not in _MEASURED:  # the layer cannot be quantized so
         return replace(cause, remedy=None)
     whole, probe = cause.kind in _WHOLE_DATA, study.probe(cause.layer)
-    values = study.float_values(probe) if whole else [study.sample()[0]]
+    values = study.float_values(probe, few=True) if whole else [study.sample()[0]]
     before, after = ErrorSums(), ErrorSums()
     try:
         for batch in values:

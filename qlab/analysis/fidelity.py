@@ -23,6 +23,7 @@ from qlab.analysis.calibration import Progress, Stop
 from qlab.analysis.metrics import ErrorSums
 from qlab.analysis.networks import OutputSums
 from qlab.analysis.simulation import codes_of, module_of, simulate, simulated_layers
+from qlab.analysis.tasks import DataPass
 from qlab.execution import GraphRunner
 from qlab.graph.plan import Plan, Step
 from qlab.nn.quantized.base import QuantizedModule
@@ -235,20 +236,16 @@ def measure_fidelity(
         NonFiniteError: NaN or infinity in a layer.
     """
     networks = _Networks(*graphs, plan, reference or graphs[0])
-    output, total, done, samples = _Output(), len(batches), 0, 0
+    output, label = _Output(), "comparing simulation and integers"
+    data_pass = DataPass([batches], label, on_progress, should_stop)
     with torch.no_grad():
-        for batch in batches:
+        for batch in data_pass:
             networks.measure(batch, output)
-            done, samples = done + 1, samples + batch.samples
-            if on_progress is not None:
-                on_progress(done, total, "comparing simulation and integers")
-            if should_stop is not None and should_stop():
-                break
     rows = {layer.step.name: layer.row() for layer in networks.layers.values()}
     columns = ["type", "execution", *networks.columns()]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=None)
     table = table.reindex(columns=columns).rename_axis("layer")
-    return Fidelity(table, output.as_dict(), samples, complete=done >= total)
+    return Fidelity(table, output.as_dict(), data_pass.samples, complete=data_pass.complete)
 
 
 class _Networks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ from qlab.analysis.batches import Batch
 from qlab.graph.lift import attribute
 
 _MODULUS = 2**256
+_SAMPLED = 2**14
+_DEVICE = re.compile(r"device\(type='\w+'(, index=\d+)?\)")
 
 
 def tensor_fingerprint(tensor: Tensor) -> str:
@@ -35,6 +38,30 @@ def graph_fingerprint(graph_module: fx.GraphModule) -> dict[str, str]:
         ``{"node <name>": what it computes, ..., "tensor <name>": type, shape and SHA-256, ...}``.
         Two graphs with equal fingerprints compute the same.
     """
+    parts = _computations(graph_module)
+    for name, tensor in graph_tensors(graph_module).items():
+        shape = f"{str(tensor.dtype).removeprefix('torch.')}{tuple(tensor.shape)}"
+        parts[f"tensor {name}"] = f"{shape} {tensor_fingerprint(tensor)}"
+    return parts
+
+
+def model_fingerprint(graph_module: fx.GraphModule) -> str:
+    """Of a float graph and its weights on any device, in some milliseconds.
+
+    Of a tensor of more than 16,384 elements as many count, evenly spaced: training changes nearly
+    all of them, and `graph_fingerprint` reads each.
+    """
+    computed = _computations(graph_module)
+    parts = {node: _DEVICE.sub("device", what) for node, what in computed.items()}
+    for name, tensor in graph_tensors(graph_module).items():
+        flat = tensor.detach().reshape(-1)
+        few = flat[:: max(flat.numel() // _SAMPLED, 1)]
+        parts[f"tensor {name}"] = f"{tuple(tensor.shape)} {tensor_fingerprint(few)}"
+    return combined(parts)
+
+
+def _computations(graph_module: fx.GraphModule) -> dict[str, str]:
+    """What each node of a graph computes."""
     parts = {}
     for node in graph_module.graph.nodes:
         what = node.target if isinstance(node.target, str) else _name_of(node.target)
@@ -42,9 +69,6 @@ def graph_fingerprint(graph_module: fx.GraphModule) -> dict[str, str]:
             what = f"{what} = {graph_module.get_submodule(str(node.target))!r}"
         arguments = f"{node.args!r} {dict(node.kwargs)!r}"
         parts[f"node {node.name}"] = f"{node.op} {what} on {arguments}"
-    for name, tensor in graph_tensors(graph_module).items():
-        shape = f"{str(tensor.dtype).removeprefix('torch.')}{tuple(tensor.shape)}"
-        parts[f"tensor {name}"] = f"{shape} {tensor_fingerprint(tensor)}"
     return parts
 
 

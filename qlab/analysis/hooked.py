@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
@@ -18,20 +17,22 @@ from qlab.analysis.calibration import Calibration, channel_axes, collect
 from qlab.analysis.channels import ChannelSums, not_quantized
 from qlab.analysis.hooked_compare import compare_modules
 from qlab.analysis.hooked_run import DynamicLayer, HookedRun, QuantizedOnItsOwn, run_layer
-from qlab.analysis.hooked_sensitivity import one_by_one
+from qlab.analysis.hooked_sensitivity import is_replaced, measure_modules, refuse_executor
 from qlab.analysis.layers import Layer, describe_layers
 from qlab.analysis.networks import first_tensor
 from qlab.analysis.observed import samples_in
 from qlab.analysis.probe import LayerProbe, QuantizedLayer
 from qlab.analysis.report import Report
-from qlab.analysis.sensitivity import WAYS, Sensitivity, check_question
+from qlab.analysis.sensitivity import Sensitivity, check_question
 from qlab.analysis.study import Study
 from qlab.errors import NonFiniteError, TraceError, UnsupportedError
 from qlab.graph import Plan, fuse, trace
 from qlab.graph.inputs import Call
 from qlab.graph.islands import islands
 from qlab.graph.plan import Step
+from qlab.graph.shapes import tensors_in
 from qlab.qconfig import QConfigMapping
+from qlab.registry import PATTERNS, Pattern
 from qlab.stats import TensorStats
 
 
@@ -148,14 +149,21 @@ class ModuleStudy(Study):
                 raise _not_finite("NaN", verb, name, where)
             return stats.inf_count > infinite
 
+        last = ""
+
         def observe(name: str, given: Any, output: Any) -> None:
+            nonlocal last
+            last = name
             tensors = [value for value in given if isinstance(value, Tensor)]
             pairs = zip(self.inputs[name], tensors, strict=False)
             before = [note(node, name, value) for node, value in pairs]
             if note(self.nodes[name], name, output) and not any(before):
                 raise _not_finite("Infinity", "produces", name, where)
 
-        self.runs.run(batch.inputs, observe)
+        for output in tensors_in(self.runs.run(batch.inputs, observe)):
+            if output.is_floating_point() and bool((output.isnan() | output.isposinf()).any()):
+                what = "NaN" if bool(output.isnan().any()) else "Infinity"
+                raise _made_between(what, last, where)
 
     def _take_sample(self) -> tuple[dict[str, Any], int]:
         """What every layer takes and gives in its first call, for a small sample of the data."""
@@ -178,16 +186,16 @@ class ModuleStudy(Study):
         named = dict(zip(self.inputs[name], copies, strict=False))
         return {**named, self.nodes[name]: output.clone()}
 
-    def float_values(self, probe: LayerProbe) -> Iterator[dict[str, Any]]:
+    def float_values(self, probe: LayerProbe, few: bool = False) -> Iterator[dict[str, Any]]:
         """The float values around a layer for all calibration data, call by call."""
-        for batch in itertools.chain.from_iterable(self.sources):
+        for inputs in self._inputs(few):
             calls: list[dict[str, Any]] = []
 
             def keep(name: str, given: Any, output: Any, calls: Any = calls) -> None:
                 if isinstance(output, Tensor):
                     calls.append(self._around(name, given, output))
 
-            self.runs.run(batch.inputs, keep, watch=[probe.name])
+            self.runs.run(inputs, keep, watch=[probe.name])
             yield from calls
 
     def quantized_layers(self, mapping: QConfigMapping) -> dict[str, QuantizedLayer]:
@@ -196,7 +204,7 @@ class ModuleStudy(Study):
         plan = self.plan(mapping)
         coded = {n.meta["source"]: n for n in graph.graph.nodes if "qparams" in n.meta}
         for step in plan.steps:
-            if step.execution in ("integer", "simulated", "dynamic"):
+            if is_replaced(step):
                 module = graph.get_submodule(step.name)
                 qparams = coded[step.node].meta["qparams"] if step.node in coded else None
                 dynamic = step.execution == "dynamic"
@@ -230,24 +238,24 @@ class ModuleStudy(Study):
         self,
         candidates: dict[str, QConfigMapping],
         data: Batches,
-        ways: tuple[str, ...] = WAYS,
+        ways: tuple[str, ...] | None = None,
         executor: Executor | None = None,
         since: Sensitivity | None = None,
         **hooks: Any,
     ) -> Sensitivity:
         """As `Lab.sensitivity`, by running the model once per layer and way, one after the other.
 
-        What a stopped answer had measured is measured again.
-
         Raises:
-            UnsupportedError: Only the gradient estimate is asked for, which needs a graph.
+            UnsupportedError: The gradient estimate is asked for, which needs a graph, or an
+                executor is given.
         """
-        check_question(ways, candidates)
-        if tuple(ways) == ("estimate",):
+        ways = ("on", "off") if ways is None else tuple(ways)
+        check_question(ways, candidates, since)
+        refuse_executor(executor)
+        if "estimate" in ways:
             self.whole_graph("The gradient estimate of sensitivity")
-        layers = {name: self.quantized_layers(mapping) for name, mapping in candidates.items()}
         with self._lock:
-            return one_by_one(self.runs, layers, data, ways=tuple(ways), **hooks)
+            return measure_modules(self, candidates, data, ways=ways, since=since, **hooks)
 
     def callables(self, mapping: QConfigMapping) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """The float and the quantized network, for the inputs of a batch; not to be changed."""
@@ -272,7 +280,13 @@ class ModuleStudy(Study):
         return model.eval()
 
 
-def study_of(model: nn.Module, call: Call, data: Batches, memory_budget: int = 0) -> Study:
+def study_of(
+    model: nn.Module,
+    call: Call,
+    data: Batches,
+    memory_budget: int = 0,
+    patterns: Sequence[Pattern] = PATTERNS,
+) -> Study:
     """The study of a model: of its graph, or of its modules where it has no graph.
 
     Args:
@@ -280,9 +294,10 @@ def study_of(model: nn.Module, call: Call, data: Batches, memory_budget: int = 0
         call: How it is called, with inputs on that device.
         data: Calibration data.
         memory_budget: How many bytes of the float network's activations are kept.
+        patterns: The chains of a graph that are fused.
     """
     try:
-        graph = fuse(trace(model, call.example_inputs))
+        graph = fuse(trace(model, call.example_inputs), patterns)
     except TraceError as error:
         return ModuleStudy(copy.deepcopy(model).eval(), call, data, error)
     return Study(graph, call.values, data, memory_budget)
@@ -293,6 +308,15 @@ def _not_finite(what: str, verb: str, name: str, where: str) -> NonFiniteError:
         f"{what} in the float model: the first layer that {verb} it is {name!r}",
         received=f"{what} in {where}",
         fix="Check that layer's weights and the data of this batch.",
+    )
+
+
+def _made_between(what: str, last: str, where: str) -> NonFiniteError:
+    return NonFiniteError(
+        f"{what} in the float model's output: made by its own code behind the layer {last!r}, "
+        "which gives finite numbers",
+        received=f"{what} in {where}",
+        fix="Check what the model's forward does after that layer.",
     )
 
 

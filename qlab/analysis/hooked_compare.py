@@ -17,6 +17,7 @@ from qlab.analysis.compare import COLUMNS, LayerErrors, ideal_of
 from qlab.analysis.hooked_run import run_layer
 from qlab.analysis.networks import NetworkOutput, first_tensor, outputs_of
 from qlab.analysis.report import Report, Size, coverage_of, module_bytes
+from qlab.analysis.tasks import DataPass
 from qlab.errors import UnsupportedError
 from qlab.graph.plan import Step
 from qlab.qconfig import QConfigMapping
@@ -65,14 +66,10 @@ def compare_modules(
     layers = study.quantized_layers(mapping)
     plan = study.plan(mapping)
     pairs = {name: _Pair(plan.step(name), layer) for name, layer in layers.items()}
-    output, total, done, samples = NetworkOutput(), len(batches), 0, 0
-    for batch in batches:
+    output = NetworkOutput()
+    data_pass = DataPass([batches], "comparing", on_progress, should_stop)
+    for batch in data_pass:
         _measure(study, batch, pairs, output)
-        done, samples = done + 1, samples + batch.samples
-        if on_progress is not None:
-            on_progress(done, total, "comparing")
-        if should_stop is not None and should_stop():
-            break
     ideal = partial(ideal_of, plan, study.ideal_sqnr)
     rows = {name: pair.row(ideal) for name, pair in pairs.items() if pair.local.count}
     whole = module_bytes(study.model)
@@ -85,8 +82,8 @@ def compare_modules(
         size=Size(whole, size),
         coverage=coverage_of(plan),
         plan=plan,
-        samples=samples,
-        complete=done >= total,
+        samples=data_pass.samples,
+        complete=data_pass.complete,
     )
 
 

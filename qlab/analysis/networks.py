@@ -148,12 +148,20 @@ def outputs_of(value: Any) -> dict[str, Tensor]:
     in a tuple ``"[0]"``. The first tensor of whole numbers where nothing else comes out.
 
     Raises:
-        UnsupportedError: The network gives no tensor.
+        UnsupportedError: The network gives no tensor, or complex numbers.
     """
     found = dict(_named("", value))
     if not found:
         raise UnsupportedError(
             "The network's output holds no tensor to compare", received=type(value).__name__
+        )
+    unreal = [name for name, tensor in found.items() if tensor.is_complex()]
+    if unreal:
+        raise UnsupportedError(
+            f"The network's output {unreal[0]!r} holds complex numbers",
+            expected="real numbers, of which errors are measured",
+            received=str(found[unreal[0]].dtype),
+            fix="Let the model give torch.view_as_real of it.",
         )
     real = {name: tensor for name, tensor in found.items() if tensor.is_floating_point()}
     return real or dict([next(iter(found.items()))])
@@ -167,23 +175,29 @@ def batch_errors(x: dict[str, Tensor], y: dict[str, Tensor]) -> dict[str, ErrorS
         y: Of the quantized network.
 
     Returns:
-        By output; None for one after the first that is not finite in the float network, such as a
-        mask of -inf: it counts for nothing.
+        By output; where the float network masks with infinity, over what is not masked in either.
+        None where nothing else is left, and for one after the first that is NaN in the float
+        network: it counts for nothing.
 
     Raises:
         NonFiniteError: NaN or infinity in the first, or that quantization brought.
     """
     found: dict[str, ErrorSums | None] = {}
     for name, reference in x.items():
-        sums = ErrorSums()
+        sums, value = ErrorSums(), y[name]
+        masked = reference.isinf() if reference.shape == value.shape else None
+        if masked is not None and bool(masked.any()):
+            kept = ~(masked | value.isinf())
+            reference, value = reference[kept], value[kept]
         try:
-            sums.update(reference, y[name])
+            sums.update(reference, value)
         except NonFiniteError:
             if not found or bool(reference.isfinite().all()):
                 raise
             found[name] = None
             continue
-        found[name] = sums
+        nothing = masked is not None and sums.signal == sums.noise == 0 and bool(masked.any())
+        found[name] = None if nothing else sums
     return found
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, fx
@@ -17,15 +19,18 @@ from qlab.analysis.calibration import (
     Stop,
     activation_bytes,
     collect_statistics,
+    first_samples,
     sample_inputs,
 )
+from qlab.analysis.fingerprint import model_fingerprint
 from qlab.analysis.probe import LayerProbe
-from qlab.errors import DTypeError, UncalibratedError
+from qlab.errors import DTypeError, UncalibratedError, UnfinishedError
 from qlab.execution import GraphRunner
 from qlab.stats import TensorStats
 
 _SAMPLE_BYTES = 64 * 2**20
 _LARGEST_SAMPLE = 32
+_FEW = 64
 _LAYER_ELEMENTS = 2**21
 
 
@@ -67,11 +72,24 @@ class Observed:
         """One float pass over the data not seen so far; returns at once where there is none."""
         with self._lock:
             if self.calibration is None or not self.calibration.complete:
-                self.calibration = self._collect(
-                    self.sources, self.calibration, on_progress=on_progress, should_stop=should_stop
-                )
+                hooks: Any = {"on_progress": on_progress, "should_stop": should_stop}
+                with self._keeping(self.sources):
+                    seen = self._collect(self.sources, self.calibration, **hooks)
+                    self.calibration = replace(seen, model=self.fingerprint)
                 self._forget()
             return self.calibration
+
+    @contextmanager
+    def _keeping(self, sources: list[Batches]) -> Iterator[None]:
+        """Where a loader fails: what was seen stays, and `calibrate` goes on from there."""
+        try:
+            yield
+        except UnfinishedError as error:
+            if isinstance(error.partial, Calibration) and error.partial.batches:
+                self.sources = sources
+                self.calibration = replace(error.partial, model=self.fingerprint)
+                self._forget()
+            raise
 
     def add_data(
         self, data: Batches, on_progress: Progress | None = None, should_stop: Stop | None = None
@@ -79,12 +97,18 @@ class Observed:
         """Takes in more calibration data, after all that is there; nothing is seen twice."""
         with self._lock:
             sources = [*self.sources, data]
-            self.calibration = self._collect(
-                sources, self.calibration, on_progress=on_progress, should_stop=should_stop
-            )
+            hooks: Any = {"on_progress": on_progress, "should_stop": should_stop}
+            with self._keeping(sources):
+                seen = self._collect(sources, self.calibration, **hooks)
+                self.calibration = replace(seen, model=self.fingerprint)
             self.sources = sources
             self._forget()
             return self.calibration
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the model that is observed, as `Calibration.model` keeps it."""
+        return model_fingerprint(self.reference)
 
     def restore(self, calibration: Calibration, sample_inputs: tuple[Any, ...]) -> None:
         """Goes on from saved statistics of all data that is here, however it is batched now."""
@@ -92,11 +116,31 @@ class Observed:
         self.calibration = replace(calibration, seen=seen)
         self.sample_inputs = sample_inputs
 
-    def float_values(self, probe: LayerProbe) -> Iterator[dict[str, Any]]:
-        """The float values around a layer for all calibration data, call by call."""
+    def float_values(self, probe: LayerProbe, few: bool = False) -> Iterator[dict[str, Any]]:
+        """The float values around a layer for all calibration data, call by call.
+
+        Args:
+            probe: The layer.
+            few: Of some samples of every batch only, see `few_of_each`.
+        """
         runner = GraphRunner(self.reference, {probe.node, *probe.inputs})
+        for inputs in self._inputs(few):
+            yield runner.collect(inputs)[1]
+
+    def _inputs(self, few: bool) -> Iterator[tuple[Any, ...]]:
+        if few:
+            yield from self.few_of_each
+            return
         for batch in itertools.chain.from_iterable(self.sources):
-            yield runner.collect(batch.inputs)[1]
+            yield batch.inputs
+
+    @cached_property
+    def few_of_each(self) -> list[tuple[Any, ...]]:
+        """Inputs of a few samples of every batch, 64 in all or one of each: what differs between
+        batches shows in them, and running them costs little."""
+        batches = list(itertools.chain.from_iterable(self.sources))
+        largest = max(_FEW // max(len(batches), 1), 1)
+        return [first_samples(batch, largest) for batch in batches]
 
     def check_finite(self, data: Batches, called: str) -> None:
         """Runs the float model over data that is measured on, and keeps nothing.
@@ -150,6 +194,13 @@ class Observed:
                 fix="Only tensors of real numbers have statistics.",
             )
         return seen.statistics[node]
+
+    @property
+    def masks(self) -> frozenset[str]:
+        """The network's inputs in which calibration saw infinity, as additive masks hold it."""
+        seen = {} if self.calibration is None else self.calibration.statistics
+        inputs = (node.name for node in self.graph.graph.nodes if node.op == "placeholder")
+        return frozenset(name for name in inputs if name in seen and seen[name].inf_count)
 
     def sample(self) -> tuple[dict[str, Any], int]:
         """Every float value for a small fixed sample of the calibration data, and its size.

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import math
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,19 +14,32 @@ import torch
 
 from qlab.analysis.batches import Batches
 from qlab.analysis.calibration import Progress, Stop
-from qlab.analysis.metrics import sqnr_db
-from qlab.analysis.networks import Networks, OutputSums, places_of
-from qlab.analysis.tasks import run_tasks
-from qlab.analysis.work import Measured, Off, On, Task, Work, measure
-from qlab.errors import ArgumentError, UnknownNameError
-from qlab.execution import Program, RunStore
-from qlab.graph.plan import Plan, Step
-from qlab.qconfig import QConfigMapping
+from qlab.analysis.cases import WAYS, Candidates, Cases, Known
+from qlab.analysis.kept import kept_in_float
+from qlab.analysis.preparation import Preparation
+from qlab.analysis.tasks import TaskError, checked_executor, run_pieces, run_tasks
+from qlab.analysis.work import Measured, Task, Work, measure
+from qlab.errors import ArgumentError, DTypeError, QlabError, UnfinishedError, UnknownNameError
+from qlab.execution import RunStore
 
 if TYPE_CHECKING:
     from qlab.analysis.study import Study
 
-WAYS = ("on", "off", "estimate")
+__all__ = [
+    "MEASURING",
+    "WAYS",
+    "Sensitivity",
+    "answer",
+    "check_question",
+    "kept_in_float",
+    "known_of",
+    "measure_sensitivity",
+    "names_of",
+    "rank_correlation",
+    "summary",
+]
+
+MEASURING = "measuring sensitivity"
 _CHUNK = 8
 
 
@@ -84,44 +95,9 @@ class Sensitivity:
         return self.table.reset_index()
 
 
-@dataclass
-class _Cases:
-    """What is to be measured, each thing once, and which rows it answers."""
-
-    on: dict[Any, int] = field(default_factory=dict)
-    off: dict[Any, int] = field(default_factory=dict)
-    layers: list[On] = field(default_factory=list)
-    variants: list[Off] = field(default_factory=list)
-    bases: list[Program] = field(default_factory=list)
-    rows: dict[tuple[str, str], dict[str, int]] = field(default_factory=dict)
-    whole: dict[str, int] = field(default_factory=dict)
-
-    def add_on(self, key: Any, layer: On) -> int:
-        if key not in self.on:
-            self.on[key] = len(self.layers)
-            self.layers.append(layer)
-        return self.on[key]
-
-    def work(self, floats: RunStore) -> Work:
-        """All of it; the quantized networks' values may take what the float ones leave."""
-        budget = max(floats.budget - floats.bytes, 0)
-        parts = tuple(self.layers), tuple(self.bases), tuple(self.variants)
-        return Work(floats, *parts, budget)
-
-    def parts(self, ways: tuple[str, ...], size: int) -> list[tuple[str, tuple[int, ...]]]:
-        """What the tasks of one batch do: a way, and at most ``size`` cases, but all estimates."""
-        found = []
-        for way in WAYS:
-            count = len(self.variants if way == "off" else self.layers)
-            step = max(count, 1) if way == "estimate" else size
-            for start in range(0, count if way in ways else 0, step):
-                found.append((way, tuple(range(start, min(start + step, count)))))
-        return found
-
-
 def measure_sensitivity(
     study: Study,
-    candidates: Mapping[str, QConfigMapping],
+    candidates: Candidates,
     data: tuple[Batches, RunStore],
     *,
     ways: tuple[str, ...] = WAYS,
@@ -139,43 +115,129 @@ def measure_sensitivity(
             them as far as they are cached.
         ways: Which questions to answer, of `WAYS`.
         executor: Runs the tasks; results do not depend on it.
-        since: An earlier answer, stopped early or to other ways: what it measured of the same
-            candidates from the same statistics is not measured again.
-        on_progress: Called as ``(tasks done, tasks in all, label)``.
-        should_stop: Asked after each task.
+        since: An earlier answer, whatever it was asked: what it measured of the same layers and
+            networks from the same statistics is not measured again.
+        on_progress: Called as ``(done, total, label)``: with the label ``"preparing <layer>"``
+            while candidates are quantized, then with `MEASURING` after each task.
+        should_stop: Asked after each task, and before each layer that is prepared.
 
     Raises:
         ArgumentError: No candidate, or no way.
+        DTypeError: Neither an executor, or no sensitivity to go on from.
         UnknownNameError: Another way.
         NonFiniteError: NaN or infinity in an output.
+        UnfinishedError: A loader, a worker or the executor failed; ``partial`` is the answer so
+            far, to go on from.
     """
-    check_question(ways, candidates)
+    check_question(ways, candidates, since)
     (batches, floats), count = data, len(data[0])
-    cases = _cases_of(study, candidates, ways)
-    work = cases.work(floats)
-    parts = cases.parts(ways, _CHUNK if executor is not None else 1)
-    results, threads = _Results(cases, study), torch.get_num_threads()
-    if since is not None and since._known is not None:
-        results.take(since._known, parts)
+    size = _CHUNK if checked_executor(executor) is not None else 1
+    seen = study.calibration or study.calibrate()
+    cases = Cases(ways, known_of(since, (seen, study.graph)))
+    made = Preparation(study, candidates, cases, count)
+    hooks: Any = {"on_progress": on_progress, "should_stop": should_stop}
+    if not run_pieces(made.pieces(), made.total, **hooks):
+        return summary(cases, False)
+    work = Work(floats, made.on, tuple(made.bases), made.off)
+    threads = torch.get_num_threads()
 
     def tasks() -> Iterator[Task]:
         for index, batch in enumerate(batches):
-            for way, part in parts:
-                if (index, way, part) in results.known.done:
-                    continue
+            for way, part in cases.parts(index, size):
                 yield Task(work, batch, index, count, way, part, threads)
 
-    def done(task: Task, found: Measured) -> None:
-        results.add(task, found)
+    return answer(cases, tasks, (count, size), executor=executor, run=measure, **hooks)
+
+
+def answer(
+    cases: Cases,
+    tasks: Callable[[], Iterator[Any]],
+    extent: tuple[int, int],
+    *,
+    run: Callable[[Any], Measured],
+    executor: Executor | None = None,
+    on_progress: Progress | None = None,
+    should_stop: Stop | None = None,
+) -> Sensitivity:
+    """Runs the tasks that are left of a question.
+
+    Args:
+        cases: The question, and what is known of the answer.
+        tasks: Makes them.
+        extent: How many batches there are, and how many cases a task has.
+        run: Runs one.
+        executor: As `measure_sensitivity`, as are the other arguments and errors.
+    """
+    count, size = extent
+    left = sum(len(cases.parts(index, size)) for index in range(count))
+    done, total = cases.count(size) * count - left, cases.count(size) * count
+
+    def add(task: Any, found: Measured) -> None:
+        nonlocal done
+        done += 1
+        cases.add(task.index, task.way, found, task.batch.samples)
         if on_progress is not None:
-            on_progress(len(results.known.done), len(parts) * count, "measuring sensitivity")
+            on_progress(done, total, MEASURING)
 
-    complete = run_tasks(tasks(), measure, done, executor=executor, should_stop=should_stop)
-    return results.summary(ways, len(parts), complete)
+    if not left:
+        return summary(cases, True)
+    go_on = "What was measured until then is in the error's `partial`: pass it as since= to go on."
+    try:
+        complete = run_tasks(tasks(), run, add, executor=executor, should_stop=should_stop)
+    except UnfinishedError as error:  # the data
+        partial = summary(cases, False)
+        cause = error.__cause__ or error
+        raise UnfinishedError.of(error.problem, cause, go_on, partial) from error.__cause__
+    except TaskError as error:
+        if isinstance(error.__cause__, QlabError):
+            raise error.__cause__ from None
+        problem = f"Measuring sensitivity broke off at {_where(cases, error.task)}"
+        cause = error.__cause__ or error
+        raise UnfinishedError.of(problem, cause, go_on, summary(cases, False)) from cause
+    return summary(cases, complete)
 
 
-def check_question(ways: tuple[str, ...], candidates: Mapping[str, QConfigMapping]) -> None:
-    """Raises as `measure_sensitivity` does where there is nothing to measure."""
+def _where(cases: Cases, task: Any) -> str:
+    """A task in words: its batch, and the first layer that it measures."""
+    layers = [
+        layer for (layer, _), row in cases.rows.items() if row.get(task.way, -1) in task.cases
+    ]
+    named = f"the layer {layers[0]!r}" if layers else "the whole network"
+    return f"batch {task.index}, {named} ({task.way})"
+
+
+def known_of(since: Sensitivity | None, about: tuple[object, ...]) -> Known:
+    """What an earlier answer measured of these objects."""
+    before = None if since is None else since._known
+    return Known(about) if before is None else before.continued(about)
+
+
+def summary(cases: Cases, complete: bool) -> Sensitivity:
+    """The numbers over the finished batches, summed in the order of the batches."""
+    counted = cases.counted()
+    reference, samples = cases.reference(counted)
+    labelled = bool(reference.labels.labelled)
+    table = cases.table(counted, reference)
+    return Sensitivity(
+        table=table,
+        whole=cases.networks(counted, labelled),
+        metric="accuracy" if labelled else "sqnr",
+        float_accuracy=reference.labels.as_dict().get("float_accuracy"),
+        rank_correlation=rank_correlation(table),
+        samples=samples,
+        complete=complete,
+        _known=cases.known,
+    )
+
+
+def check_question(ways: tuple[str, ...], candidates: Candidates, since: Any) -> None:
+    """Raises as `measure_sensitivity` does where there is nothing to measure, or go on from."""
+    if since is not None and not isinstance(since, Sensitivity):
+        raise DTypeError(
+            "Not an answer to go on from",
+            expected="what Lab.sensitivity returned before, or an UnfinishedError's `partial`",
+            received=repr(since),
+        )
     for way in ways:
         if way not in WAYS:
             raise UnknownNameError.of("way to measure sensitivity", way, WAYS)
@@ -185,180 +247,6 @@ def check_question(ways: tuple[str, ...], candidates: Mapping[str, QConfigMappin
             expected=f"at least one configuration, and at least one way of {', '.join(WAYS)}",
             received=f"{len(candidates)} configurations, ways {tuple(ways)}",
         )
-
-
-def _cases_of(
-    study: Study, candidates: Mapping[str, QConfigMapping], ways: tuple[str, ...]
-) -> _Cases:
-    cases = _Cases()
-    for config, mapping in candidates.items():
-        plan, base = study.plan(mapping), study.converted(mapping)
-        for place in places_of(Networks(study.graph, base, plan)):
-            step, row = place.step, dict[str, int]()
-            cases.rows[step.name, config] = row
-            layer = On(step.node, place.layer, place.inputs)
-            row["on"] = cases.add_on(_layer_key(plan, step, place.inputs), layer)
-        if "off" in ways:
-            _add_off(cases, study, config, mapping)
-    return cases
-
-
-def _layer_key(plan: Plan, step: Step, inputs: tuple[str, ...]) -> Any:
-    """Equal for layers that compute the same from the same inputs."""
-    sources = tuple(plan.range_node(node) for node in (*inputs, step.node))
-    return step.node, step.weight, step.output, step.inputs, step.execution, sources
-
-
-def _add_off(cases: _Cases, study: Study, config: str, mapping: QConfigMapping) -> None:
-    plan, converted = study.plan(mapping), study.converted(mapping)
-    program = Program.of(converted)
-    base = len(cases.bases)
-    cases.bases.append(program)
-
-    def add(variant_plan: Plan) -> int:
-        key = _network_key(variant_plan)
-        if key not in cases.off:
-            variant = Program.of(study.execute(variant_plan, like=converted))
-            cases.off[key] = len(cases.variants)
-            touched = frozenset(variant.changed_from(program))
-            cases.variants.append(Off(base, variant, touched))
-        return cases.off[key]
-
-    cases.whole[config] = add(plan)
-    for (layer, of), row in cases.rows.items():
-        if of == config:
-            row["off"] = add(study.plan(kept_in_float(mapping, plan.step(layer))))
-
-
-def _network_key(plan: Plan) -> Any:
-    """Equal for plans that make the same network."""
-    steps = ((s.node, s.weight, s.output, s.inputs, s.execution) for s in plan.steps)
-    return tuple(steps), plan.values
-
-
-def kept_in_float(mapping: QConfigMapping, step: Step) -> QConfigMapping:
-    """A copy of a mapping that leaves one layer in float, whatever it said of it before."""
-    return step.address.give(mapping.copy(), None)
-
-
-@dataclass
-class Known:
-    """What was measured, task by task: enough to go on from.
-
-    Attributes:
-        on: Keys of the layers that were measured alone.
-        off: Keys of the networks that were measured.
-        seen: The statistics that they rest on.
-        done: The tasks that are done: batch, way and cases.
-        outputs, estimates, reference: What they gave, by batch.
-    """
-
-    on: tuple[Any, ...]
-    off: tuple[Any, ...]
-    seen: object
-    done: set[tuple[int, str, tuple[int, ...]]] = field(default_factory=set)
-    outputs: dict[int, dict[tuple[str, int], OutputSums]] = field(
-        default_factory=lambda: defaultdict(dict)
-    )
-    estimates: dict[int, dict[int, float]] = field(default_factory=lambda: defaultdict(dict))
-    reference: dict[int, tuple[OutputSums, int]] = field(default_factory=dict)
-
-
-class _Results:
-    """What the tasks gave, and the summary of it."""
-
-    def __init__(self, cases: _Cases, study: Study) -> None:
-        self.cases = cases
-        self.known = Known(tuple(cases.on), tuple(cases.off), study.calibration)
-
-    def take(self, other: Known, parts: list[tuple[str, tuple[int, ...]]]) -> None:
-        """What was measured before, as far as it is a part of what is asked."""
-        mine = self.known
-        if mine.seen is not other.seen:
-            return
-        alike, same = mine.on == other.on, mine.off == other.off
-        fits = {"on": alike, "estimate": alike, "off": same}
-        mine.done |= {task for task in other.done if fits[task[1]] and task[1:] in parts}
-        mine.reference |= {i: other.reference[i] for i, _, _ in mine.done}
-        for index, outputs in other.outputs.items():
-            mine.outputs[index] |= {case: s for case, s in outputs.items() if fits[case[0]]}
-        for index, estimates in other.estimates.items():
-            mine.estimates[index] |= estimates if alike else {}
-
-    def add(self, task: Task, found: Measured) -> None:
-        known, index = self.known, task.index
-        known.done.add((index, task.way, task.cases))
-        known.reference[index] = found.reference, task.batch.samples
-        known.estimates[index] |= found.estimates
-        known.outputs[index] |= {(task.way, c): sums for c, sums in found.outputs.items()}
-
-    def summary(self, ways: tuple[str, ...], each: int, complete: bool) -> Sensitivity:
-        """The numbers over the finished batches, summed in the order of the batches."""
-        finished = Counter(index for index, _, _ in self.known.done)
-        counted = sorted(index for index, tasks in finished.items() if tasks == each)
-        counted = counted or sorted(finished)[:1]
-        reference, samples = OutputSums.empty(), 0
-        for index in counted:
-            reference.merge(self.known.reference[index][0])
-            samples += self.known.reference[index][1]
-        labelled = bool(reference.labels.labelled)
-        rows = {
-            key: self._row(row, ways, counted, reference.errors.signal)
-            for key, row in self.cases.rows.items()
-        }
-        columns = [
-            f"{name}_{way}"
-            for way in WAYS
-            if way in ways
-            for name in ("noise", "sqnr", *(["accuracy"] if labelled and way != "estimate" else []))
-        ]
-        index = pd.MultiIndex.from_tuples(list(rows), names=["layer", "config"])
-        table = pd.DataFrame(list(rows.values()), index=index, columns=columns, dtype=float)
-        return Sensitivity(
-            table=table,
-            whole=self._whole(counted, labelled),
-            metric="accuracy" if labelled else "sqnr",
-            float_accuracy=reference.labels.as_dict().get("float_accuracy"),
-            rank_correlation=rank_correlation(table),
-            samples=samples,
-            complete=complete,
-            _known=self.known,
-        )
-
-    def _merged(self, way: str, case: int, batches: list[int]) -> OutputSums | None:
-        found = [self.known.outputs[b].get((way, case)) for b in batches]
-        total = OutputSums.empty()
-        for sums in filter(None, found):
-            total.merge(sums)
-        return total if any(found) else None
-
-    def _row(
-        self, row: dict[str, int], ways: tuple[str, ...], batches: list[int], signal: float
-    ) -> dict[str, float]:
-        numbers: dict[str, float] = {}
-        for way in ("on", "off"):
-            found = self._merged(way, row[way], batches) if way in ways else None
-            if found is not None:
-                numbers |= {f"{name}_{way}": value for name, value in metrics_of(found).items()}
-        known = [self.known.estimates[b][row["on"]] for b in batches if self.known.estimates[b]]
-        if known:
-            noise = math.fsum(known)
-            numbers |= {"noise_estimate": noise, "sqnr_estimate": sqnr_db(signal, noise)}
-        return numbers
-
-    def _whole(self, batches: list[int], labelled: bool) -> pd.DataFrame:
-        found = {c: self._merged("off", i, batches) for c, i in self.cases.whole.items()}
-        rows = {c: {} if sums is None else metrics_of(sums) for c, sums in found.items()}
-        columns = ["noise", "sqnr", *(["accuracy"] if labelled else [])]
-        frame = pd.DataFrame(list(rows.values()), index=list(rows), columns=columns, dtype=float)
-        return frame.rename_axis("config")
-
-
-def metrics_of(sums: OutputSums) -> dict[str, float]:
-    """Noise, SQNR and, with labels, accuracy, by name."""
-    metrics = {"noise": sums.errors.noise, "sqnr": sums.errors.sqnr}
-    accuracy = sums.labels.as_dict().get("accuracy")
-    return metrics if accuracy is None else {**metrics, "accuracy": accuracy}
 
 
 def rank_correlation(table: pd.DataFrame) -> float | None:

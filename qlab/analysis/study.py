@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from functools import cached_property
-from typing import Any
+from dataclasses import replace
+from functools import cached_property, partial
+from typing import Any, Self
 
 import torch
 from pandas import DataFrame
@@ -30,7 +31,7 @@ from qlab.graph import Plan, annotate, convert
 from qlab.graph.lift import attribute
 from qlab.qconfig import QConfigMapping
 from qlab.qparams import QParams
-from qlab.ranges import MSE, QuantizationError, TensorSpec, expected_error, measured_error
+from qlab.ranges import MSE, MinMax, QuantizationError, TensorSpec, expected_error, measured_error
 
 _KEPT_GRAPHS = 4
 _KEPT_PLANS = 32
@@ -69,7 +70,8 @@ class Study(Observed):
         self._plans: LastResults[Plan] = LastResults(_KEPT_PLANS)
         self._converted: LastResults[fx.GraphModule] = LastResults(_KEPT_GRAPHS)
         self._qparams: LastResults[QParams] = LastResults(_KEPT_QPARAMS)
-        self._weights: LastResults[tuple[QParams, QuantizationError]] = LastResults(_KEPT_WEIGHTS)
+        self._weights: LastResults[QParams] = LastResults(_KEPT_WEIGHTS)
+        self._weight_errors: LastResults[QuantizationError] = LastResults(_KEPT_WEIGHTS)
 
     def repaired(
         self,
@@ -109,6 +111,14 @@ class Study(Observed):
         self._version += 1
         self._qparams.clear()
         self._converted.clear()
+
+    def copied(self) -> Self:
+        """The same, to be shown more data while this one stays as it is."""
+        made = copy.copy(self)
+        made.sources = list(self.sources)  # the lock is shared, as the model with its hooks is
+        for name in ("_plans", "_converted", "_qparams", "_weights", "_weight_errors"):
+            setattr(made, name, getattr(self, name).emptied())
+        return made
 
     def whole_graph(self, what: str) -> fx.GraphModule:
         """The float graph, for what needs it whole.
@@ -154,17 +164,21 @@ class Study(Observed):
         self,
         candidates: dict[str, QConfigMapping],
         data: Batches,
-        ways: tuple[str, ...] = WAYS,
+        ways: tuple[str, ...] | None = None,
         executor: Executor | None = None,
         **hooks: Any,
     ) -> Sensitivity:
-        """What each layer costs the network; see `measure_sensitivity`."""
-        given: Any = {"ways": ways, "executor": executor, **hooks}
+        """What each layer costs the network, in all ways if none is given.
+
+        See `measure_sensitivity`.
+        """
+        given: Any = {"ways": WAYS if ways is None else ways, "executor": executor, **hooks}
         return measure_sensitivity(self, candidates, (data, self.floats), **given)
 
     def plan(self, mapping: QConfigMapping) -> Plan:
         """The plan of a configuration."""
-        return self._plans.get(mapping, lambda: annotate(self.graph, mapping))
+        masks = self.masks
+        return self._plans.get((mapping, masks), lambda: annotate(self.graph, mapping, masks=masks))
 
     def converted(self, mapping: QConfigMapping) -> fx.GraphModule:
         """The quantized graph of a configuration; shared, not to be changed."""
@@ -175,14 +189,39 @@ class Study(Observed):
         version = self._version
         return self._converted.get((mapping, version), lambda: self.execute(plan))
 
-    def execute(self, plan: Plan, like: fx.GraphModule | None = None) -> fx.GraphModule:
-        """The quantized graph of a plan; with ``like``, sharing that graph's equal modules."""
+    def execute(
+        self, plan: Plan, like: fx.GraphModule | None = None, *, sized: bool = False
+    ) -> fx.GraphModule:
+        """The quantized graph of a plan.
+
+        Args:
+            plan: The plan.
+            like: Another graph, whose equal modules are shared.
+            sized: Whether only its size matters: weights then get the range from their least to
+                their largest value, at once, whatever their specs search for.
+        """
         scales = {
             value.node: self.activation_qparams(value.node, value.spec)
             for value in plan.values
             if value.observed
         }
-        return convert(self.graph, plan, scales, like=like)
+        found = self._sizing_scales if sized else self.weight_scales
+        return convert(self.graph, plan, scales, weight_scales=found, like=like)
+
+    def _sizing_scales(self, name: str, spec: TensorSpec) -> QParams:
+        return self.weight_scales(name, replace(spec, policy=MinMax()))
+
+    def scales(self, plan: Plan) -> Iterator[tuple[str, Callable[[], object]]]:
+        """What `execute` computes first, in pieces that take less than a batch: whose, and how.
+
+        Who runs them before `converted` may ask in between whether to stop.
+        """
+        for step in plan.quantized_steps:
+            if step.weight is not None:
+                yield step.name, partial(self.weight_scales, step.name, step.weight)
+        for value in plan.values:
+            if value.observed:
+                yield value.node, partial(self.activation_qparams, value.node, value.spec)
 
     @cached_property
     def probes(self) -> dict[str, LayerProbe]:
@@ -236,12 +275,17 @@ class Study(Observed):
     def weight_qparams(self, name: str, spec: TensorSpec) -> tuple[QParams, QuantizationError]:
         """Scale and zero point that a spec gives a layer's weight, as converted, and the error."""
 
-        def measure() -> tuple[QParams, QuantizationError]:
-            weight = self.probe(name).weight()
-            scales = spec.qparams_of(weight).whole_range()
-            return scales, measured_error(weight, scales)
+        def measure() -> QuantizationError:
+            return measured_error(self.probe(name).weight(), scales)
 
-        return self._weights.get((name, spec), measure)
+        scales = self.weight_scales(name, spec)
+        return scales, self._weight_errors.get((name, spec), measure)
+
+    def weight_scales(self, name: str, spec: TensorSpec) -> QParams:
+        """Scale and zero point that a spec gives a layer's weight, as converted."""
+        return self._weights.get(
+            (name, spec), lambda: spec.qparams_of(self.probe(name).weight()).whole_range()
+        )
 
     def input_qparams(self, plan: Plan, probe: LayerProbe) -> list[QParams | None]:
         """How a layer's tensor inputs arrive under a plan; None for those that stay float."""

@@ -4,16 +4,97 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from typing import TypeVar
+from numbers import Integral
+from typing import Any, Generic, TypeVar
 
-from qlab.analysis.calibration import Stop
+from qlab.analysis.batches import Batch, Batches
+from qlab.analysis.calibration import Progress, Stop
+from qlab.errors import ArgumentError, DTypeError
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 _POLL_SECONDS = 0.1
+
+
+class TaskError(Exception):
+    """A task, or the executor that had it, failed; ``__cause__`` says how.
+
+    Args:
+        task: Which.
+    """
+
+    def __init__(self, task: Any) -> None:
+        super().__init__("a task failed")
+        self.task = task
+
+
+class DataPass:
+    """One pass over data, with progress and a stop after each batch.
+
+    Args:
+        sources: Data, one after the other.
+        label: What is being done.
+        on_progress: Called as ``(batches done, batches in all, label)``.
+        should_stop: Asked after each batch.
+
+    Attributes:
+        done: Batches seen.
+        samples: Samples seen.
+        complete: Whether all was seen, whatever number of batches a loader had announced.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Batches],
+        label: str,
+        on_progress: Progress | None = None,
+        should_stop: Stop | None = None,
+    ) -> None:
+        self._sources, self._label = sources, label
+        self._on_progress, self._should_stop = on_progress, should_stop
+        self.total = sum(map(len, sources))
+        self.done, self.samples, self.complete = 0, 0, False
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in itertools.chain.from_iterable(self._sources):
+            yield batch
+            self.done, self.samples = self.done + 1, self.samples + batch.samples
+            if self._on_progress is not None:
+                self._on_progress(self.done, self.total, self._label)
+            if self._should_stop is not None and self._should_stop():
+                self.complete = self.done >= self.total
+                return
+        self.complete = True
+
+
+def run_pieces(
+    pieces: Iterable[tuple[str, Callable[[], object]]],
+    total: int,
+    *,
+    on_progress: Progress | None = None,
+    should_stop: Stop | None = None,
+) -> bool:
+    """Runs functions one after the other.
+
+    Args:
+        pieces: What each is for, and the function; taken as they are needed.
+        total: How many there are.
+        on_progress: Called as ``(done, total, label)`` after each.
+        should_stop: Asked before each.
+
+    Returns:
+        Whether all were run: False where it was stopped.
+    """
+    for done, (label, run) in enumerate(pieces, start=1):
+        if should_stop is not None and should_stop():
+            return False
+        run()
+        if on_progress is not None:
+            on_progress(done, total, label)
+    return True
 
 
 def run_tasks(
@@ -31,43 +112,136 @@ def run_tasks(
         run: What to do with each; picklable where the executor needs that.
         done: Called in this thread with each task and its result.
         executor: Runs the tasks; this thread does where it is None.
-        should_stop: Asked after each task, and while waiting.
+        should_stop: Asked after each task, while tasks are handed out, and while waiting.
 
     Returns:
         Whether all tasks were done: False where it was stopped.
+
+    Raises:
+        TaskError: A task failed; what others gave was handed on. What ``tasks`` raises comes
+            through, after what was begun has ended.
     """
     if executor is not None:
-        return _run_on(executor, iter(tasks), run, done, should_stop)
+        return _OnExecutor(executor, run, done, should_stop).all(iter(tasks))
     stopped = False
     for task in tasks:
         if stopped:
             return False
-        done(task, run(task))
+        try:
+            result = run(task)
+        except Exception as error:
+            raise TaskError(task) from error
+        done(task, result)
         stopped = should_stop is not None and should_stop()
     return True
 
 
-def _run_on(
-    executor: Executor,
-    tasks: Iterable[T],
-    run: Callable[[T], R],
-    done: Callable[[T, R], None],
-    should_stop: Stop | None,
-) -> bool:
-    waiting: dict[Future[R], T] = {}
-    room = max(32, 4 * (os.cpu_count() or 1))
-    remaining = iter(tasks)
-    try:
-        while True:
-            for task in itertools.islice(remaining, room - len(waiting)):
-                waiting[executor.submit(run, task)] = task
-            if not waiting:
-                return True
-            finished, _ = wait(waiting, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
-            for future in finished:
-                done(waiting.pop(future), future.result())
-            if waiting and should_stop is not None and should_stop():
+def checked_executor(executor: Any) -> Executor | None:
+    """An executor, or None.
+
+    Raises:
+        DTypeError: Something else.
+    """
+    if executor is None:
+        return None
+    if not isinstance(executor, type) and callable(getattr(executor, "submit", None)):
+        return executor
+    raise DTypeError(
+        "Not an executor",
+        expected="a concurrent.futures.Executor, of threads, processes or a cluster, or None",
+        received=repr(executor),
+        fix="Pass ThreadPoolExecutor(2), for example, or leave it out.",
+    )
+
+
+def checked_count(name: str, value: Any) -> int:
+    """A number of points.
+
+    Raises:
+        ArgumentError: It is no whole number above 0.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ArgumentError(
+            f"{name} says how many points", expected="a whole number, 1 or more", received=value
+        )
+    return int(value)
+
+
+class _OnExecutor(Generic[T, R]):
+    """Tasks on an executor: which wait there, and what becomes of them."""
+
+    def __init__(
+        self,
+        executor: Executor,
+        run: Callable[[T], R],
+        done: Callable[[T, R], None],
+        should_stop: Stop | None,
+    ) -> None:
+        self.executor, self.run, self.done = executor, run, done
+        self.should_stop = should_stop or (lambda: False)
+        self.waiting: dict[Future[R], T] = {}
+        self.room = max(32, 4 * (os.cpu_count() or 1))
+
+    def all(self, tasks: Iterator[T]) -> bool:
+        try:
+            while True:
+                if not self._fill(tasks):
+                    return False
+                if not self.waiting:
+                    return True
+                wait(self.waiting, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
+                self._collect()
+                if self.waiting and self.should_stop():
+                    return False
+        finally:
+            for future in self.waiting:
+                future.cancel()
+
+    def _fill(self, tasks: Iterator[T]) -> bool:
+        """Hands out what there is room for; False where it was stopped."""
+        for task in itertools.islice(self._drained(tasks), self.room - len(self.waiting)):
+            try:
+                future = self.executor.submit(self.run, task)
+            except Exception as error:
+                self._collect(patiently=True)
+                raise TaskError(task) from error
+            self.waiting[future] = task
+            if future.done():  # an executor that works where it is handed the task
+                self._collect()
+            if self.should_stop():
+                self._collect()
                 return False
-    finally:
-        for future in waiting:
-            future.cancel()
+        return True
+
+    def _drained(self, tasks: Iterator[T]) -> Iterator[T]:
+        """The tasks; where making one fails, what was begun ends first."""
+        try:
+            yield from tasks
+        except Exception:
+            self._collect(patiently=True)
+            raise
+
+    def _collect(self, patiently: bool = False) -> None:
+        """Hands on what is done, and what is not yet, where there is patience; then fails."""
+        while patiently and not self.should_stop():
+            if not wait(self.waiting, timeout=_POLL_SECONDS).not_done:
+                break
+        failed: list[tuple[T, BaseException]] = []
+        for future in [future for future in self.waiting if future.done()]:
+            task = self.waiting.pop(future)
+            error = _error_of(future)
+            if error is None:
+                self.done(task, future.result())
+            else:
+                failed.append((task, error))
+        if failed:
+            task, error = failed[0]
+            raise TaskError(task) from error
+
+
+def _error_of(future: Future[Any]) -> BaseException | None:
+    """What went wrong with a future that is done, cancelled included."""
+    try:
+        return future.exception()
+    except BaseException as error:
+        return error

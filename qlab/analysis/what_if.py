@@ -35,7 +35,7 @@ class WhatIf:
         weight_error: Error of the weight, measured on the weight itself.
         activation_error: Error of the output tensor, computed from calibration statistics.
         output_sqnr: SQNR of the layer's output [dB], higher is better: the layer computed as it
-            would be deployed, on float inputs, over a small fixed sample.
+            would be deployed, on float inputs, over a small fixed sample of the calibration data.
         samples: How many calibration samples ``output_sqnr`` was measured on: at most 32, fewer
             where activations are large (see `Study.layer_sample`).
         execution: ``"integer"`` or ``"simulated"``.

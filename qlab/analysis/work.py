@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import threading
+import weakref
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import torch
 
@@ -16,7 +19,7 @@ from qlab.analysis.networks import OutputSums
 from qlab.analysis.probe import QuantizedLayer
 from qlab.execution import CachedRun, Program, RunStore
 
-_KEPT_WORKS = 2
+_KEPT_WORKS = 4
 
 
 @dataclass(frozen=True)
@@ -52,43 +55,78 @@ class Off:
 class Work:
     """The networks and what is to be measured on them; the same for every batch.
 
-    Where it is pickled, that happens once however often it is sent, and a process that receives
-    it again keeps the one it has, with the values that it cached.
+    The values of the quantized networks take what the float network's leave of its budget, so that
+    all stores together keep it. Where a work is pickled, that happens once however often it is
+    sent. A process that receives it again keeps the one it has, with the values that it cached,
+    until another question about the same float network arrives.
 
     Args:
         floats: The float network and where its values are cached.
-        on: The layers to quantize alone.
+        on: The layers to quantize alone, by number.
         bases: The wholly quantized networks.
-        off: The networks with one layer in float.
-        budget: How many bytes the values of the quantized networks may take.
+        off: The networks with one layer in float, by number.
     """
 
     def __init__(
         self,
         floats: RunStore,
-        on: tuple[On, ...],
+        on: dict[int, On],
         bases: tuple[Program, ...],
-        off: tuple[Off, ...],
-        budget: int,
+        off: dict[int, Off],
     ) -> None:
-        self._parts = floats, on, bases, off, budget
+        self._parts = floats, on, bases, off
         self.floats, self.on, self.off = floats, on, off
-        each = budget // max(len(bases), 1)
-        self.bases = tuple(RunStore(program, each) for program in bases)
-        self._sent: tuple[str, bytes] | None = None
+        self._bases: tuple[RunStore, ...] = ()
+        self._lock = threading.Lock()
+        self._sent: tuple[str, str, bytes] | None = None
 
-    def __reduce__(self) -> tuple[Any, tuple[str, bytes]]:
+    def base(self, task: Task, run: CachedRun, off: Off) -> CachedRun:
+        """A task's batch, whose float run is given, in a network's wholly quantized self."""
+        with self._lock:
+            programs = self._parts[2]
+            if not self._bases and programs:
+                lent = self.floats.lend(task.batches)
+                weakref.finalize(self, self.floats.take_back, lent)
+                each = lent // len(programs)
+                self._bases = tuple(RunStore(program, each) for program in programs)
+        return self._bases[off.base].get(task.index, task.batches, run.inputs)
+
+    def __reduce__(self) -> tuple[Any, tuple[str, str, bytes]]:
         if self._sent is None:
             data = pickle.dumps(self._parts)
-            self._sent = hashlib.sha256(data).hexdigest(), data
+            self._sent = _token(self.floats), hashlib.sha256(data).hexdigest(), data
         return _received, self._sent
 
 
-_RECEIVED: LastResults[Work] = LastResults(_KEPT_WORKS)
+_TOKENS: weakref.WeakKeyDictionary[RunStore, str] = weakref.WeakKeyDictionary()
 
 
-def _received(digest: str, data: bytes) -> Work:
-    return _RECEIVED.get(digest, lambda: Work(*pickle.loads(data)))
+def _token(floats: RunStore) -> str:
+    """What tells one float network's store from all others, in any process."""
+    return _TOKENS.setdefault(floats, uuid4().hex)
+
+
+class _Received:
+    """The work that this process was sent last about a float network."""
+
+    def __init__(self) -> None:
+        self.digest = ""
+        self.work: Work | None = None
+        self.lock = threading.Lock()
+
+    def get(self, digest: str, data: bytes) -> Work:
+        with self.lock:
+            if self.work is None or self.digest != digest:
+                self.work = None  # its values go before the next one's come
+                self.work, self.digest = Work(*pickle.loads(data)), digest
+            return self.work
+
+
+_RECEIVED: LastResults[_Received] = LastResults(_KEPT_WORKS)
+
+
+def _received(token: str, digest: str, data: bytes) -> Work:
+    return _RECEIVED.get(token, _Received).get(digest, data)
 
 
 @dataclass(frozen=True)
@@ -166,8 +204,7 @@ def _output(task: Task, run: CachedRun, case: int) -> Any:
         on = task.work.on[case]
         return run.rerun({on.node: changed_value(run, on.node, on.layer, on.inputs)[0]})
     off = task.work.off[case]
-    base = task.work.bases[off.base].get(task.index, task.batches, task.batch.inputs)
-    return base.rerun({}, off.program, off.touched)
+    return task.work.base(task, run, off).rerun({}, off.program, off.touched)
 
 
 def _compared(reference: Any, value: Any, batch: Batch) -> OutputSums:

@@ -19,6 +19,16 @@ def limited(batches: Iterable[Any], samples: int) -> Iterator[Any]:
             return
 
 
+def beyond(batches: Iterable[Any], samples: int) -> Iterator[Any]:
+    """What `limited` leaves out: the samples behind the first ones, batched as they come."""
+    left = samples
+    for batch in batches:
+        size = length(batch)
+        if left < size:
+            yield head(batch, size - left, left)
+        left = max(left - size, 0)
+
+
 def length(batch: Any) -> int:
     """How many samples a batch has."""
     parts: Any = batch.values() if isinstance(batch, Mapping) else batch

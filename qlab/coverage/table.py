@@ -37,6 +37,18 @@ _RUNS = {
     "simulated": "any",
 }
 _FLOATING = "floating point"
+_ANY = "any"
+_ASKED = "as the qconfigs ask"
+#: Functions on codes without a row of their own → the row whose kernels they share.
+_LIKE = {
+    "celu": "elu",
+    "threshold": "hardtanh",
+    "clamp": "hardtanh",
+    "upsample": "interpolate",
+    "upsample_bilinear": "interpolate",
+    "upsample_nearest": "interpolate",
+    "quantized_batch_norm": "batch_norm2d",
+}
 
 
 def table() -> pd.DataFrame:
@@ -44,7 +56,8 @@ def table() -> pd.DataFrame:
 
     Returns:
         Columns ``name``; ``kind`` (module, observer, function, …); ``does``, one line;
-        ``data types`` (of the codes; "floating point" for what computes on real numbers);
+        ``data types`` (of the codes; "floating point" for what computes on real numbers, "as the
+        qconfigs ask" for what quantizes a model, "any" for what does not look at them);
         ``devices`` ("any" for what is written in PyTorch operators alone, and faster kernels by
         name); ``place`` and ``reference``, where the two libraries have it; ``documentation``,
         the whole docstring. All text.
@@ -134,7 +147,7 @@ def _dtypes(found: Any) -> str:
         case Partial():
             return _asked(found).split()[0]
     if inspect.isclass(found) and issubclass(found, ActivationPostProcess):
-        return _listed(dtype for dtype in all_dtypes() if _accepts(found, dtype))
+        return _listed(dtype for dtype in all_dtypes() if _accepts(found, dtype)) or _ANY
     row = _row_of(found)
     if row is not None:
         whole = [d for d in all_dtypes() if d.bits < 32 and not _simulated(row, d)]
@@ -142,7 +155,10 @@ def _dtypes(found: Any) -> str:
         return _listed(whole) + (f"; simulated: {_listed(rest)}" if rest else "")
     if inspect.isclass(found) and issubclass(found, nn.Module):
         return _FLOATING
-    return ""
+    home = getattr(found, "__module__", None) or ""
+    if _inherited(found) or home.startswith("qlab.qtensor"):
+        return _listed(all_dtypes())
+    return _ASKED if home.startswith(("qlab.eager", "qlab.graph")) else _ANY
 
 
 def _accepts(observer: Callable[..., Any], dtype: QDType) -> bool:
@@ -156,6 +172,8 @@ def _row_of(found: Any) -> Row | None:
     """The registry's row of a quantized module, or of a function on codes of the same operator."""
     name = getattr(found, "__name__", "")
     on_codes = inspect.isfunction(found) and found.__module__.startswith("qlab.nn.quantized")
+    if inspect.isfunction(found) and name in _LIKE:
+        name, on_codes = _LIKE[name], True
     for row in registry.ROWS:
         if row.static is found or (inspect.isclass(found) and found in (row.custom or ())[1:]):
             return row
@@ -190,11 +208,9 @@ def _short(dtype: QDType) -> str:
 
 def _devices(found: Any) -> str:
     """Where it runs: everywhere that PyTorch does, and faster where an operator has a kernel."""
-    if isinstance(found, QDType | QScheme | QConfig) or not callable(found):
-        return ""
     operator = getattr(found, "op", None) if inspect.isclass(found) else found
     kernels = kernels_of(getattr(operator, "__name__", ""))
     faster = [_RUNS[name] for name in kernels if _RUNS[name] != "any"]
     if inspect.isclass(found) and issubclass(found, QuantizationAware):
         faster = []
-    return ", ".join(["any", *dict.fromkeys(faster)])
+    return ", ".join([_ANY, *dict.fromkeys(faster)])

@@ -168,7 +168,10 @@ def _swappable(
 def _is_prepared(module: nn.Module) -> bool:
     observers: dict[str, nn.Module] = {}
     get_observer_dict(module, observers)
-    return any(not isinstance(observer, nn.Identity) for observer in observers.values())
+    if any(not isinstance(observer, nn.Identity) for observer in observers.values()):
+        return True
+    hooks = (hook for part in module.modules() for hook in part._forward_hooks.values())
+    return any(hook is observe_output for hook in hooks)  # of qconfigs with float activations
 
 
 def _remove_qconfig(module: nn.Module) -> None:

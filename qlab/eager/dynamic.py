@@ -17,7 +17,7 @@ from qlab.dtypes import QDType, as_qdtype, integer, qint8, quint8
 from qlab.eager.convert import ModuleMapping, convert, swap_module
 from qlab.eager.fuse import check_model
 from qlab.eager.prepare import propagate_qconfig_
-from qlab.errors import DTypeError, UnknownNameError
+from qlab.errors import DTypeError, UnknownNameError, UnsupportedError
 from qlab.qconfig import (
     QConfig,
     default_dynamic_qconfig,
@@ -167,6 +167,13 @@ def _check(model: nn.Module, spec: Mapping[Any, QConfig | None], mapping: Module
         else:
             asked = {path: module for path, module in paths.items() if type_of(module) is key}
         for path, module in asked.items() if qconfig is not None else ():
+            if type_of(module) in embedding_mappings() and not _float_zero_points(qconfig):
+                raise UnsupportedError(
+                    f"quantize_dynamic: {path or 'the model'!r} ({type(module).__name__}) cannot "
+                    "be quantized so: every row of a table needs a scale of its own",
+                    expected="float_qparams_weight_only_qconfig, the one of dtype=qlab.quint8",
+                    received=repr(qconfig),
+                )
             if not any(type_of(part) in mapping for part in module.modules()):
                 warnings.warn(
                     f"quantize_dynamic: {path or 'the model'!r} stays in float: "

@@ -18,11 +18,13 @@ from qlab.fake_quantize import FakeQuantizeBase, FixedQParamsFakeQuantize
 from qlab.nn.aware import QuantizationAware
 from qlab.nn.intrinsic import FusedModule
 from qlab.nn.quantized import FloatFunctional, QFunctional
+from qlab.nn.quantized.whole import loads_as_a_whole
 from qlab.nn.stubs import DeQuantStub, QuantWrapper
-from qlab.observers import observer_for
+from qlab.observers import ActivationPostProcess, observer_for
 from qlab.registry import OutputKind
 from qlab.registry.asked import asked_by, output_spec
 
+_OBSERVERS = (ActivationPostProcess, FakeQuantizeBase)
 ModuleClasses = dict[type[nn.Module], type[nn.Module]]
 
 
@@ -108,12 +110,14 @@ def prepare(
             ``nn.MultiheadAttention`` become those of `qlab.nn.quantizable`.
 
     Warns:
-        UserWarning: No module has a qconfig, so nothing is observed.
+        UserWarning: No module has a qconfig, so nothing is observed; or modules have observers
+            already, which stay as they are.
 
     Raises:
         DTypeError: A ``qconfig`` attribute is no pair of observer factories.
     """
     check_model("prepare", model)
+    _warn_of_observers(model)
     if not inplace:
         model = copy.deepcopy(model)
     propagate_qconfig_(model, None, prepare_custom_config_dict)
@@ -129,7 +133,23 @@ def prepare(
     if prepare_custom_config_dict is not None:
         custom = prepare_custom_config_dict.get("float_to_observed_custom_module_class", {})
     add_observer_(model, classes, whole, custom_module_class_mapping=custom)
-    return model
+    return loads_as_a_whole(model)
+
+
+def _warn_of_observers(model: nn.Module) -> None:
+    present = [
+        path or "the model"
+        for path, part in model.named_modules()
+        if isinstance(part._modules.get("activation_post_process"), _OBSERVERS)
+        and not isinstance(part, _OBSERVERS)  # a fake quantizer has one of its own
+    ]
+    if present:
+        more = f" and {len(present) - 1} more" if present[1:] else ""
+        warnings.warn(
+            f"prepare: the model is prepared already; these keep their observers: {present[0]!r}"
+            f"{more}",
+            stacklevel=3,
+        )
 
 
 def add_observer_(
@@ -146,13 +166,15 @@ def add_observer_(
         qconfig_propagation_list: Classes to observe if they have no children.
         non_leaf_module_list: Classes to observe even so.
         device: Where observers are put; that of the model's first parameter if not given.
-        custom_module_class_mapping: Classes that are replaced by what ``from_float`` makes.
+        custom_module_class_mapping: Classes that are replaced by what ``from_float`` makes, whose
+            output is observed by its ``qconfig``.
     """
     leaves = set(
         static_mappings() if qconfig_propagation_list is None else qconfig_propagation_list
     )
     whole = {*(non_leaf_module_list or ())}
     custom = custom_module_class_mapping or {}
+    own = tuple(custom_mappings()[1])  # made of layers that are observed, the last of them too
     if device is None:
         device = next((parameter.device for parameter in module.parameters()), None)
 
@@ -164,7 +186,10 @@ def add_observer_(
             return
         for name, child in current.named_children():
             if type_of(child) in custom and getattr(child, "qconfig", None) is not None:
-                current.set_submodule(name, custom[type_of(child)].from_float(child))
+                observed = custom[type_of(child)].from_float(child)
+                current.set_submodule(name, observed)
+                if getattr(observed, "qconfig", None) and not isinstance(observed, own):
+                    _observe(observed, observed.qconfig, device)
             else:
                 visit(child)
 

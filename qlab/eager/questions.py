@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from qlab.dtypes import as_qdtype, qint8, quint8
 from qlab.errors import ArgumentError, UnsupportedError
-from qlab.granularity import QScheme, per_tensor_affine
+from qlab.granularity import QScheme, per_channel_affine_float_qparams, per_tensor_affine
 from qlab.observers.base import ActivationPostProcess
 from qlab.qconfig import QConfig
 from qlab.qparams import QParams, choose_qparams
@@ -95,6 +95,22 @@ def get_quant_type(qconfig: QConfig) -> QuantType:
     if kind is QuantType.WEIGHT_ONLY and not weight_is_quantized(qconfig):
         raise UnsupportedError("This qconfig quantizes nothing", received=repr(qconfig))
     return kind
+
+
+def is_symmetric_quant(qscheme: Any) -> bool:
+    """Whether a scheme has its zero point in the middle."""
+    return QScheme.parse(qscheme).symmetric
+
+
+def is_float_qparams(qscheme: Any) -> bool:
+    """Whether a scheme's zero points are floating point."""
+    return QScheme.parse(qscheme) is per_channel_affine_float_qparams
+
+
+def parent_name(target: str) -> tuple[str, str]:
+    """The path of the parent of a module, ``""`` for the model itself, and the name in it."""
+    path, _, name = target.rpartition(".")
+    return path, name
 
 
 def is_per_tensor(qscheme: Any) -> bool:

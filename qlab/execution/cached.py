@@ -120,6 +120,7 @@ class RunStore:
         self._runs: dict[int, CachedRun] = {}
         self._kept: frozenset[str] = frozenset()
         self._kept_for: Any = None
+        self._lent = 0
         self._lock = threading.Lock()
 
     def get(self, index: int, count: int, inputs: tuple[Any, ...]) -> CachedRun:
@@ -138,7 +139,7 @@ class RunStore:
             if not self._all_fit(count):
                 self._runs.clear()
             own = tuple(x.clone() if isinstance(x, Tensor) else x for x in inputs)
-            left = max(self.budget - self.bytes - _bytes_of(own), 0)
+            left = max(self.budget - self._lent - self.bytes - _bytes_of(own), 0)
             shapes = tuple(x.shape if isinstance(x, Tensor) else None for x in inputs)
             keep = self._kept if (shapes, left) == self._kept_for else None
             made = self._runs[index] = CachedRun(self.program, own, left, keep)
@@ -146,8 +147,29 @@ class RunStore:
             return made
 
     def _all_fit(self, count: int) -> bool:
-        largest = max(map(_size, self._runs.values()), default=0)
-        return count * largest <= self.budget and all(run.complete for run in self._runs.values())
+        fit = count * self._largest() <= self.budget - self._lent
+        return fit and all(run.complete for run in self._runs.values())
+
+    def _largest(self) -> int:
+        return max(map(_size, self._runs.values()), default=0)
+
+    def lend(self, count: int) -> int:
+        """How many bytes of the budget other stores may take, until `take_back`.
+
+        What its own runs over ``count`` batches leave, judged by those that it holds: all of them
+        where they fit, else one at a time. Nothing before its first run.
+        """
+        with self._lock:
+            need = self._largest() * (count if self._all_fit(count) else 1)
+            spare = self.budget - self._lent - max(need, self.bytes)
+            given = max(spare, 0) if self._runs else 0
+            self._lent += given
+            return given
+
+    def take_back(self, given: int) -> None:
+        """Ends what `lend` gave."""
+        with self._lock:
+            self._lent -= given
 
     @property
     def bytes(self) -> int:

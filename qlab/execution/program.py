@@ -100,13 +100,19 @@ class Program:
         """The program of a graph."""
         return cls(tuple(_instruction(graph_module, node) for node in graph_module.graph.nodes))
 
-    def run(self, inputs: tuple[Any, ...], observe: Observe | None = None) -> Any:
+    def run(
+        self,
+        inputs: tuple[Any, ...],
+        observe: Observe | None = None,
+        live: dict[str, Any] | None = None,
+    ) -> Any:
         """Runs all of it; a value is dropped after its last use.
 
         Args:
             inputs: Positional inputs of the graph.
             observe: Called as ``(name, value)`` for each input and after each instruction; may
                 raise to stop.
+            live: An empty dict, which holds the values by name while something still reads them.
 
         Returns:
             The graph's output.
@@ -119,7 +125,7 @@ class Program:
             for name, value in known.items():
                 observe(name, value)
         todo = [i for i in self.instructions if i.op != "placeholder"]
-        return _execute(todo, known, (self.output,), observe)[self.output]
+        return _execute(todo, known, (self.output,), observe, live)[self.output]
 
     def bind(self, inputs: tuple[Any, ...]) -> dict[str, Any]:
         """The values of the graph's placeholders.
@@ -185,8 +191,10 @@ def _execute(
     known: Mapping[str, Any],
     wanted: Collection[str],
     observe: Observe | None,
+    live: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    values = dict(known)
+    values: dict[str, Any] = {} if live is None else live
+    values.update(known)
     uses: dict[str, int] = dict.fromkeys(wanted, 1)
     for instruction in todo:
         for name in instruction.reads:

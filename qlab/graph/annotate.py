@@ -8,24 +8,23 @@ that read them want codes.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 
-import torch
 from torch import fx, nn
 
 from qlab import registry
-from qlab.errors import ShapeError
 from qlab.granularity import PerTensor
 from qlab.graph.backend import half_static, half_weight, not_allowed
+from qlab.graph.infinite import infinite_nodes
 from qlab.graph.lift import is_real, is_tensor, shape_nodes
 from qlab.graph.nodes import bounds_of, calls, no_form, operands
 from qlab.graph.plan import Execution, Plan, Step, Value
-from qlab.graph.reasons import dtype_words, why_simulated
+from qlab.graph.reasons import SEVERAL_SCALES, dtype_words, weight_obstacle, why_simulated
 from qlab.graph.requests import Request, requests_for
 from qlab.graph.special import STANDALONE
-from qlab.nn.intrinsic.fold import core
 from qlab.qconfig import QConfigMapping
 from qlab.ranges import Fixed, TensorSpec
 from qlab.registry import OutputKind, Row
@@ -35,7 +34,10 @@ from qlab.registry.quant_type import QuantType, kind_of
 
 
 def annotate(
-    graph_module: fx.GraphModule, mapping: QConfigMapping, backend: BackendConfig | None = None
+    graph_module: fx.GraphModule,
+    mapping: QConfigMapping,
+    backend: BackendConfig | None = None,
+    masks: Collection[str] = (),
 ) -> Plan:
     """The plan of a graph under a mapping; a pure function of the two.
 
@@ -49,6 +51,7 @@ def annotate(
         graph_module: A graph made by `trace` and `fuse`; it stays as it is.
         mapping: Which qconfig each operator gets.
         backend: What may be quantized at all, and how; everything that can be if not given.
+        masks: Names of the placeholders that are known to hold infinity.
 
     Returns:
         One step per operator, and the tensors that are quantized.
@@ -58,7 +61,8 @@ def annotate(
         QlabError: A qconfig holds something that is no observer.
     """
     requests, inputs, unmatched = requests_for(graph_module, mapping)
-    return _Annotation(graph_module, (requests, inputs), backend).plan(unmatched)
+    infinite = infinite_nodes(graph_module, masks)
+    return _Annotation(graph_module, (requests, inputs), backend, infinite).plan(unmatched)
 
 
 class _Role(Enum):
@@ -88,11 +92,13 @@ class _Annotation:
         graph_module: fx.GraphModule,
         requests: tuple[dict[fx.Node, Request], dict[fx.Node, Request]],
         backend: BackendConfig | None,
+        infinite: set[fx.Node],
     ) -> None:
         self.graph_module = graph_module
         self.backend = backend
         self.requests, self.inputs = requests
         self.shapes = shape_nodes(graph_module)
+        self.infinite = infinite
         self.verdicts = {node: self._verdict(node) for node in self.requests}
         self._keep_pieces_together()
         self.asker_of = cache(self._asker_of)
@@ -159,6 +165,8 @@ class _Annotation:
 
     def _obstacle(self, node: fx.Node, row: Row, request: Request) -> str | None:
         """Why an operator stays in float although its qconfig asks for more, or None."""
+        if not self.infinite.isdisjoint({node, *operands(node)}):
+            return "it is given infinity, as a mask holds it, which no code stands for"
         if row.static is not None:
             refused = row.static.obstacle(self._module(node))
             if refused is not None:
@@ -179,10 +187,11 @@ class _Annotation:
             if not (moves or weighted):
                 return "its qconfig leaves activations in float"
         elif not isinstance(request.activation.granularity, PerTensor):
-            return "an activation has one scale for the whole tensor, its qconfig asks for more"
+            return SEVERAL_SCALES
         elif (kept := self._kept_in_float(node)) is not None:
             return f"it reads {kept.meta['name']!r}, left in float by {self.inputs[kept].rule}"
-        return self._weight_obstacle(node, weight_spec(row, request.weight)) if row.weight else None
+        spec = weight_spec(row, request.weight) if row.weight else None
+        return weight_obstacle(self._module(node), spec) if spec else None
 
     def _kept_in_float(self, node: fx.Node) -> fx.Node | None:
         """An input of the graph that an operator reads and that its rule leaves in float."""
@@ -195,18 +204,7 @@ class _Annotation:
             return "its output is never quantized"
         if request.activation is not None or request.weight is None:
             return "it gives real numbers: only a weight-only qconfig quantizes its weight"
-        return self._weight_obstacle(node, request.weight)
-
-    def _weight_obstacle(self, node: fx.Node, spec: TensorSpec | None) -> str | None:
-        if spec is None:
-            return None
-        weight = core(self._module(node)).weight
-        assert isinstance(weight, torch.Tensor)
-        try:
-            spec.granularity.scale_shape(weight.shape)
-        except ShapeError as error:
-            return f"the weight cannot be quantized so: {error}"
-        return None
+        return weight_obstacle(self._module(node), request.weight)
 
     def _keep_pieces_together(self) -> None:
         """Leaves in float what gives several tensors, unless all of them are passed on."""

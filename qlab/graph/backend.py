@@ -15,7 +15,7 @@ from qlab.graph.plan import Plan
 from qlab.graph.requests import Request
 from qlab.qconfig import QConfig
 from qlab.ranges import TensorSpec
-from qlab.registry import PATTERNS, Pattern, Row
+from qlab.registry import ON_REQUEST, PATTERNS, Pattern, Row
 from qlab.registry.asked import asked_by, output_spec, weight_spec
 from qlab.registry.backend import BackendConfig, BackendPatternConfig, DTypeConfig
 from qlab.registry.backend.config import ObservationType
@@ -55,10 +55,11 @@ def as_backend(
 
 
 def fused_patterns(backend: BackendConfig | None) -> tuple[Pattern, ...]:
-    """The chains that may be fused: all, or those that the backend describes."""
+    """The chains that may be fused: the usual ones, or all that the backend describes."""
     if backend is None:
         return PATTERNS
-    return tuple(pattern for pattern in PATTERNS if backend.config_of(pattern.modules) is not None)
+    known = (*PATTERNS, *ON_REQUEST)
+    return tuple(pattern for pattern in known if backend.config_of(pattern.modules) is not None)
 
 
 def not_allowed(
@@ -101,6 +102,8 @@ def check_allowed(
         if node.op == "call_module":
             called = type(graph_module.get_submodule(str(node.target)))
         reason = not_allowed(backend, (called, node.meta["kind"]), row, request)
+        if reason is None and step.fused and not _fuses(backend, called):
+            reason = f"{backend.name or 'the backend'} does not fuse its parts"
         if reason is not None:
             raise UnsupportedError(
                 f"{caller}: {step.name!r} ({step.type}) was prepared to be quantized, and {reason}",
@@ -108,11 +111,18 @@ def check_allowed(
             )
 
 
+def _fuses(backend: BackendConfig, fused: object) -> bool:
+    """Whether a backend describes a chain that becomes a class only on request."""
+    chains = [pattern.modules for pattern in ON_REQUEST if pattern.fused is fused]
+    return not chains or any(backend.config_of(chain) is not None for chain in chains)
+
+
 def _known(described: BackendPatternConfig) -> bool:
     """Whether a pattern, and what it names as modules, is the registry's own."""
     pattern = described.pattern
     if isinstance(pattern, tuple):
-        chain = next((known for known in PATTERNS if known.modules == pattern), None)
+        patterns = (*PATTERNS, *ON_REQUEST)
+        chain = next((known for known in patterns if known.modules == pattern), None)
         return chain is not None and described.fused_module in (None, chain.fused, chain.train)
     row = (
         registry.row_for_module(pattern)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from qlab import registry
-from qlab.errors import ArgumentError, NonFiniteError, QlabError, UnsupportedError
+from qlab.errors import ArgumentError, QlabError, UnsupportedError
 from qlab.graph.backend import half_static
+from qlab.graph.finite import check_parameters
 from qlab.graph.lift import attribute, shape_nodes
 from qlab.graph.nodes import direct_paths
 from qlab.graph.plan import Plan, Step, Value, uncalibrated
@@ -24,9 +24,12 @@ from qlab.nn.quantized import DeQuantize, Output, Quantize
 from qlab.nn.quantized.holder import OUTPUT, QParamsHolder
 from qlab.nn.stubs import QuantStub
 from qlab.qparams import QParams, quantize
+from qlab.ranges import TensorSpec
 from qlab.registry import Row
 from qlab.registry.references import HALF_WEIGHT, reference_form
 from qlab.stats import TensorStats
+
+WeightScales = Callable[[str, TensorSpec], QParams]
 
 
 def convert(
@@ -35,6 +38,7 @@ def convert(
     qparams: Mapping[str, QParams],
     *,
     weights: Mapping[str, QParams] | None = None,
+    weight_scales: WeightScales | None = None,
     replaced: Mapping[str, nn.Module] | None = None,
     like: fx.GraphModule | None = None,
     writer: type[Conversion] | None = None,
@@ -53,6 +57,7 @@ def convert(
         qparams: Scale and zero point of the observed tensors, by node, as `Plan.qparams` gives.
         weights: Scale and zero point of weights, by step, where they shall not be what the step's
             spec gives for the weight.
+        weight_scales: Gives what a spec makes of a step's weight, for who keeps it.
         replaced: Modules to put in place of custom and standalone ones, by node.
         like: What `convert` made of the same graph under another plan. Its modules serve here too
             wherever they would be equal: they are shared, not copied.
@@ -74,27 +79,12 @@ def convert(
             expected="a plan that annotate made for this graph",
             received=f"steps at nodes it does not have: {', '.join(foreign[:5])}",
         )
-    check_parameters(graph_module, plan)
+    check_parameters(graph_module, plan, None if like is None else like.meta["plan"])
     made = (writer or Conversion)(graph_module, plan, (qparams, weights or {}), replaced or {})
+    made.weight_scales = weight_scales
     if like is not None:
         made.like = like.meta["plan"], dict(like.named_modules(remove_duplicate=False))
     return made.run()
-
-
-def check_parameters(graph_module: fx.GraphModule, plan: Plan) -> None:
-    """Raises `NonFiniteError` where a layer to be quantized has NaN or infinity in a parameter."""
-    for step in plan.steps:
-        if step.execution not in ("integer", "simulated", "dynamic"):
-            continue
-        layer = core(graph_module.get_submodule(step.name))
-        for name, tensor in chain(layer.named_parameters(), layer.named_buffers()):
-            bad = tensor.numel() - int(torch.isfinite(tensor).sum())
-            if bad:
-                raise NonFiniteError(
-                    f"{name.split('.')[-1]} of layer {step.name!r} must be finite to be quantized",
-                    received=f"{bad} NaN or infinite of {tensor.numel()} values",
-                    fix="Repair the model's weights, or leave the layer in float.",
-                )
 
 
 def is_converted(graph_module: fx.GraphModule) -> bool:
@@ -128,6 +118,7 @@ class Conversion:
         self.copies: dict[int, Any] = {}
         self.resolved: dict[str, QParams] = {}
         self.shared_weights: dict[Any, Any] = {}
+        self.weight_scales: WeightScales | None = None
         self.like: tuple[Plan, dict[str, nn.Module]] | None = None
 
     def run(self) -> fx.GraphModule:
@@ -240,6 +231,8 @@ class Conversion:
             if step.weight is not None:
                 weight = self.weights.get(step.name)
                 twin = None if weight else (id(core(module).weight), step.weight)
+                if weight is None and self.weight_scales is not None:
+                    weight = self.weight_scales(step.name, step.weight)
                 weight = weight or step.weight.qparams_of(static.weight_of(module)).whole_range()
             made = static.from_qparams(module, weight=weight, output=output)
         except QlabError as error:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from qlab.errors import UnsupportedError
+from qlab.graph.lift import is_real
 from qlab.nn.intrinsic.fold import hooked
-from qlab.registry import PATTERNS, Pattern
+from qlab.registry import ON_REQUEST, PATTERNS, Pattern
 
 
-def fuse(graph_module: fx.GraphModule, patterns: Sequence[Pattern] = PATTERNS) -> fx.GraphModule:
+def fuse(
+    graph_module: fx.GraphModule,
+    patterns: Sequence[Pattern] = PATTERNS,
+    asked: Mapping[str, object] | None = None,
+) -> fx.GraphModule:
     """A copy of a traced graph in which the registry's patterns are fused, longest first.
 
     A chain is fused only where nothing else reads what its parts hand on. The fused module takes
@@ -23,9 +28,14 @@ def fuse(graph_module: fx.GraphModule, patterns: Sequence[Pattern] = PATTERNS) -
     norm is folded into the weights before it in float64, so outputs agree to float32's rounding;
     ``meta["batch_norm"]`` keeps the mean and the standard deviation that it gave each channel.
 
+    A chain that goes into a sum is fused only where the other operand has its shape and is not
+    read afterwards; the fused module stands where the sum stood.
+
     Args:
         graph_module: A graph made by `qlab.graph.trace`; it stays as it is.
         patterns: The chains to fuse.
+        asked: What is asked of nodes, by name: parts of `qlab.registry.ON_REQUEST` of which
+            different things are asked stay apart.
 
     Returns:
         A graph of the same function; layers that were not fused share no tensors with the
@@ -34,7 +44,9 @@ def fuse(graph_module: fx.GraphModule, patterns: Sequence[Pattern] = PATTERNS) -
     fused = copy.deepcopy(graph_module)
     for pattern in _longest_first(patterns):
         for chain in list(_chains(fused, pattern)):
-            _replace(fused, chain, pattern)
+            apart = pattern in ON_REQUEST and not _asked_alike(chain, asked)
+            if not apart and not any(part._erased for part in chain):
+                _replace(fused, chain, pattern)
     fused.delete_all_unused_submodules()
     fused.graph.lint()
     fused.recompile()
@@ -75,9 +87,41 @@ def _chains(graph_module: fx.GraphModule, pattern: Pattern) -> Iterator[list[fx.
             chain.append(next(iter(chain[-1].users)))
         modules = [_module(graph_module, part) for part in chain]
         kinds = tuple(map(type, modules))
-        handed_on = all(part.args == (before,) for before, part in itertools.pairwise(chain))
-        if kinds == pattern.modules and handed_on and not any(map(hooked, filter(None, modules))):
+        if kinds != pattern.modules or any(map(hooked, filter(None, modules))):
+            continue
+        if all(itertools.starmap(_hands_on, itertools.pairwise(chain))):
             yield chain
+
+
+def _hands_on(before: fx.Node, part: fx.Node) -> bool:
+    """Whether a part of a chain reads the one before, and but for a sum nothing else."""
+    if part.args == (before,):
+        return True
+    other = _other_operand(before, part)
+    if other is None:
+        return False
+    shapes = before.meta.get("shape"), other.meta.get("shape")
+    return shapes[0] == shapes[1] and is_real(other) and not _read_after(other, part)
+
+
+def _other_operand(before: fx.Node, part: fx.Node) -> fx.Node | None:
+    """What a sum adds to its other operand; None where it is no sum of two tensors."""
+    others = [argument for argument in part.args if argument is not before]
+    if len(part.args) != 2 or len(others) != 1 or not isinstance(others[0], fx.Node):
+        return None
+    return others[0]
+
+
+def _read_after(value: fx.Node, reader: fx.Node) -> bool:
+    """Whether a tensor is needed after a node has read it: by another node, or by the next call."""
+    return value.op == "get_attr" or any(reader < user for user in value.users)
+
+
+def _asked_alike(chain: list[fx.Node], asked: Mapping[str, object] | None) -> bool:
+    if asked is None:
+        return True
+    first, *rest = (asked[part.name] for part in chain if part.name in asked)
+    return all(one == first for one in rest)
 
 
 def _module(graph_module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
@@ -100,9 +144,14 @@ def _replace(graph_module: fx.GraphModule, chain: list[fx.Node], pattern: Patter
     graph_module.add_submodule(str(first.target), module)
     first.meta["fused"] = tuple(part.meta["name"] for part in rest)
     norm = graph_module.get_submodule(str(rest[0].target))
-    if isinstance(norm, _BatchNorm):
+    if isinstance(norm, _BatchNorm) and all(len(part.args) == 1 for part in rest):
         first.meta["batch_norm"] = _mean_and_deviation(norm)
     first.meta["parameters"] = sum(parameter.numel() for parameter in module.parameters())
+    for before, part in itertools.pairwise(chain):
+        other = _other_operand(before, part)
+        if other is not None:  # read where the sum stood, so the whole moves there
+            first.args = (*first.args, other)
+            part.prepend(first)
     chain[-1].replace_all_uses_with(first)
     for part in reversed(rest):
         graph_module.graph.erase_node(part)

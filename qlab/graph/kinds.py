@@ -9,6 +9,7 @@ from torch import fx, nn
 
 from qlab.graph.convert import is_converted
 from qlab.graph.plan import Plan
+from qlab.graph.special import STANDALONE
 from qlab.graph.trace import is_library_leaf
 
 
@@ -44,6 +45,29 @@ class ObservedGraphModule(metaclass=_Stage):
     def recognises(cls, graph_module: fx.GraphModule) -> bool:
         """Whether it has a plan and is not converted."""
         return _planned(graph_module) and not is_converted(graph_module)
+
+
+class ObservedStandaloneGraphModule(ObservedGraphModule):
+    """What `prepare_fx` makes of a standalone module; for ``isinstance``."""
+
+    @classmethod
+    def recognises(cls, graph_module: fx.GraphModule) -> bool:
+        """Whether it has a plan of its own inside another model, and is not converted."""
+        return super().recognises(graph_module) and STANDALONE in graph_module.meta
+
+
+def is_observed_module(module: Any) -> bool:
+    """Whether `prepare_fx` or `prepare_qat_fx` made a module, and nothing has converted it."""
+    return isinstance(module, ObservedGraphModule)
+
+
+def is_observed_standalone_module(module: Any) -> bool:
+    """Whether it is that of a standalone module."""
+    return isinstance(module, ObservedStandaloneGraphModule)
+
+
+_is_observed_module = is_observed_module
+_is_observed_standalone_module = is_observed_standalone_module
 
 
 class QuantizedGraphModule(metaclass=_Stage):

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 from torch import fx
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from qlab.errors import ArgumentError
 from qlab.granularity import PerTensor
@@ -21,8 +22,10 @@ from qlab.qconfig import (
     get_default_qconfig_mapping,
 )
 from qlab.ranges import TensorSpec
+from qlab.registry import ON_REQUEST
 from qlab.registry.asked import Asked, asked_by
 
+_ON_REQUEST = {pattern.fused for pattern in ON_REQUEST}
 _CALLS = ("call_module", "call_function", "call_method")
 
 
@@ -111,6 +114,27 @@ def requests_for(
     return requests, inputs, tuple(unmatched)
 
 
+def asked_of(graph_module: fx.GraphModule, mapping: QConfigMapping) -> dict[str, object]:
+    """What a mapping asks of each operator of a graph that is not fused yet, by node.
+
+    Equal for two operators only where one operator in their place would be asked for the same, and
+    can be: not in float, nor with an input quantized as it comes. What only the default mapping
+    says of a type counts as what is asked of all. Batch norms are left out.
+    """
+    standard = {str(rule) for rule in mapping.rules() if _standard(rule)}
+    found: dict[str, object] = {}
+    for node, address in _operators(graph_module):
+        kind = address.types[0]
+        if isinstance(kind, type) and issubclass(kind, _BatchNorm):
+            continue
+        qconfig, rule = address.resolve(mapping)
+        if qconfig is not None and rule in standard:
+            qconfig = mapping.global_qconfig
+        alone = qconfig is None or asked_by(qconfig.activation).dynamic
+        found[node.name] = object() if alone else qconfig
+    return found
+
+
 def _named_inputs(
     graph_module: fx.GraphModule, mapping: QConfigMapping
 ) -> Iterator[tuple[fx.Node, Rule]]:
@@ -135,7 +159,8 @@ def _operators(graph_module: fx.GraphModule) -> Iterator[tuple[fx.Node, Address]
             path = f"{path}.{label}" if path else label
             types = (node.meta["scope"], kind)
         scope = path.rpartition(".")[0]
-        yield node, Address(node.meta["name"], path, types, seen[scope, kind])
+        parts = node.meta.get("fused", ()) if types[0] in _ON_REQUEST else ()
+        yield node, Address(node.meta["name"], path, types, seen[scope, kind], parts)
         seen[scope, kind] += 1
 
 

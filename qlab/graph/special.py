@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_map_only
 
 from qlab.errors import ArgumentError, DTypeError, QlabError, UnsupportedError
 from qlab.graph.custom import (
@@ -117,7 +119,9 @@ def observe(
             entry = custom.standalone(nodes[step.node].meta["path"], module)
             assert entry is not None
             try:
-                prepared.add_submodule(step.name, own(module, entry))
+                observed = own(module, entry)
+                observed.meta[STANDALONE] = step.name
+                prepared.add_submodule(step.name, observed)
             except QlabError as error:
                 message = f"standalone module {step.name!r} ({step.type}): {error}"
                 raise type(error)(message) from error
@@ -203,14 +207,27 @@ def read_standalone(
             continue
         prepared: Any = floating.get_submodule(str(node.target))
         custom = getattr(prepared, "meta", {}).get("custom")
-        if custom is not None and 0 in custom.output_quantized_indexes:
-            with converted.graph.inserting_after(node):
-                real = converted.graph.call_method("dequantize", (node,))
-            real.meta = {"source": node.meta["source"]}
-            node.replace_all_uses_with(
-                real, delete_user_cb=lambda user, real=real: user is not real
-            )
+        if custom is not None and custom.output_quantized_indexes:
+            (output,) = (other for other in prepared.graph.nodes if other.op == "output")
+            _read_as_real(node, node.meta["source"], many=not isinstance(output.args[0], fx.Node))
     converted.recompile()
+
+
+def real_numbers(value: Any) -> Any:
+    """A value with every `QTensor` in it dequantized; tuples, lists and dicts keep their form."""
+    return tree_map_only(QTensor, QTensor.dequantize, value)
+
+
+def _read_as_real(node: fx.Node, source: str, *, many: bool) -> None:
+    """Lets all users of a node that gives a `QTensor`, or ``many`` values, read real numbers."""
+    graph = node.graph
+    with graph.inserting_after(node):
+        if many:
+            real = graph.call_function(real_numbers, (node,))
+        else:
+            real = graph.call_method("dequantize", (node,))
+    real.meta = {"source": source}
+    node.replace_all_uses_with(real, delete_user_cb=lambda user: user is not real)
 
 
 def at_borders(graph_module: fx.GraphModule, custom: PrepareCustomConfig) -> fx.GraphModule:
@@ -223,10 +240,8 @@ def at_borders(graph_module: fx.GraphModule, custom: PrepareCustomConfig) -> fx.
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     for index in custom.input_quantized_indexes:
         node = _at("input", inputs, index)
-        with graph.inserting_after(node):
-            real = graph.call_method("dequantize", (node,))
-        real.meta = {"source": node.name}
-        node.replace_all_uses_with(real, delete_user_cb=lambda user, real=real: user is not real)
+        many = any(user.target is operator.getitem for user in node.users)
+        _read_as_real(node, node.name, many=many)
     (output,) = (node for node in graph.nodes if node.op == "output")
     given = output.args[0]
     outputs = list(given) if isinstance(given, tuple | list) else [given]

@@ -13,7 +13,7 @@ from qlab.errors import ArgumentError, DTypeError, UnsupportedError
 from qlab.graph.annotate import annotate
 from qlab.graph.attributes import attach_preserved_attrs_to_model, preserved
 from qlab.graph.backend import as_backend, check_allowed, fused_patterns
-from qlab.graph.convert import Conversion, check_parameters, convert, is_converted
+from qlab.graph.convert import Conversion, convert, is_converted
 from qlab.graph.custom import (
     ConvertCustomConfig,
     FuseCustomConfig,
@@ -21,12 +21,15 @@ from qlab.graph.custom import (
     StandaloneModuleConfigEntry,
     as_custom,
 )
+from qlab.graph.finite import check_parameters
 from qlab.graph.found import observed_qparams, own_weights, without_data
 from qlab.graph.fuse import fuse
 from qlab.graph.plan import Plan
 from qlab.graph.prepare import prepare, without_observers
 from qlab.graph.qat import prepare_for_training
+from qlab.graph.reasons import warn_of_impossible_pairs
 from qlab.graph.reference import ReferenceConversion
+from qlab.graph.requests import asked_of
 from qlab.graph.special import at_borders, mark, observe, quantized, read_standalone
 from qlab.graph.trace import Inputs, trace
 from qlab.nn.quantized.observed import (
@@ -144,9 +147,10 @@ def _prepared(
     """A model traced, fused, annotated and prepared, to be calibrated or to be trained."""
     kept = preserved(model, custom.preserved_attributes)
     traced = trace(model, example_inputs, leaves=custom.leaves, training=training)
-    traced = fuse(traced, fused_patterns(backend))
+    traced = fuse(traced, fused_patterns(backend), asked_of(traced, mapping))
     mark(traced, custom)
     plan = annotate(traced, mapping, backend)
+    warn_of_impossible_pairs(plan)
     prepared = prepare_for_training(traced, plan) if training else prepare(traced, plan)
 
     def own(module: nn.Module, entry: StandaloneModuleConfigEntry) -> fx.GraphModule:
@@ -164,7 +168,7 @@ def _prepared(
     observe(prepared, plan, custom, own)
     prepared.meta["custom"], prepared.meta["backend"] = custom, backend
     attach_preserved_attrs_to_model(prepared, kept)
-    return prepared
+    return loads_as_a_whole(prepared)
 
 
 def convert_fx(

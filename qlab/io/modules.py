@@ -128,8 +128,7 @@ def float_classes() -> dict[str, type[nn.Module]]:
 
 def _fused_classes() -> dict[str, type[FusedModule]]:
     rows = [cls for row in registry.ROWS for cls in row.modules]
-    fused = [cls for cls in rows if issubclass(cls, FusedModule)]
-    return {_qualified(c): c for c in fused if not issubclass(c, ConvAdd2d)}  # holds a function
+    return {_qualified(c): c for c in rows if issubclass(c, FusedModule)}
 
 
 def _float_arguments(module: nn.Module) -> dict[str, Any]:
@@ -160,7 +159,8 @@ def describe(module: nn.Module, path: str) -> dict[str, Any]:
     if isinstance(module, QuantizedModule):
         return {"class": _qualified(type(module)), "config": module.config()}
     name = _qualified(type(module))
-    if isinstance(module, FusedModule) and name in _fused_classes():
+    function = isinstance(module, ConvAdd2d) and not isinstance(module.add, nn.Module)
+    if isinstance(module, FusedModule) and name in _fused_classes() and not function:
         return {"class": name, "parts": [describe(part, path) for part in module]}
     if name not in float_classes():
         raise UnsupportedError(

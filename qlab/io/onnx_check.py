@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from qlab.analysis.batches import Batch, Batches
 from qlab.analysis.calibration import Progress, Stop
 from qlab.analysis.fidelity import Agreement
 from qlab.analysis.metrics import ErrorSums, LabelCounts
+from qlab.analysis.tasks import DataPass
 from qlab.errors import ArgumentError, FormatError
 from qlab.execution import GraphRunner
 from qlab.io.onnx_file import TENSORS
@@ -127,22 +127,17 @@ def check_onnx(
 
     content = source if isinstance(source, bytes) else _read(Path(source))
     networks = _Networks(content, model, level)
-    total, done, samples = sum(map(len, sources)), 0, 0
-    for batch in chain.from_iterable(sources):
+    data_pass = DataPass(sources, "running the ONNX file", on_progress, should_stop)
+    for batch in data_pass:
         networks.measure(batch)
-        done, samples = done + 1, samples + batch.samples
-        if on_progress is not None:
-            on_progress(done, total, "running the ONNX file")
-        if should_stop is not None and should_stop():
-            break
     return OnnxCheck(
         networks.table(),
         networks.output.as_dict(),
-        samples,
+        data_pass.samples,
         networks.opset,
         level,
         f"onnxruntime {onnxruntime.__version__}",
-        complete=done >= total,
+        complete=data_pass.complete,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from collections.abc import Mapping as Named
 from contextlib import contextmanager
 from functools import cached_property
@@ -33,6 +33,7 @@ from qlab.io.float_graph import is_float_graph
 from qlab.io.lab_file import LabFile, RepairFile, save_lab
 from qlab.object_types import ObjectType
 from qlab.qconfig import QConfigMapping
+from qlab.registry import PATTERNS, Pattern
 from qlab.runs import Runs
 
 Mapping = QConfigMapping | str | None
@@ -54,6 +55,7 @@ class LabBase:
         device: torch.device | str | None = None,
         *,
         memory_budget: int = 2**30,
+        patterns: Sequence[Pattern] = PATTERNS,
         runs: str | os.PathLike[str] | Runs | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
@@ -75,7 +77,7 @@ class LabBase:
             self._study = Study(graph, self._call.values, data, memory_budget)
         else:
             here = model if home == self.device else copy.deepcopy(model).to(self.device)
-            self._study = study_of(here, self._call, data, memory_budget)
+            self._study = study_of(here, self._call, data, memory_budget, patterns)
         self.layers: tuple[Layer, ...] = self._study.layers(self.plan())
         self.runs = runs if isinstance(runs, Runs) else Runs(runs)
         self.mapping = resolve_mapping(None)
@@ -175,6 +177,8 @@ class LabBase:
             NonFiniteError: NaN in the float model, or infinity made of finite numbers; names the
                 first layer that produced it, or the input that came so. The Lab is left as it
                 was before the call.
+            UnfinishedError: The loader failed; names the batch. What was seen before is kept, and
+                the next call goes on from there.
         """
         return self._study.calibrate(on_progress, should_stop)
 
@@ -199,8 +203,21 @@ class LabBase:
 
         Raises:
             NonFiniteError: As in `calibrate`; none of the new data is kept then.
+            UnfinishedError: As in `calibrate`, which goes on from there.
         """
         return self._study.add_data(self._batches(batches, "added"), on_progress, should_stop)
+
+    def with_data(
+        self, batches: Any, on_progress: Progress | None = None, should_stop: Stop | None = None
+    ) -> Self:
+        """A Lab that has seen more data as by `add_data`; this one stays as it is.
+
+        Model, evaluation data and runs are shared, not copied.
+        """
+        made = copy.copy(self)
+        made._study, made._data = self._study.copied(), list(self._data)
+        made.add_data(batches, on_progress, should_stop)
+        return made
 
     def merge(self, other: Calibration) -> Calibration:
         """Takes in what a Lab of the same model saw of other data, in any process or machine.

@@ -19,7 +19,8 @@ from qlab.analysis.fidelity import Fidelity, measure_fidelity
 from qlab.analysis.parts import only
 from qlab.analysis.report import Report
 from qlab.analysis.search import Candidate, Measure, Search, Space, budget_limits, search_mappings
-from qlab.analysis.sensitivity import WAYS, Sensitivity, names_of
+from qlab.analysis.sensitivity import Sensitivity, names_of
+from qlab.analysis.tasks import checked_count, checked_executor
 from qlab.analysis.what_if import WhatIf, what_if
 from qlab.lab.base import DEFAULT_PRESET, Mapping, resolve_mapping
 from qlab.lab.deploy import DeployableLab
@@ -45,6 +46,8 @@ class Lab(RepairableLab, DeployableLab, TensorLab):
         memory_budget: How many bytes of the float network's activations on the evaluation data are
             kept, so that a change of one layer runs only what follows it. A model that needs more
             works, slower; 0 keeps none.
+        patterns: Chains of layers that are quantized as one, where the model has a graph; with
+            those of `qlab.registry.ON_REQUEST` also sums behind convolutions, and GELU.
         runs: Where what `compare` measures is kept: a `Runs`, or the path of its SQLite file, which
             several Labs may share. None: a private file, gone with the Lab.
 
@@ -73,7 +76,7 @@ class Lab(RepairableLab, DeployableLab, TensorLab):
 
         The quantized network that is measured is the one that `convert` returns and `export`
         writes, run on the evaluation data beside the float network. What was measured is kept in
-        `runs`; measuring an equal mapping again updates its run.
+        `runs`; measuring an equal mapping again from equal statistics updates its run.
         A comparison that was stopped, or a mapping with an unregistered callable, is not kept.
 
         Args:
@@ -100,19 +103,13 @@ class Lab(RepairableLab, DeployableLab, TensorLab):
         told: Any = {"subject": self.subject, "name": name, "parent": parent}
         told |= {"seconds": seconds, "calibration": self.calibrated}
         record_report(self.runs, resolved, measured, **told)
-        if not parts:
-            return measured
-        weight, activation = (
-            self._study.compare(only(resolved, part), self._evaluation_data, **hooks)
-            for part in ("weight", "activation")
-        )
-        complete = measured.complete and weight.complete and activation.complete
-        return replace(
-            measured,
-            complete=complete,
-            weight_only=weight.layers,
-            activation_only=activation.layers,
-        )
+        for part in ("weight", "activation") if parts else ():
+            if not measured.complete:
+                break
+            alone = self._study.compare(only(resolved, part), self._evaluation_data, **hooks)
+            found: Any = {f"{part}_only": alone.layers, "complete": alone.complete}
+            measured = replace(measured, **found)
+        return measured
 
     def channels(self, name: str, mapping: Mapping = None) -> DataFrame:
         """The local error of each channel of a layer's output, on the evaluation data.
@@ -136,7 +133,7 @@ class Lab(RepairableLab, DeployableLab, TensorLab):
         self,
         mappings: Mapping | dict[str, Mapping] | Sequence[Mapping] = None,
         *,
-        ways: Sequence[str] = WAYS,
+        ways: Sequence[str] | None = None,
         executor: Executor | None = None,
         since: Sensitivity | None = None,
         on_progress: Progress | None = None,
@@ -147,18 +144,24 @@ class Lab(RepairableLab, DeployableLab, TensorLab):
         Args:
             mappings: The candidate configurations: one, a sequence of them, or a dict by name.
             ways: Which of ``"on"`` (the layer alone is quantized), ``"off"`` (it alone is not) and
-                ``"estimate"`` (``"on"`` to first order, for all layers in one pass) to answer.
+                ``"estimate"`` (``"on"`` to first order, for all layers in one pass) to answer; all
+                if not given, without a graph all but the estimate.
             executor: Any `concurrent.futures.Executor`, of threads, processes or a cluster; it
                 changes when the answer comes, not what it says.
-            since: An answer to the same question that was stopped early, to go on from.
-            on_progress: Called as ``(done, total, label)`` after each task.
-            should_stop: Asked after each task, which takes less than a batch; what was measured
-                until then is kept.
+            since: An earlier answer, such as one that was stopped: what it measured of the same
+                layers, from the same statistics, is not measured again. It needs evaluation data
+                that comes in the same order again.
+            on_progress: Called as ``(done, total, label)`` while layers are prepared, then after
+                each task.
+            should_stop: Asked before each layer that is prepared and after each task, which take
+                less than a batch; what was measured until then is kept.
 
         Raises:
             UnknownNameError: No such preset or way.
             ArgumentError: Nothing to measure.
-            UnsupportedError: The estimate alone, of a model that has no graph.
+            UnsupportedError: The estimate, or an executor, for a model that has no graph.
+            UnfinishedError: A loader, a worker or the executor failed; its ``partial`` is the
+                answer so far, for ``since``.
         """
         named = [(DEFAULT_PRESET, None)] if mappings is None else names_of(mappings)
         candidates = {name: resolve_mapping(mapping) for name, mapping in named}
@@ -167,7 +170,7 @@ class Lab(RepairableLab, DeployableLab, TensorLab):
             found = self._study.sensitivity(
                 candidates,
                 self._evaluation_data,
-                tuple(ways),
+                None if ways is None else tuple(ways),
                 executor,
                 since=since,
                 on_progress=on_progress,
@@ -209,9 +212,12 @@ class Lab(RepairableLab, DeployableLab, TensorLab):
             UnsupportedError: The model has no graph; says why.
         """
         self._study.whole_graph("Lab.search")
+        checked_executor(executor)
+        if points is not None:
+            checked_count("points", points)
         resolved = resolve_mapping(mapping)
         seen_all = self.calibrate(on_progress, should_stop).complete
-        space = Space(self._study, resolved, candidates, by)
+        space = Space(self._study, resolved, candidates, by, on_progress=on_progress)
         budget_limits(space, budget)  # refused before anything is measured
         hooks: Any = {"on_progress": on_progress, "should_stop": should_stop}
         if sensitivity is None or not sensitivity.complete:
@@ -233,7 +239,9 @@ class Lab(RepairableLab, DeployableLab, TensorLab):
         """What one layer would lose if it were quantized in another way; nothing is applied.
 
         Tensor errors come from the weight itself and from the output's cached statistics; the
-        output SQNR from running the layer alone on the float inputs of a small cached sample.
+        output SQNR from running the layer alone on the float inputs of a small cached sample of the
+        calibration data. `compare` measures on the evaluation data: where that is other data, the
+        two differ by as much as the data does.
 
         Args:
             name: The layer.

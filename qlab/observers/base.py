@@ -2,74 +2,27 @@
 
 from __future__ import annotations
 
-import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, ClassVar, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from qlab.dtypes import QDType, as_qdtype, quint8
-from qlab.errors import ArgumentError, UncalibratedError, UnsupportedError
+from qlab.errors import ArgumentError, QlabError, UncalibratedError, UnsupportedError
 from qlab.granularity import (
     PerAxis,
+    PerTensor,
     QScheme,
     per_channel_affine_float_qparams,
     per_tensor_affine,
 )
+from qlab.observers.factories import Partial, pairs
 from qlab.qparams import EPS, QParams, check_tensor
 from qlab.ranges import MinMax, RangePolicy, TensorSpec
 
 DTypeLike = QDType | torch.dtype | str
-
-
-@dataclass(frozen=True)
-class Partial:
-    """A factory: a class and the arguments to build it with; frozen, comparable, hashable.
-
-    What ``Observer.with_args(...)`` returns and a `QConfig` holds. Calling it makes a new instance.
-
-    Attributes:
-        func: The observer or fake-quantize class.
-        arguments: ``(name, value)`` pairs, sorted by name.
-        callable_arguments: ``(name, function)`` pairs; each function is called for its argument
-            whenever an instance is made.
-    """
-
-    func: Callable[..., Any]
-    arguments: tuple[tuple[str, Any], ...] = ()
-    callable_arguments: tuple[tuple[str, Callable[[], Any]], ...] = ()
-
-    @property
-    def keywords(self) -> dict[str, Any]:
-        """The arguments as a new dict."""
-        return dict(self.arguments)
-
-    @property
-    def p(self) -> functools.partial[Any]:
-        """The same as a `functools.partial`, where the reference's factories keep theirs."""
-        return functools.partial(self.func, **self.keywords)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        made = {name: make() for name, make in self.callable_arguments if name not in kwargs}
-        return self.func(*args, **{**self.keywords, **made, **kwargs})
-
-    def with_args(self, **kwargs: Any) -> Partial:
-        """The same factory with further or other arguments."""
-        return Partial(self.func, _pairs(self.keywords | kwargs), self.callable_arguments)
-
-    def with_callable_args(self, **kwargs: Callable[[], Any]) -> Partial:
-        """The same factory with arguments that are computed for each instance."""
-        merged = dict(self.callable_arguments) | kwargs
-        return Partial(self.func, self.arguments, _pairs(merged))
-
-    def __repr__(self) -> str:
-        name = getattr(self.func, "__name__", repr(self.func))
-        shown = [f"{key}={value!r}" for key, value in self.arguments]
-        shown += [f"{key}={make!r}()" for key, make in self.callable_arguments]
-        return f"{name}.with_args({', '.join(shown)})"
 
 
 def spec_from(observer: Any) -> TensorSpec | None:
@@ -97,8 +50,13 @@ def qparams_from(observer: Any) -> QParams:
     return QParams(scale.float(), zero_point.int(), dtype, PerAxis(axis))
 
 
-def _pairs(arguments: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    return tuple(sorted(arguments.items()))
+def told(spec: TensorSpec, scale: Tensor, zero_point: Tensor) -> QParams:
+    """What a ``calculate_qparams`` of anyone's returned, for the codes that a spec asks for."""
+    shape = () if isinstance(spec.granularity, PerTensor) else (-1,)
+    zero_type = torch.float32 if spec.float_zero_point else torch.int32
+    scale, zero_point = torch.as_tensor(scale), torch.as_tensor(zero_point)
+    numbers = scale.float().reshape(shape), zero_point.to(zero_type).reshape(shape)
+    return QParams(*numbers, spec.dtype, spec.granularity, *spec.limits)
 
 
 class ActivationPostProcess(nn.Module, ABC):
@@ -150,12 +108,12 @@ class ActivationPostProcess(nn.Module, ABC):
             >>> MinMaxObserver.with_args(reduce_range=True)().quant_max
             127
         """
-        return Partial(cls, _pairs(kwargs))
+        return Partial(cls, pairs(kwargs))
 
     @classmethod
     def with_callable_args(cls, **kwargs: Callable[[], Any]) -> Partial:
         """A factory of this class with arguments that are computed for each instance."""
-        return Partial(cls, (), _pairs(kwargs))
+        return Partial(cls, (), pairs(kwargs))
 
     def _load_from_state_dict(
         self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any
@@ -164,7 +122,10 @@ class ActivationPostProcess(nn.Module, ABC):
             if prefix + name in state_dict:
                 old, new = self.get_buffer(name), state_dict[prefix + name]
                 setattr(self, name, torch.empty_like(new, device=old.device, dtype=old.dtype))
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        try:
+            super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        except QlabError as error:  # of the extra state, which comes last
+            args[-1].append(f"{prefix}_extra_state: {error}")
 
 
 class ObserverBase(ActivationPostProcess):
@@ -317,11 +278,40 @@ class UniformQuantizationObserverBase(ObserverBase):
     def qparams(self) -> QParams:
         """Scale and zero point from the data seen so far, on the device of the buffers.
 
+        A subclass that says them in a `calculate_qparams` of its own, as in the reference, is
+        asked there.
+
         Raises:
             UncalibratedError: No data was seen.
         """
+        if type(self).calculate_qparams is UniformQuantizationObserverBase.calculate_qparams:
+            return self._chosen()
+        return told(self._spec, *self.calculate_qparams())
+
+    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+        """Scale (float32) and zero point (int32) as 1-d tensors, one element per scale.
+
+        Raises:
+            UncalibratedError: No data was seen.
+        """
+        own = type(self).qparams is UniformQuantizationObserverBase.qparams
+        found = self._chosen() if own else self.qparams()
+        return torch.atleast_1d(found.scale), torch.atleast_1d(found.zero_point)
+
+    def _chosen(self) -> QParams:
+        """Scale and zero point by the policy."""
         self.require_data()
         return self._spec.choose(self.min_val, self.max_val)
+
+    @property
+    def has_customized_qrange(self) -> bool:
+        """Whether ``quant_min`` and ``quant_max`` were given."""
+        return self._spec.quant_min is not None and self._spec.quant_max is not None
+
+    def _calculate_qparams(self, min_val: Tensor, max_val: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and zero point of a range that a subclass found, 1-d; NaN is no range."""
+        found = self._spec.choose(min_val, max_val)
+        return torch.atleast_1d(found.scale), torch.atleast_1d(found.zero_point)
 
     def require_data(self) -> None:
         """Raises `UncalibratedError` unless some data was seen."""
@@ -346,9 +336,16 @@ class UniformQuantizationObserverBase(ObserverBase):
             self.observe(x_orig.detach())
         return x_orig
 
-    @abstractmethod
     def observe(self, x: Tensor) -> None:
-        """Takes a tensor with at least one element into the range."""
+        """Takes a tensor with at least one element into the range.
+
+        Raises:
+            UnsupportedError: The class defines neither this nor `forward`.
+        """
+        raise UnsupportedError(
+            f"{type(self).__name__} does not say what it keeps of a tensor",
+            expected="a method observe(x), or forward(x)",
+        )
 
     def reset_min_max_vals(self) -> None:
         """Forgets all data."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Unpack
 
+import torch
 from torch import Tensor
 
 from qlab.dtypes import quint8
@@ -42,12 +43,7 @@ class StatsObserver(UniformQuantizationObserverBase):
         self.min_val.copy_(self.stats.min_val)
         self.max_val.copy_(self.stats.max_val)
 
-    def qparams(self) -> QParams:
-        """Scale and zero point from the data seen so far, on the device of the buffers.
-
-        Raises:
-            UncalibratedError: No data was seen.
-        """
+    def _chosen(self) -> QParams:
         self.require_data()
         return self.spec.qparams(self.stats).to(self.min_val.device)
 
@@ -73,8 +69,8 @@ class HistogramObserver(StatsObserver):
     outlier costs no resolution elsewhere.
 
     Args:
-        bins: Accepted as in the reference, where it sets the number of equal bins; it changes
-            nothing here.
+        bins: Length of `histogram`. In the reference the range is searched over these bins; here
+            they change nothing.
         dtype: As in `UniformQuantizationObserverBase`, like the others that are not named here.
 
     Raises:
@@ -103,6 +99,18 @@ class HistogramObserver(StatsObserver):
             policy=MSE(),
         )
         self.bins = bins
+
+    @property
+    def histogram(self) -> Tensor:
+        """How many values lie in each of ``bins`` even bins from ``min_val`` to ``max_val``.
+
+        float32 ``(bins,)`` on the device of the buffers, for charts; all 0 without data. Where a
+        bin of the statistics straddles an edge its count is split in proportion.
+        """
+        if not self.stats.count:
+            return self.min_val.new_zeros(self.bins)
+        _, counts = self.stats.histogram().display(self.bins)
+        return torch.from_numpy(counts).to(self.min_val)
 
 
 class MSEObserver(StatsObserver):

@@ -128,7 +128,10 @@ def add_scalar(
         shift = _shift(x_qparams, scalar)
         if y_qparams.zero_point_value == x_qparams.zero_point_value - shift:
             return clamp_at_zero(x, y_qparams) if relu else x.clone()
-        scalar = shift * x_qparams.scale_value  # as exact as where the codes stay
+        # whole numbers times one factor, as the reference does: dequantizing first rounds otherwise
+        steps = x.to(torch.int64) - x_qparams.zero_point_value + shift
+        factor = x_qparams.scale * (1.0 / y_qparams.scale)
+        return _rounded(steps * factor, replace(y_qparams, scale=torch.ones_like(factor)), relu)
     return _rounded(dequantize(x, x_qparams) + scalar, y_qparams, relu)
 
 

@@ -1,5 +1,6 @@
 """Face of `torch.ao.quantization`: its names, from where qlab has them. Nothing is defined here."""
 
+from qlab.aliases import submodules
 from qlab.quantization import backend_config as backend_config
 from qlab.quantization import fx as fx
 from qlab.quantization.fake_quantize import *  # noqa: F403
@@ -15,3 +16,5 @@ from qlab.quantization.quantize_jit import *  # noqa: F403
 from qlab.quantization.stubs import *  # noqa: F403
 from qlab.quantization.utils import Pattern as Pattern
 from qlab.quantization.utils import get_combined_dict as get_combined_dict
+
+__getattr__ = submodules(__name__)

@@ -26,6 +26,7 @@ from qlab.eager.questions import (
     weight_is_quantized,
     weight_is_statically_quantized,
 )
+from qlab.eager.questions import parent_name as _parent_name  # noqa: F401
 from qlab.registry.backend.config import Pattern
 
 __all__ = [

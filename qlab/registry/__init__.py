@@ -14,7 +14,7 @@ from torch import nn
 from qlab.errors import UnknownNameError
 from qlab.nn.aware import QuantizationAware
 from qlab.nn.quantized import QuantizedModule
-from qlab.registry.patterns import PATTERNS, Pattern
+from qlab.registry.patterns import ON_REQUEST, PATTERNS, Pattern
 from qlab.registry.rows import (
     FLOAT,
     OBSERVED,
@@ -31,6 +31,7 @@ from qlab.registry.table import ROWS
 __all__ = [
     "FLOAT",
     "OBSERVED",
+    "ON_REQUEST",
     "PATTERNS",
     "ROWS",
     "SHARED",

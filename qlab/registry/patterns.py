@@ -101,3 +101,17 @@ PATTERNS: tuple[Pattern, ...] = (
     Pattern((nn.BatchNorm3d, nn.ReLU), nni.BNReLU3d, nni.BNReLU3d),
     Pattern((functions.Add, nn.ReLU), nni.AddReLU, nni.AddReLU),
 )
+
+#: Chains whose fused form gives other integers than its parts in turn, for want of a requantization
+#: in between. They become one only where a person asks for it: by a backend config that describes
+#: them, such as that of oneDNN, or by name. An addition takes the chain as either of its operands.
+ON_REQUEST: tuple[Pattern, ...] = (
+    Pattern((nn.Conv2d, nn.BatchNorm2d, functions.Add, nn.ReLU), nni.ConvAddReLU2d),
+    Pattern((nn.Conv2d, nn.BatchNorm2d, functions.Add), nni.ConvAdd2d),
+    Pattern((nn.Conv2d, functions.Add, nn.ReLU), nni.ConvAddReLU2d),
+    Pattern((nn.Conv2d, functions.Add), nni.ConvAdd2d),
+    Pattern((nn.Linear, nn.BatchNorm1d, nn.LeakyReLU), nni.LinearLeakyReLU),
+    Pattern((nn.Linear, nn.LeakyReLU), nni.LinearLeakyReLU),
+    Pattern((nn.Linear, nn.Tanh), nni.LinearTanh),
+    Pattern((nn.Linear, nn.GELU), nni.LinearGELU),
+)

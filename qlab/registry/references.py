@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from qlab.granularity import per_tensor_affine
+from qlab.nn.aware import QuantizationAware
 from qlab.nn.intrinsic import FusedModule
 from qlab.nn.intrinsic.fold import core
 from qlab.registry.rows import Row
@@ -34,4 +36,5 @@ def reference_form(row: Row, module: nn.Module, weight_qparams: Mapping[str, Any
     fused = row.modules[0]
     if not issubclass(fused, FusedModule):
         return layer
-    return fused(layer, *(part() for part in fused.parts[1:])).eval()
+    source: Any = module.to_float() if isinstance(module, QuantizationAware) else module
+    return fused(layer, *map(copy.copy, source.behind)).eval()

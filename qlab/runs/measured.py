@@ -7,7 +7,7 @@ from qlab.analysis.calibration import Calibration
 from qlab.analysis.report import Report
 from qlab.errors import QlabError
 from qlab.qconfig import QConfigMapping
-from qlab.runs.rows import Run
+from qlab.runs.rows import DIGEST, Run
 from qlab.runs.store import Runs
 
 
@@ -33,9 +33,11 @@ def record_report(
         name: What people call it, also if it has a name; if not given, a new run is called after
             the preset that the mapping equals, else by its number.
         parent: The run that a new one was made from; the latest of the subject if not given.
-        calibration: What the ranges come from: kept as the numbers ``calibration_samples`` and
-            ``calibration_complete``, 1, or 0 where it was stopped early. Runs that an earlier qlab
-            kept have neither.
+        calibration: What the ranges come from: kept as the numbers ``calibration_samples``,
+            ``calibration_batches``, ``calibration_complete``, 1, or 0 where it was stopped early,
+            and ``calibration_digest`` of the statistics, which is part of what a run is: the same
+            mapping after other data was seen is another run. Runs that an earlier qlab kept have
+            none of them.
 
     Returns:
         The run. None, and nothing is kept, where the comparison was stopped early, or where the
@@ -64,6 +66,8 @@ def _calibration_metrics(calibration: Calibration | None) -> dict[str, float]:
         return {}
     return {
         "calibration_samples": calibration.samples,
+        "calibration_batches": calibration.batches,
+        DIGEST: int(calibration.digest, 16),
         "calibration_complete": float(calibration.complete),
     }
 

@@ -17,6 +17,8 @@ from qlab.analysis.tables import pack_table, unpack_table
 from qlab.errors import ArgumentError, DTypeError, FormatError, QlabError
 from qlab.qconfig import QConfigMapping
 
+DIGEST = "calibration_digest"
+"""The metric that tells which statistics a run rests on: 48 bits, whole in a float."""
 COLUMNS = "id, name, created, seconds, subject, parent, mapping, metrics, layers"
 
 
@@ -31,7 +33,7 @@ class Run:
         seconds: How long measuring took; None where it is not known.
         subject: What was measured: a fingerprint of model and data; ``""`` where none was given.
         parent: The run that it was made from; None for a first one.
-        metrics: Named numbers, such as ``Report.output``.
+        metrics: Named numbers, such as ``Report.output``; `calibration` reads some of them.
     """
 
     id: int
@@ -43,6 +45,19 @@ class Run:
     metrics: dict[str, float] = field(compare=False)
     _mapping: str = field(repr=False)
     _layers: bytes | None = field(repr=False, compare=False)
+
+    @property
+    def calibration(self) -> str:
+        """What its ranges come from, in words; empty where that was not kept."""
+        if DIGEST not in self.metrics:
+            return ""
+        samples, batches = (
+            self.metrics.get(f"calibration_{n}", math.nan) for n in ("samples", "batches")
+        )
+        early = "" if self.metrics.get("calibration_complete") else ", stopped early"
+        digest = f"{int(self.metrics[DIGEST]):012x}"
+        several = "batch" if batches == 1 else "batches"
+        return f"{samples:.0f} samples in {batches:.0f} {several}{early} ({digest})"
 
     @cached_property
     def mapping(self) -> QConfigMapping:
@@ -91,18 +106,19 @@ def encoded(
     text = mapping.to_json()
     return {
         "mapping": text,
-        "identity": _identity(text),
+        "identity": _identity(text, metrics),
         "metrics": json.dumps({str(k): _number(k, v) for k, v in metrics.items()}),
         "layers": None if layers is None else pack_table(layers),
     }
 
 
-def _identity(mapping: str) -> str:
-    """Equal for equal mappings: the order counts for patterns only."""
+def _identity(mapping: str, metrics: Mapping[str, Any]) -> str:
+    """Equal for equal mappings, whose order counts for patterns only, on equal statistics."""
     rules = json.loads(mapping)["rules"]
     ordered = [json.dumps(r) for r in rules if r["style"] == "module_name_regex"]
     others = sorted(json.dumps(r) for r in rules if r["style"] != "module_name_regex")
-    return hashlib.sha256(json.dumps([ordered, others]).encode()).hexdigest()
+    seen = [int(metrics[DIGEST])] if DIGEST in metrics else []
+    return hashlib.sha256(json.dumps([ordered, others, *seen]).encode()).hexdigest()
 
 
 def _number(name: object, value: object) -> float | str:
@@ -147,7 +163,8 @@ def checked_row(row: object) -> dict[str, Any]:
         layers = None if row["layers"] is None else bytes.fromhex(row["layers"])
         if layers is not None:
             unpack_table(layers)
-        checked: dict[str, Any] = row | {"layers": layers, "identity": _identity(row["mapping"])}
+        identity = _identity(row["mapping"], json.loads(row["metrics"]))
+        checked: dict[str, Any] = row | {"layers": layers, "identity": identity}
         run_of(tuple(checked[name] for name in COLUMNS.split(", ")))
     except (ValueError, TypeError, AttributeError, LookupError, QlabError) as error:
         raise FormatError(f"Not a stored run: {error}") from error

@@ -17,7 +17,7 @@ from torch.ao.nn.quantized import FloatFunctional
 from torch.ao.quantization import quantize_fx
 
 import qlab
-from tests.golden.migrate_models import Attention, Eager, Recurrent, Traced, first
+from tests.golden.migrate_models import Attention, Eager, Operators, Recurrent, Traced, first
 from tests.golden.recorded import Recorder
 
 TARGET = Path(__file__).with_name("migrate.safetensors")
@@ -106,6 +106,28 @@ def graph(mapping: Any) -> Callable[[], Built]:
     return make
 
 
+def operators(qconfig: Any, **options: Any) -> Callable[[], Built]:
+    def make() -> Built:
+        x = torch.randn(2, 2, 8, 8)
+        mapping = q.QConfigMapping().set_global(qconfig)
+        prepared = quantize_fx.prepare_fx(Operators(**options).eval(), mapping, (x,))
+        prepared(x)
+        return quantize_fx.convert_fx(prepared), x
+
+    return make
+
+
+def wrapped() -> Built:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), q.QuantWrapper(nn.Linear(16, 5)))
+    model = q.QuantWrapper(nn.Sequential(model[0], model[1])), model[2]
+    both = nn.Sequential(*model).eval()
+    both.qconfig = q.default_qconfig
+    x = torch.randn(2, 3, 4, 4)
+    prepared = q.prepare(both)
+    prepared(x)
+    return q.convert(prepared), x
+
+
 def recurrent() -> Built:
     model = Recurrent((q.QuantStub(), q.DeQuantStub()), nn.LSTM(5, 6, 2)).eval()
     model.qconfig = q.QConfig(q.MinMaxObserver, q.default_weight_observer)
@@ -139,6 +161,11 @@ CASES: dict[str, Callable[[], Built]] = {
     "embedding-bag-4": tables(4),
     "graph": graph(q.get_default_qconfig_mapping("onednn")),
     "graph-dynamic": graph(q.QConfigMapping().set_global(q.default_dynamic_qconfig)),
+    "operators": operators(q.get_default_qconfig("onednn")),
+    "operators-per-tensor": operators(q.default_qconfig, transposed=True),
+    "operators-dynamic": operators(q.default_dynamic_qconfig),
+    "operators-half": operators(q.float16_dynamic_qconfig),
+    "wrapped": wrapped,
     "lstm": recurrent,
     "attention": attention,
 }

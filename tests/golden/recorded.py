@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 
 _THEIRS = "torch.ao."
 _ANSWERS = ("weight", "bias", "get_weight", "get_bias")
-_PACKED = ("stride", "padding", "dilation", "groups")
+_PACKED = ("stride", "padding", "dilation", "groups", "output_padding")
 
 
 class Quantized:

@@ -19,6 +19,7 @@ def shown(page: AppTest) -> list[str]:
 
 def test_it_shows_every_name(page: AppTest):
     assert shown(page) == list(table()["name"])
+    assert not page.dataframe[0].value.map(str.strip).eq("").any().any()
     assert any("201 of 201 names" in caption.value for caption in page.caption)
 
 

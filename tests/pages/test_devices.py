@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from pages.common.loaded import Loaded, loaded_key, loading
+from pages.common.collecting import loaded_key, loading
+from pages.common.loaded import Loaded
 from pages.common.saved import from_json, to_json
 from pages.common.workspace import Choice, Workspace
 from qlab import execution
@@ -12,6 +13,8 @@ from tests.pages.harness import open_page, workspace_of
 
 class Silent:
     """Progress that nobody watches."""
+
+    partial, timed = None, False
 
     def report(self, *_: object) -> None:
         pass

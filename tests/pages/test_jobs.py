@@ -142,6 +142,17 @@ def test_work_that_is_resumed_before_it_has_stopped_waits_for_what_it_leaves():
     assert finished(resumed).result == 2
 
 
+def test_who_is_gone_leaves_nothing_of_what_was_cancelled():
+    jobs = board()
+    jobs.submit(("square", 1), "", until_stopped, owner="a")
+    jobs.submit(("square", 2), "", until_stopped, owner="b")
+    for number, owner in ((1, "a"), (2, "b")):
+        jobs.release(("square", number), owner)
+    jobs.abandon("a")
+    assert jobs.stopped(("square", 1)) is None
+    assert jobs.stopped(("square", 2)) is not None
+
+
 def test_who_is_gone_leaves_no_job_and_no_result_that_another_does_not_want():
     jobs = board()
     own = jobs.submit(("square", 1), "", until_stopped, owner="a")

@@ -8,8 +8,9 @@ import threading
 import pytest
 
 from pages.common import preload
+from pages.common.collecting import loaded_key
 from pages.common.engine import board
-from pages.common.loaded import Loaded, loaded_key, outcome_key
+from pages.common.loaded import Loaded, outcome_key
 from qlab import Lab, presets
 from qlab.errors import NonFiniteError
 from tests.pages.harness import open_page, workspace_of

@@ -16,6 +16,7 @@ from pages.common.jobs import CancelledError
 from pages.common.sensitivities import ACCURACY, ALONE, ESTIMATE, KINDS, LEFT_OUT, SQNR, cells
 from pages.common.store import store
 from pages.common.workspace import Choice
+from qlab.analysis.sensitivity import MEASURING
 from tests.pages.harness import (
     ROOT,
     SECONDS,
@@ -198,12 +199,18 @@ def test_a_cancelled_measurement_shows_what_it_has_and_goes_on(monkeypatch: pyte
             seen.append([])
 
             def stopped():
-                while not released.is_set() and not stop():
+                while seen[-1] and not released.is_set() and not stop():
                     time.sleep(0.01)
                 return stop()
 
             hooks["should_stop"] = stopped
-            hooks["on_progress"] = lambda *told: (seen[-1].append(told[0]), report(*told))
+
+            def told(done, total, label):
+                if label == MEASURING:
+                    seen[-1].append(done)
+                report(done, total, label)
+
+            hooks["on_progress"] = told
         return measured(self, mappings, ways=ways, since=since, **hooks)
 
     monkeypatch.setattr(qlab.Lab, "sensitivity", slow)
@@ -211,7 +218,7 @@ def test_a_cancelled_measurement_shows_what_it_has_and_goes_on(monkeypatch: pyte
     page.session_state["model"], page.session_state["samples"] = "mlp", 32
     settle(page.run())
     page.button(key="measure").click().run()
-    while not seen or not page.get("plotly_chart"):
+    while not seen or not seen[0] or not page.get("plotly_chart"):
         page.run()
     assert "Estimate of *on alone*" in [text.value for text in page.markdown]
     page.button(key="cancel").click().run()

@@ -34,6 +34,17 @@ def test_both_forms_of_import_work_in_a_fresh_process():
     subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, timeout=120)
 
 
+def test_importing_qlab_is_enough_as_importing_torch_is():
+    lines = [
+        "import qlab",
+        "assert qlab.quantization.quantize_dynamic and qlab.quantization.quantize_fx.prepare_fx",
+        "assert qlab.nn.quantized.dynamic.Linear and qlab.nn.intrinsic.qat.freeze_bn_stats",
+        "assert qlab.ns and qlab.quantization.observer.MinMaxObserver",
+        "assert not hasattr(qlab, 'nothing') and not hasattr(qlab.quantization, 'nothing')",
+    ]
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, timeout=120)
+
+
 def test_paths_are_attributes_too():
     lines = [
         "import qlab.nn.quantized as nnq, qlab.nn.intrinsic as nni, qlab.quantization as tq",

@@ -24,6 +24,7 @@ def test_message_has_every_part_given():
         (errors.ArgumentError, ValueError),
         (errors.NonFiniteError, ValueError),
         (errors.UncalibratedError, RuntimeError),
+        (errors.UnfinishedError, RuntimeError),
         (errors.UnsupportedError, NotImplementedError),
         (errors.TraceError, RuntimeError),
         (errors.FormatError, ValueError),
@@ -42,6 +43,15 @@ def test_survives_the_way_between_processes():
     assert type(again) is errors.ShapeError
     assert str(again) == str(error)
     assert again.fix == "Reshape it."
+
+
+def test_what_failed_outside_is_named_with_what_was_measured():
+    error = errors.UnfinishedError.of("Broke off.", OSError("disk gone"), "Go on.", partial=3)
+    assert str(error) == "Broke off. Received OSError: disk gone. Go on."
+    assert (error.partial, errors.UnfinishedError("Broke off").partial) == (3, None)
+    bare = errors.UnfinishedError.of("Broke off", TimeoutError(), "Go on.")
+    assert str(bare) == "Broke off. Received TimeoutError. Go on."
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
 def test_unknown_name_lists_the_known_and_the_nearest():

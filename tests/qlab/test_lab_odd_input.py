@@ -181,7 +181,7 @@ def test_an_impossible_budget_is_refused_before_anything_is_measured():
     lab = qlab.Lab(nn.Linear(6, 6), x, [x])
     with pytest.raises(ArgumentError, match="No mapping of these candidates fits the budget"):
         lab.search(1, on_progress=lambda *at: asked.append(at[2]))
-    assert set(asked) == {"calibrating"}
+    assert {label.split()[0] for label in asked} == {"calibrating", "preparing"}
 
 
 def test_the_number_of_samples_is_that_of_the_first_input_that_has_an_axis():
@@ -195,3 +195,42 @@ def test_the_number_of_samples_is_that_of_the_first_input_that_has_an_axis():
 
     inputs = (torch.tensor(2.0), torch.randn(8, 6))
     assert qlab.Lab(Scaled(), inputs, [inputs]).compare().samples == 8
+
+
+@pytest.mark.parametrize("count", [0, -1, 2.5, True, None])
+def test_a_number_of_points_is_a_whole_number_above_0(count):
+    torch.manual_seed(0)
+    x = torch.randn(8, 6)
+    lab = qlab.Lab(nn.Linear(6, 6), x, [x])
+    with pytest.raises(
+        ArgumentError, match=r"count says how many points\. Expected a whole number"
+    ):
+        lab.search(0.9).best(count)
+    if count is not None:
+        with pytest.raises(ArgumentError, match=r"points says how many points\. Expected a whole"):
+            lab.search(0.9, points=count)
+
+
+def test_a_search_refuses_what_is_no_executor_before_it_begins():
+    x = torch.randn(8, 6)
+    lab = qlab.Lab(nn.Linear(6, 6), x, [x])
+    with pytest.raises(DTypeError, match="Not an executor"):
+        lab.search(0.9, executor=3)
+    assert lab.calibrated is None
+
+
+class Complex(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(6, 4)
+
+    def forward(self, x):
+        return torch.complex(self.linear(x), x[:, :4])
+
+
+@pytest.mark.parametrize("question", ["compare", "sensitivity"])
+def test_complex_outputs_are_refused_in_words(question):
+    x = torch.randn(8, 6)
+    lab = qlab.Lab(Complex().eval(), x, [x])
+    with pytest.raises(UnsupportedError, match=r"output 'output' holds complex.*view_as_real"):
+        getattr(lab, question)()

@@ -11,11 +11,11 @@ from typing import Literal
 import torch
 from torch import fx
 
+from qlab.analysis.calibration import Progress
 from qlab.analysis.report import graph_bytes, module_bytes
 from qlab.analysis.study import Study
 from qlab.dtypes import integer
 from qlab.errors import ArgumentError, UnknownNameError
-from qlab.graph import convert
 from qlab.graph.plan import Plan, Step
 from qlab.nn.intrinsic.fold import core
 from qlab.qconfig import QConfig, QConfigMapping, qconfig_of
@@ -124,6 +124,8 @@ class Space:
         mapping: What everything gets that the search does not decide.
         candidates: What layers may become; for each layer those that it can execute.
         by: What the budget limits.
+        on_progress: Called as ``(candidates done, candidates in all, label)`` while their sizes are
+            measured.
 
     Raises:
         ArgumentError: Candidates without unique names, or no layer whose weight is quantized.
@@ -136,6 +138,8 @@ class Space:
         mapping: QConfigMapping,
         candidates: Sequence[Candidate] | None,
         by: Measure,
+        *,
+        on_progress: Progress | None = None,
     ) -> None:
         if by not in ("size", "bit_ops"):
             raise UnknownNameError.of("measure of a budget", by, ("size", "bit_ops"))
@@ -156,17 +160,20 @@ class Space:
         self.candidates = _checked(candidates, by, steps[0])
         uniform = {c.name: self.uniform(c) for c in self.candidates}
         self._plans = {name: study.plan(mapping) for name, mapping in uniform.items()}
-        self._converted = {
-            c.name: self.convert(uniform[c.name]) for c in self.candidates if not c.is_float
-        }
-        self.base_bytes = graph_bytes(self.convert(mapping))
+        self._converted: dict[str, fx.GraphModule] = {}
+        for done, candidate in enumerate(self.candidates, start=1):
+            if not candidate.is_float:
+                self._converted[candidate.name] = self._sized(uniform[candidate.name])
+            if on_progress is not None:
+                on_progress(done, len(self.candidates), f"preparing {candidate.name}")
+        self.base_bytes = graph_bytes(self._sized(mapping))
         self.base_bit_ops = sum(self._macs(s.name) * _bits(s) for s in steps)
         self.groups = tuple(map(self._group, self._together(plan)))
 
     @cached_property
     def fixed_bytes(self) -> int:
         """Size of everything that the search does not decide."""
-        converted = self.convert(self.base)
+        converted = self._sized(self.base)
         return self.base_bytes - sum(module_bytes(converted.get_submodule(n)) for n in self.layers)
 
     def costs(self, group: Group) -> tuple[int, ...]:
@@ -199,18 +206,13 @@ class Space:
                 plan.step(name).address.give(made, candidate.qconfig)
         return made
 
-    def convert(self, mapping: QConfigMapping) -> fx.GraphModule:
-        """The quantized graph, without computing a weight's scale twice."""
-        study, plan = self.study, self.study.plan(mapping)
-        weights = {
-            step.name: study.weight_qparams(step.name, step.weight)[0]
-            for step in plan.steps
-            if step.weight is not None and step.execution != "dynamic"
-        }
-        scales = {
-            v.node: study.activation_qparams(v.node, v.spec) for v in plan.values if v.observed
-        }
-        return convert(study.graph, plan, scales, weights=weights)
+    def _sized(self, mapping: QConfigMapping) -> fx.GraphModule:
+        """A quantized graph of the size that a mapping's has, with weights rounded anyhow.
+
+        Searching for the best ranges of all weights takes longer than running the network, and
+        how many bytes a scale takes does not depend on it.
+        """
+        return self.study.execute(self.study.plan(mapping), sized=True)
 
     def exact_bytes(self, chosen: dict[str, Candidate]) -> int:
         """Size of the converted model, as `Report.size` has it.
@@ -221,7 +223,7 @@ class Space:
         if not any(candidate.is_float for candidate in chosen.values()):
             taken = [g.bytes[g.candidates.index(chosen[g.layers[0]])] for g in self.groups]
             return sum(taken) + self.fixed_bytes
-        return graph_bytes(self.convert(self.mapping(chosen)))
+        return graph_bytes(self._sized(self.mapping(chosen)))
 
     def _together(self, plan: Plan) -> list[list[str]]:
         """The layers in groups that share a weight, a module or a range."""

@@ -16,6 +16,7 @@ from qlab.analysis.report import Report
 from qlab.analysis.search.candidates import Candidate, Group, Measure, Space
 from qlab.analysis.search.knapsack import Knapsack, Solution
 from qlab.analysis.sensitivity import Sensitivity
+from qlab.analysis.tasks import checked_count
 from qlab.errors import ArgumentError, DTypeError, UnknownNameError
 from qlab.qconfig import QConfigMapping
 
@@ -187,12 +188,20 @@ class Search:
 
         Returns:
             The point, and what was measured of all of them.
+
+        Raises:
+            ArgumentError: A count below 1, or it was stopped before anything was measured.
         """
-        nearest = list(self.front.index[-count:])[::-1]
+        nearest = list(self.front.index[-checked_count("count", count) :])[::-1]
         verified = self.verify(nearest, on_progress=on_progress, should_stop=should_stop)
         by = [c for c in ("accuracy", "measured_sqnr") if c in verified.table]
         if not by:
-            raise ArgumentError("No point was measured", expected="count of at least 1")
+            raise ArgumentError(
+                "No point was measured",
+                expected="a front with points, and time for one of them",
+                received=f"{len(self)} points",
+                fix="Search to its end, or do not stop before the first point is measured.",
+            )
         order = verified.table.sort_values(by, ascending=False, kind="stable")
         return int(order.index[0]), verified
 

@@ -54,11 +54,10 @@ def prepare_n_shadows_model(
 ) -> fx.GraphModule:
     """A float model in which each layer has a copy for every qconfig, prepared and beside it.
 
-    All copies read what the float layer reads. Calibrate it with loggers off, convert the copies,
-    run data through it, and look at the results::
+    All copies read what the float layer reads. Calibrate it, convert the copies, switch the
+    loggers on, which are off until then, run data through it, and look at the results::
 
         shadows = prepare_n_shadows_model(model, (x,), multi_mapping)
-        loggers_set_enabled(shadows, False)
         shadows(calibration)
         shadows = convert_n_shadows_model(shadows)
         loggers_set_enabled(shadows, True)
@@ -164,7 +163,7 @@ def _add_shadows(
         return wiring.create("call_module", name, name, args, last)
 
     def logger(kind: type[OutputLogger], number: int, qconfig: str) -> OutputLogger:
-        return kind(
+        made = kind(
             ref_node_name=first.name,
             prev_node_name=last.name,
             model_name=f"subgraph_{index}_{number}",
@@ -177,6 +176,8 @@ def _add_shadows(
             fqn=first.meta.get("path"),
             qconfig_str=qconfig,
         )
+        made.enabled = False  # what passes during calibration is compared with itself
+        return made
 
     put(f"shadow_{index}_0", logger(OutputLogger, 0, ""), last)
     for number, qconfig in enumerate(layer.qconfigs, 1):

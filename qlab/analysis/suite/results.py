@@ -44,7 +44,8 @@ def logged(caller: str, model: nn.Module, logger_cls: Any, results: NSResultsTyp
             expected="a model that data was run through, with its loggers enabled",
             received=f"{len(loggers)} loggers without a value",
             fix="Call the model that carries the loggers first; it is a new one, the model "
-            "given to add_loggers has none.",
+            "given to add_loggers has none. Those of prepare_n_shadows_model are off until "
+            "loggers_set_enabled(model, True).",
         )
     for logger, result in zip(loggers, found, strict=True):
         of_type = results.setdefault(logger.ref_name, {}).setdefault(logger.results_type, {})

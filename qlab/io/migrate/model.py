@@ -99,7 +99,10 @@ class _Migration:
         if issubclass(target, nn.Sequential):
             return target(*(self.module(p, _join(path, n)) for n, p in parts)).train(mod.training)
         if target.__module__ == "qlab.nn.stubs":
-            made = target(*(self.module(p, _join(path, n)) for n, p in parts if n == "module"))
+            own = {name: self.module(part, _join(path, name)) for name, part in parts}
+            made = target(*(part for name, part in own.items() if name == "module"))
+            for name, part in own.items():
+                made.add_module(name, part)
             return made.train(mod.training)
         made = skeleton(mod, target)
         self._put(made, mod, path)

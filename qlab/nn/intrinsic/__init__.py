@@ -27,6 +27,7 @@ from qlab.nn.intrinsic.fused import (
     LinearReLU6,
     LinearTanh,
 )
+from qlab.nn.intrinsic.fused import _FusedModule as _FusedModule
 
 __getattr__ = submodules(__name__)
 

@@ -7,13 +7,18 @@ from inspect import Parameter, Signature
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from qlab.errors import ArgumentError
 from qlab.nn.functions import Add
 
 
-class FusedModule(nn.Sequential):
+class _FusedModule(nn.Sequential):
+    """What the reference derives its fused modules from, and code its own: any parts."""
+
+
+class FusedModule(_FusedModule):
     """Layers that run in turn and are quantized as one integer module.
 
     A subclass names the classes of its parts; a part of another class is refused. The parts are
@@ -56,6 +61,11 @@ class FusedModule(nn.Sequential):
                 received=", ".join(part.__name__ for part in received) or "no modules",
             )
         super().__init__(*modules)
+
+    @property
+    def behind(self) -> tuple[Callable[..., Tensor], ...]:
+        """What is done with the first layer's result; its batch norm does not count."""
+        return tuple(part for part in list(self)[1:] if not isinstance(part, _BatchNorm))
 
 
 def _part_name(part: type[nn.Module]) -> str:
@@ -248,6 +258,11 @@ class ConvAdd2d(FusedModule):
             )
         self.add = add
 
+    @property
+    def behind(self) -> tuple[Callable[..., Tensor], ...]:
+        """The sum."""
+        return (self.add,)
+
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]  (Sequential takes one)
         self, x1: Tensor, x2: Tensor
     ) -> Tensor:
@@ -267,6 +282,11 @@ class ConvAddReLU2d(ConvAdd2d):
                 received=type(relu).__name__,
             )
         self.relu = relu
+
+    @property
+    def behind(self) -> tuple[Callable[..., Tensor], ...]:
+        """The sum and the ReLU."""
+        return self.add, self.relu
 
     def forward(self, x1: Tensor, x2: Tensor) -> Tensor:
         """As `ConvAdd2d`, 0 where the sum is negative."""

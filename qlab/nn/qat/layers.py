@@ -102,6 +102,10 @@ class ConvNd(QuantizationAware, nn.modules.conv._ConvNd):
         return self._conv_forward(x, weight, bias)
 
 
+_ConvNd = ConvNd
+"""The reference's name."""
+
+
 class Conv1d(ConvNd, nn.Conv1d):
     __doc__ = ConvNd.__doc__
     float_type = nn.Conv1d

@@ -133,6 +133,13 @@ class QuantizedModule(QParamsHolder):
         weight = None
         if cls.has_weight:
             weight = weight_qparams(mod, cls.weight_of(mod), observe=not use_precomputed_fake_quant)
+            if weight is None:
+                raise UnsupportedError(
+                    f"{cls.__name__} has a weight of codes, and its qconfig leaves the weight in "
+                    "float",
+                    fix="Give it a qconfig whose weight observer finds scales, such as "
+                    "default_weight_observer, or None for float.",
+                )
         output = activation_qparams(mod) if cls.output_of in _OWN else None
         if output is None and cls.output_of is Output.OWN:
             raise UnsupportedError(

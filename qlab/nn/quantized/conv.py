@@ -12,6 +12,7 @@ from torch.nn.modules.utils import _ntuple
 from qlab import ops
 from qlab.errors import ArgumentError, UnknownNameError
 from qlab.nn import intrinsic as nni
+from qlab.nn.quantized.packed_params import ConvPackedParams
 from qlab.nn.quantized.weighted import WeightedModule
 
 Ints = int | Sequence[int]
@@ -39,6 +40,11 @@ class _AnyConv(WeightedModule):
     out_channels: int
     kernel_size: tuple[int, ...]
     stride: tuple[int, ...]
+
+    @property
+    def _packed_params(self) -> ConvPackedParams:
+        """The weight as code written for the reference asks for it."""
+        return ConvPackedParams(self)
 
     def _shown(self, plain: dict[str, Any]) -> str:
         """Sizes and output, and those of some attributes that differ from their plain values."""

@@ -12,6 +12,7 @@ from qlab.dtypes import QDType, as_qdtype, quint8
 from qlab.errors import DTypeError, UnsupportedError
 from qlab.granularity import PerAxis
 from qlab.nn.quantized.base import Output
+from qlab.nn.quantized.packed_params import EmbeddingPackedParams
 from qlab.nn.quantized.weight import WeightModule
 from qlab.ops.checks import choice
 from qlab.ops.embeddings import MODES
@@ -122,6 +123,11 @@ class Embedding(WeightModule):
     def dtype(self) -> QDType:
         """Quantized data type of the table."""
         return self.weight_qparams.dtype
+
+    @property
+    def _packed_params(self) -> EmbeddingPackedParams:
+        """The weight as code written for the reference asks for it."""
+        return EmbeddingPackedParams(self)
 
     def weight(self) -> QTensor:
         """The quantized table, (rows, columns); it shares its codes with the module."""

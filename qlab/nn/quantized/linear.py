@@ -10,6 +10,7 @@ from qlab import ops
 from qlab.dtypes import QDType, as_qdtype, qint8
 from qlab.nn import intrinsic as nni
 from qlab.nn.quantized.holder import qparams_of_numbers
+from qlab.nn.quantized.packed_params import LinearPackedParams
 from qlab.nn.quantized.weighted import WeightedModule
 
 
@@ -45,6 +46,11 @@ class Linear(WeightedModule):
             zero = qparams_of_numbers(1.0, 0, as_qdtype(dtype))
             codes = self.get_buffer("weight_codes").to(zero.dtype.storage)
             self._set_weight(codes, zero, self.bias())
+
+    @property
+    def _packed_params(self) -> LinearPackedParams:
+        """The weight as code written for the reference asks for it."""
+        return LinearPackedParams(self)
 
     def _example(self) -> tuple[int, ...]:
         return (1, self.in_features)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from qlab.dtypes import as_qdtype, qint8
-from qlab.errors import ArgumentError, DTypeError, ShapeError
+from qlab.errors import ArgumentError, DTypeError, QlabError, ShapeError
 from qlab.granularity import Granularity, PerAxis, PerTensor, granularities_of
 from qlab.nn.quantized.base import QuantizedModule
 from qlab.nn.quantized.format import CodeFormat
@@ -115,6 +115,14 @@ class WeightModule(QuantizedModule):
         self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         """Takes over the granularity and storage type of the weight that is loaded."""
+        try:
+            self._take_form(state_dict, prefix)
+        except QlabError as error:
+            args[-1].append(f"{prefix}weight_codes: {error}")  # what torch raises in the end
+            return
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _take_form(self, state_dict: Any, prefix: str) -> None:
         codes = state_dict.get(prefix + "weight_codes")
         scale = state_dict.get(prefix + "weight_scale")
         present = self.get_buffer("weight_codes")
@@ -127,12 +135,12 @@ class WeightModule(QuantizedModule):
             form = CodeFormat(form.dtype, granularity, form.quant_min, form.quant_max)
             zero = state_dict.get(prefix + "weight_zero_point", scale.int())
             floating = zero.is_floating_point()
-            if (form, floating) != (self._formats[WEIGHT], self.weight_qparams.float_zero_point):
+            held = self.get_buffer("weight_zero_point").is_floating_point()
+            if (form, floating) != (self._formats[WEIGHT], held):
                 with present.device:
                     blank = self._blank(WEIGHT, form)
                     zeros = blank.zero_point.to(torch.float32 if floating else torch.int32)
                     self.set_qparams(WEIGHT, replace(blank, zero_point=zeros))
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 def _granularity(

@@ -1,24 +1,58 @@
-"""A state dict whose tensors do not fit leaves a quantized model as it was."""
+"""A state dict that does not fit leaves a prepared or quantized model as it was."""
 
 from __future__ import annotations
 
+import copy
+import sys
+from collections.abc import Callable
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from qlab.errors import QlabError, StateError
+from qlab.fake_quantize import FakeQuantizeBase
+from qlab.nn.quantized.holder import QParamsHolder, buffer_names
+from qlab.observers import ActivationPostProcess
+
 Module = TypeVar("Module", bound=nn.Module)
 
 
 class _Before:
-    """What a model held before a load, and where torch collects what does not fit."""
+    """What a model held before a load, what is loaded, and where torch says what does not fit.
 
-    def __init__(self, module: nn.Module, errors: list[str]) -> None:
-        self.errors = errors
+    Args:
+        module: The model.
+        prefix: Its place in the model whose state is loaded; empty if that is itself.
+        keys: Those of the state.
+        strict: Whether keys that miss or are too many are errors.
+        errors: Torch's list.
+    """
+
+    def __init__(
+        self, module: nn.Module, prefix: str, keys: set[str], strict: bool, errors: list[str]
+    ) -> None:
+        self.prefix, self.keys, self.strict, self.errors = prefix, keys, strict, errors
+        self.forgotten = {
+            (path, role)
+            for path, part in module.named_modules()
+            if isinstance(part, QParamsHolder)
+            for role in vars(part)["_formats"]
+            if not part.calibrated(role)
+        }
         self.parts = [
             (part, _kept(part._parameters), _kept(part._buffers), vars(part).get("_formats"))
             for part in module.modules()
+        ]
+        self.forms = [  # of reference modules' weights
+            (part, dict(vars(part)["forms"])) for part in module.modules() if "forms" in vars(part)
+        ]
+        self.extra = [
+            (part, copy.deepcopy(part.get_extra_state()))
+            for part in module.modules()
+            if isinstance(part, ActivationPostProcess)
+            and type(part).set_extra_state is not nn.Module.set_extra_state
         ]
         self.formats = [None if p[3] is None else dict(p[3]) for p in self.parts]
 
@@ -34,16 +68,22 @@ class _Before:
             if formats is not None:
                 vars(part).update(_formats=formats)
                 vars(part)["_cache"].clear()
+        for part, forms in self.forms:
+            vars(part)["forms"] = forms
+        for part, extra in self.extra:
+            part.set_extra_state(extra)
 
 
 _BEFORE: WeakKeyDictionary[nn.Module, _Before] = WeakKeyDictionary()
 
 
 def loads_as_a_whole(module: Module) -> Module:
-    """Lets a model stay as it was where a state dict has tensors that do not fit it.
+    """Lets a model stay as it was where a state dict does not fit it.
 
-    torch itself loads all others before it raises: scales of one model would then read the codes
-    of another. Missing and unexpected keys are torch's affair, as with any model.
+    torch itself loads all that fits before it raises: scales of one model would then read the codes
+    of another. Here one `StateError` names all keys that are missing or unexpected (unless
+    ``strict=False``), that have another shape, that are no tensors, and that hold a scale which is
+    not positive and finite or a zero point which is no code.
 
     Returns:
         The model.
@@ -55,15 +95,83 @@ def loads_as_a_whole(module: Module) -> Module:
     return module
 
 
-def _remember(module: nn.Module, *arguments: Any) -> None:
-    errors: list[str] = arguments[-1]
-    _BEFORE[module] = _Before(module, errors)
+def _remember(module: nn.Module, state: Any, prefix: str, *arguments: Any) -> None:
+    own = {key: value for key, value in state.items() if key.startswith(prefix)}
+    plain = [
+        f"{key}: not a tensor but a {type(value).__name__}"
+        for key, value in own.items()
+        if not isinstance(value, Tensor) and not key.endswith("_extra_state")
+    ]
+    if plain:  # before anything is loaded
+        raise _error(module, plain)
+    _BEFORE[module] = _Before(module, prefix, set(own), _is_strict(), arguments[-1])
+
+
+def _is_strict() -> bool:
+    """How ``load_state_dict`` was called, which torch does not tell its hooks: they see True."""
+    frame = sys._getframe()
+    while frame is not None and frame.f_code is not nn.Module.load_state_dict.__code__:
+        frame = frame.f_back
+    return frame is not None and bool(frame.f_locals["strict"])
 
 
 def _restore(module: nn.Module, incompatible_keys: Any) -> None:
     before = _BEFORE.pop(module, None)
-    if before is not None and before.errors:
-        before.restore()
+    if before is None:
+        return
+    problems = [*before.errors, *_invalid(module, before)]
+    if before.strict and not before.prefix:
+        problems += [f"{key}: missing" for key in incompatible_keys.missing_keys]
+        problems += [f"{key}: unexpected" for key in incompatible_keys.unexpected_keys]
+    if not problems:
+        return
+    before.restore()
+    if not before.prefix:
+        raise _error(module, problems)
+    before.errors[:] = problems  # the model that this is a part of raises
+
+
+def _error(module: nn.Module, problems: list[str]) -> StateError:
+    return StateError(
+        f"This state dict does not fit the {type(module).__name__}, which stays as it was: "
+        + "; ".join(problem.rstrip(".") for problem in problems),
+        fix="Load the state of a model that was prepared or converted in the same way.",
+    )
+
+
+def _invalid(module: nn.Module, before: _Before) -> list[str]:
+    """Parameters that were loaded and mean nothing."""
+    problems = []
+    for path, part in module.named_modules():
+        start = f"{before.prefix}{path}." if path else before.prefix
+        if isinstance(part, QParamsHolder):
+            for role in vars(part)["_formats"]:
+                names = [start + name for name in buffer_names(role)]
+                loaded = before.keys.intersection(names)
+                if loaded and ((path, role) not in before.forgotten or part.calibrated(role)):
+                    problems += _problem(", ".join(names), part, role)
+        elif isinstance(part, FakeQuantizeBase | ActivationPostProcess):
+            problems += [
+                f"{start}{name}: {said}"
+                for name, (ok, said) in _OBSERVED.items()
+                if start + name in before.keys and not bool(ok(getattr(part, name)).all())
+            ]
+    return problems
+
+
+def _problem(keys: str, part: QParamsHolder, role: str) -> list[str]:
+    try:
+        part.get_qparams(role)
+    except QlabError as error:
+        return [f"{keys}: {error}"]
+    return []
+
+
+_OBSERVED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "scale": (lambda scale: scale.isfinite() & (scale > 0), "not positive and finite"),
+    "min_val": (lambda value: ~value.isnan(), "NaN"),
+    "max_val": (lambda value: ~value.isnan(), "NaN"),
+}
 
 
 def _kept(tensors: dict[str, Any]) -> dict[str, tuple[Any, Tensor | None]]:

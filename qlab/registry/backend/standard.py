@@ -14,7 +14,7 @@ from qlab.dtypes import QDType, qint8, quint4x2, quint8
 from qlab.errors import ArgumentError
 from qlab.registry.backend.config import BackendConfig, BackendPatternConfig, ObservationType
 from qlab.registry.backend.dtypes import DTypeConfig, DTypeWithConstraints
-from qlab.registry.patterns import PATTERNS, Pattern
+from qlab.registry.patterns import ON_REQUEST, PATTERNS, Pattern
 from qlab.registry.rows import OutputKind, Row
 from qlab.registry.table import ROWS
 
@@ -61,6 +61,7 @@ class Backend:
         dynamic: For layers that quantize their input as it comes.
         tables: For embeddings.
         rows: The registry's rows that it runs; None for all.
+        patterns: The chains that it fuses, as far as it runs their rows.
     """
 
     weighted: tuple[DTypeConfig, ...] = (weighted_op_quint8_dtype_config,)
@@ -68,6 +69,7 @@ class Backend:
     dynamic: tuple[DTypeConfig, ...] = _DYNAMIC
     tables: tuple[DTypeConfig, ...] = _TABLES
     rows: frozenset[str] | None = None
+    patterns: tuple[Pattern, ...] = PATTERNS
 
 
 _TINY_SCALES = {
@@ -92,7 +94,7 @@ BACKENDS: dict[str, Backend] = {
     ),
     "fbgemm": Backend(),
     "x86": Backend(),
-    "onednn": Backend(),
+    "onednn": Backend(patterns=(*PATTERNS, *ON_REQUEST)),
     "qnnpack": Backend(**_TINY_SCALES),
     "executorch": Backend(**_TINY_SCALES),
     "tensorrt": Backend((_TENSORRT,), (DTypeConfig(qint8, qint8),), (), (), _RUN_BY_TENSORRT),
@@ -107,7 +109,7 @@ def backend_config(name: str) -> BackendConfig:
     for row in rows:
         made.set_backend_pattern_configs(_of_row(row, backend))
     covered = {module for row in rows for module in (*row.modules, *row.qat)}
-    for pattern in PATTERNS:
+    for pattern in backend.patterns:
         if pattern.fused in covered:
             made.set_backend_pattern_config(_of_chain(pattern))
     return made
@@ -205,7 +207,8 @@ def get_x86_backend_config() -> BackendConfig:
 
 
 def get_onednn_backend_config() -> BackendConfig:
-    """The backend of x86 CPUs by oneDNN."""
+    """The backend of x86 CPUs by oneDNN: also a convolution with a sum, linear with GELU and kin,
+    fused into one operator with one requantization."""
     return backend_config("onednn")
 
 

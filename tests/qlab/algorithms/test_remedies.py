@@ -15,7 +15,7 @@ from qlab.algorithms.remedies import (
     diagnosed,
     suggestions,
 )
-from qlab.analysis import cause_finders
+from qlab.analysis import cause_finders, data_causes
 from qlab.analysis.causes import Cause
 from qlab.errors import UnknownNameError
 
@@ -43,7 +43,7 @@ def test_every_algorithm_is_a_remedy_against_something():
 def test_remedies_are_against_causes_that_are_found():
     kinds = {kind for remedy in REMEDIES.values() for kind, _ in remedy.against}
     assert len(kinds | HELPLESS) == len(cause_finders.FINDERS)
-    text = inspect.getsource(cause_finders)
+    text = inspect.getsource(cause_finders) + inspect.getsource(data_causes)
     assert all(f'"{kind}"' in text for kind in kinds | HELPLESS)
 
 

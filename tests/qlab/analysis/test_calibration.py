@@ -1,6 +1,7 @@
 """Calibration: once over the data, on from where it stopped, more data merged, nothing infinite."""
 
 import math
+import pickle
 import resource
 from dataclasses import replace
 
@@ -74,6 +75,26 @@ def test_added_data_is_merged_and_only_it_is_run():
     assert not torch.equal(lab.convert()(x), converted(x))
 
 
+def test_a_lab_with_more_data_leaves_the_one_it_came_from():
+    lab, more = _lab(_batches(3)), Lazy(4)
+    before, scale = lab.calibrate(), lab.qparams("0", qlab.TensorSpec())
+    converted = lab.convert()
+    grown = lab.with_data(more)
+    assert more.read == 4
+    assert grown.calibrated == replace(_lab([*_batches(3), *Lazy(4)]).calibrate(), seen=(3, 4))
+    assert lab.calibrated is before and lab.calibrate() is before
+    assert lab.qparams("0", qlab.TensorSpec()).same_as(scale)
+    x = torch.full((1, 6), 50.0)
+    assert torch.equal(lab.convert()(x), converted(x))
+    assert not torch.equal(grown.convert()(x), converted(x))
+    wide = grown.with_data([torch.full((1, 6), 100.0)])
+    assert not wide.qparams("0", qlab.TensorSpec()).same_as(scale)
+    assert grown.subject == lab.subject and grown.runs is lab.runs
+    part = lab.with_data(Lazy(4), should_stop=lambda: True)
+    assert part.calibrated is not None and part.calibrated.seen == (3, 1)
+    assert part.calibrate() == grown.calibrated
+
+
 def test_added_data_that_was_stopped_is_gone_on_with():
     lab = _lab(_batches(2))
     lab.calibrate()
@@ -112,6 +133,27 @@ def test_a_lab_takes_in_what_another_saw():
     assert lab.calibrate() is merged
     with pytest.raises(ArgumentError, match="different models do not merge"):
         lab.merge(_lab(data, nn.Sequential(nn.Linear(6, 2))).calibrate())
+
+
+def test_another_model_of_the_same_names_is_refused():
+    data = _batches(4)
+    lab, same = _lab(data[:2]), _lab(data[2:]).calibrate()
+    torch.manual_seed(1)
+    other = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    nudged, leaky = _model(), nn.Sequential(*_model())
+    with torch.no_grad():
+        nudged[2].weight[1, 2] += 1e-3
+    leaky[1] = nn.LeakyReLU()
+    before = lab.calibrate()
+    for model in (other, nudged):
+        with pytest.raises(ArgumentError, match=r"different models do not merge.*other weights"):
+            lab.merge(_lab(data[2:], model.eval()).calibrate())
+    with pytest.raises(ArgumentError, match="different models do not merge"):
+        lab.merge(_lab(data[2:], leaky.eval()).calibrate())
+    assert lab.calibrated is before
+    sent = pickle.loads(pickle.dumps(same))  # as a worker process returns it
+    assert lab.merge(sent).batches == 4
+    assert lab.merge(replace(same, model="")).batches == 6  # of an older version
 
 
 class Divides(nn.Module):

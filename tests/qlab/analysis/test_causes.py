@@ -9,8 +9,9 @@ from torch import Tensor, nn
 import qlab
 import sample_models
 from qlab import QConfigMapping, TensorSpec
-from qlab.analysis.cause_finders import FINDERS, RANGE_GROWTH, range_growth
+from qlab.analysis.cause_finders import FINDERS
 from qlab.analysis.causes import Cause
+from qlab.analysis.data_causes import RANGE_GROWTH, range_growth
 from qlab.dtypes import qint8, quint8
 from qlab.errors import UnknownNameError, UnsupportedError
 from qlab.granularity import PerAxis
@@ -173,7 +174,7 @@ def test_few_bits_are_told_and_eight_help():
     assert ("few bits", "weight") not in found(linear(), DEFAULT)
 
 
-def test_dead_channels_are_reported_and_no_configuration_revives_them():
+def test_dead_channels_are_reported_with_a_range_that_does_not_count_them():
     model = nn.Sequential(nn.Linear(16, 16), nn.ReLU())
     with torch.no_grad():
         model[0].weight[:2] = 0
@@ -182,6 +183,13 @@ def test_dead_channels_are_reported_and_no_configuration_revives_them():
     assert causes["dead channels", "weight"].value == 2
     assert "saves 32 weights" in causes["dead channels", "weight"].sentence
     assert causes["dead channels", "activation"].value >= 2
+    assert causes["dead channels", "activation"].gain is not None
+    model[0].weight.data[:15] = model[0].bias.data[:15] = 0  # zeros: nearly all that is counted
+    counted = mapping_of(TensorSpec(quint8, policy=Percentile(95.0)), PER_CHANNEL)
+    helped = found(model, counted)["dead channels", "activation"]
+    assert helped.gain is not None and helped.gain > 10
+    changed = helped.apply(counted).module_name_qconfigs["0"]
+    assert changed is not None and changed.activation_spec.policy == MSE()
     assert ("dead channels", "weight") not in found(linear(), DEFAULT)
 
 
@@ -199,7 +207,11 @@ def test_batches_that_differ_are_told_apart(scales, words):
     cause = found(linear(), DEFAULT, data)["non-stationary batches", "activation"]
     assert words in cause.sentence
     assert cause.value >= cause.threshold
-    assert cause.remedy is None
+    policy = cause.apply(DEFAULT).module_name_qconfigs["0"].activation_spec.policy
+    assert policy == MinMax() and cause.gain is not None  # the other range of all batches
+    searched = found(linear(), MINMAX, data)["non-stationary batches", "activation"]
+    changed = searched.apply(MINMAX).module_name_qconfigs["0"]
+    assert changed.activation_spec.policy == MSE() and searched.gain is not None
 
 
 def test_what_only_the_data_could_measure_has_no_gain_where_it_is_not_there(tmp_path):
@@ -235,7 +247,13 @@ def test_a_range_that_the_next_batch_would_widen_needs_more_data():
     data[1] *= 3
     cause = found(linear(), MINMAX, data)["too few samples", "activation"]
     assert cause.value >= RANGE_GROWTH
-    assert cause.remedy is None
+    assert cause.gain is not None and "more data" in cause.remedy_label
+    assert cause.apply(MINMAX).module_name_qconfigs["0"].activation_spec.policy == MSE()
+    spiked = batches(count=2, size=512)
+    spiked[1][0, 0] = 30.0  # one value alone decides about the range
+    few = found(linear(), mapping_of(TensorSpec(quint8).with_bits(4), PER_CHANNEL), spiked)
+    gain = few["too few samples", "activation"].gain
+    assert gain is not None and gain > 3
     assert "too few samples" not in quiet(batches(count=16, size=256), MINMAX)
     assert "too few samples" not in quiet(data, DEFAULT)  # least squares rests on no extremum
 

@@ -111,6 +111,7 @@ SPEC = TensorSpec(integer(4, signed=False))
 WORK = {
     "calibrate": lambda lab, _: lab.calibrate().complete,
     "add_data": lambda lab, _: lab.add_data(BATCHES).samples == 96,
+    "with_data": lambda lab, _: lab.with_data(BATCHES).calibrate().samples == 96,
     "merge": lambda lab, _: lab.merge(lab_of(Loops).calibrate()).samples == 96,
     "stability": lambda lab, _: "step" in lab.stability().table.index,
     "statistics": lambda lab, _: lab.statistics("step").count > 0,

@@ -11,7 +11,7 @@ from torch import nn
 import qlab
 import sample_models
 from qlab.analysis.networks import Networks, places_of
-from qlab.analysis.sensitivity import kept_in_float, rank_correlation
+from qlab.analysis.sensitivity import MEASURING, kept_in_float, rank_correlation
 from qlab.errors import ArgumentError, NonFiniteError, UnknownNameError
 from qlab.execution import Program
 from qlab.qconfig import QConfigMapping
@@ -26,6 +26,11 @@ def make_lab(name, **options):
 
 
 lab_for = functools.cache(make_lab)
+
+
+def measuring(seen):
+    """Keeps the progress of measuring, which follows that of calibrating and preparing."""
+    return lambda *progress: seen.append(progress) if progress[2] == MEASURING else None
 
 
 @functools.cache
@@ -113,15 +118,13 @@ def test_results_do_not_depend_on_the_memory_budget(budget):
 
 
 def test_equal_layers_of_two_candidates_are_measured_once():
-    lab, totals = lab_for("mlp"), []
+    lab, seen = lab_for("mlp"), []
     lab.calibrate()
     mapping = qlab.presets.get("int8").mapping()
     other = mapping.copy().set_module_name("fc1", None)
     for candidates in ([mapping], [mapping, mapping.copy()], {"all": mapping, "less": other}):
-        found = lab.sensitivity(
-            candidates, ways=("on",), on_progress=lambda _, total, __: totals.append(total)
-        )
-    assert set(totals) == {6}
+        found = lab.sensitivity(candidates, ways=("on",), on_progress=measuring(seen))
+    assert {total for _, total, _ in seen} == {6}
     one, less = (found.table.xs(name, level="config") for name in ("all", "less"))
     assert "fc1" not in less.index
     pd.testing.assert_frame_equal(less, one.loc[less.index])
@@ -132,7 +135,7 @@ def test_it_stops_within_a_batch_and_keeps_what_it_had(threads):
     seen, each = [], len(measured("vit").table) // 2
     options = {
         "ways": ("on",),
-        "on_progress": lambda *progress: seen.append(progress),
+        "on_progress": measuring(seen),
         "should_stop": lambda: len(seen) >= 3,
     }
     if threads:
@@ -152,19 +155,20 @@ def test_a_stop_while_it_calibrates_first_is_heard_there():
     found = lab.sensitivity(
         ways=("on",), on_progress=lambda *p: seen.append(p), should_stop=lambda: True
     )
-    assert [label for *_, label in seen] == ["calibrating", "measuring sensitivity"]
+    assert [label for *_, label in seen] == ["calibrating"]
     assert not lab.calibrated.complete
-    assert (found.complete, found.table.noise_on.notna().sum()) == (False, 1)
+    assert (found.complete, found.samples) == (False, 0)
+    assert len(found.table) == 3 and found.table.noise_on.isna().all()
 
 
 def test_a_stop_between_batches_gives_the_finished_ones():
     lab, seen = lab_for("mlp"), []
-    whole = lab.sensitivity(ways=("on",), on_progress=lambda *p: seen.append(p))
+    whole = lab.sensitivity(ways=("on",), on_progress=measuring(seen))
     each = seen[-1][1] // 2
     seen.clear()
     found = lab.sensitivity(
         ways=("on",),
-        on_progress=lambda *p: seen.append(p),
+        on_progress=measuring(seen),
         should_stop=lambda: len(seen) == each + 1,
     )
     assert (found.complete, found.samples, whole.samples) == (False, 64, 128)
@@ -175,10 +179,10 @@ def test_what_was_stopped_goes_on_where_it_was_and_ends_the_same():
     lab, seen, again = make_lab("residual"), [], []
     lab.calibrate()
     stopped = lab.sensitivity(
-        CONFIGS, on_progress=lambda *p: seen.append(p), should_stop=lambda: len(seen) == 7
+        CONFIGS, on_progress=measuring(seen), should_stop=lambda: len(seen) == 7
     )
     assert not stopped.complete
-    found = lab.sensitivity(CONFIGS, since=stopped, on_progress=lambda *p: again.append(p))
+    found = lab.sensitivity(CONFIGS, since=stopped, on_progress=measuring(again))
     assert again[0][0] == 8 and again[-1][0] == again[-1][1] == 7 + len(again)
     whole = measured("residual")
     assert found.complete and found.samples == whole.samples
@@ -189,7 +193,7 @@ def test_what_was_stopped_goes_on_where_it_was_and_ends_the_same():
 def test_the_measurement_goes_on_from_the_estimate_alone():
     lab, seen = make_lab("mlp"), []
     estimate = lab.sensitivity("int8", ways=("estimate",))
-    found = lab.sensitivity("int8", since=estimate, on_progress=lambda *p: seen.append(p))
+    found = lab.sensitivity("int8", since=estimate, on_progress=measuring(seen))
     assert seen[0][0] == 3  # two batches were estimated
     pd.testing.assert_series_equal(
         found.table.noise_estimate, estimate.table.noise_estimate, check_exact=True
@@ -203,13 +207,17 @@ def test_the_measurement_goes_on_from_the_estimate_alone():
 @pytest.mark.parametrize("other", ["candidates", "ways", "statistics"])
 def test_an_answer_to_another_question_is_not_gone_on_from(other):
     lab, seen = make_lab("mlp"), []
-    stopped = lab.sensitivity("int8", ways=("on",), should_stop=lambda: True)
+    stopped = lab.sensitivity(
+        "int8", ways=("on",), on_progress=measuring(seen), should_stop=lambda: bool(seen)
+    )
+    assert not stopped.complete and len(seen) == 1
+    seen.clear()
     asked = {"mappings": "int8", "ways": ("on",), "since": stopped}
     if other == "statistics":
         lab.add_data([torch.zeros(4, 1, 8, 8)])
     else:
         asked |= {"mappings": "int4-weights"} if other == "candidates" else {"ways": ("off",)}
-    lab.sensitivity(**asked, on_progress=lambda *p: seen.append(p))
+    lab.sensitivity(**asked, on_progress=measuring(seen))
     assert seen[0][0] == 1
 
 

@@ -5,8 +5,10 @@ import inspect
 import pytest
 import torch
 
+import qlab
 import qlab.nn.quantized as nnq
 from qlab.coverage import Name, names, table
+from qlab.dtypes import QDType, all_dtypes
 from qlab.ops.kernels import kernels_of
 
 
@@ -21,7 +23,7 @@ def test_it_has_every_name_once():
     frame = table()
     assert len(frame) == len(names()) == 201
     assert not frame.duplicated(["place", "name"]).any()
-    assert not frame[["kind", "does", "documentation"]].eq("").any().any()
+    assert not frame.map(str.strip).eq("").any().any()
 
 
 @pytest.mark.parametrize("name", names(), ids=lambda name: name.path)
@@ -46,7 +48,38 @@ def test_data_types_and_devices_follow_registry_and_kernels():
     default = row("qlab.quantization.qconfig.default_qconfig")
     assert default["kind"] == "qconfig" and "int8 symmetric per tensor" in default["does"]
     assert row("qlab.QTensor.view")["kind"] == "tensor method"
+    every = "uint2–8, int2–8, uint16, int16, int32, float8_e4m3fn, float8_e5m2"
+    frame = table()
+    methods = frame[frame["kind"] == "tensor method"]
+    assert len(methods) == 27 and set(methods["data types"]) == {every}
+    assert row("qlab.quantized_batch_norm")["data types"].startswith("uint2–8")
+    assert row("qlab.quantization.prepare")["data types"] == "as the qconfigs ask"
+    assert row("qlab.quantization.quantize_fx.fuse_fx")["data types"] == "as the qconfigs ask"
+    assert row("qlab.per_tensor_affine")["data types"] == row("qlab.qint8")["devices"] == "any"
+    elu, celu = (row(f"qlab.nn.quantized.functional.{name}") for name in ("elu", "celu"))
+    assert celu["data types"] == elu["data types"] != "any"
     assert nnq.Linear.op.__name__ == "linear"
+
+
+_ARGUMENTS: dict[str, tuple[object, ...]] = {
+    "as_strided": ((2,), (1,)),
+    "expand": (2, 3, 4),
+    "resize_": ((2, 2),),
+    "select": (0, 1),
+    "topk": (2,),
+    "view": (-1,),
+    **dict.fromkeys(("ne", "eq", "ge", "le", "gt", "lt"), (0.0,)),
+}
+
+
+@pytest.mark.parametrize("dtype", all_dtypes(), ids=str)
+def test_tensor_methods_take_every_data_type_that_the_table_names(dtype: QDType):
+    x = qlab.quantize_per_tensor(torch.linspace(0, 1, 12).reshape(3, 4), 0.25, 0, dtype)
+    for name in names():
+        if name.place != "qlab.QTensor" or name.name.startswith("q_per_channel"):
+            continue
+        given = (x.clone(),) if name.name in ("copy_", "equal") else _ARGUMENTS.get(name.name, ())
+        assert getattr(x.clone(), name.name)(*given) is not None
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error():

@@ -1,5 +1,7 @@
 """convert: what is swapped, what stays, and errors that name the module and change nothing."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -10,8 +12,13 @@ from qlab.errors import ArgumentError, DTypeError, QlabError, UncalibratedError,
 from qlab.nn import quantized as nnq
 from qlab.nn.quantized import FloatFunctional
 from qlab.nn.stubs import DeQuantStub, QuantStub, QuantWrapper
-from qlab.observers import MinMaxObserver
-from qlab.qconfig import QConfig, float16_static_qconfig, get_default_qconfig
+from qlab.observers import MinMaxObserver, NoopObserver, PlaceholderObserver
+from qlab.qconfig import (
+    QConfig,
+    default_weight_only_qconfig,
+    float16_static_qconfig,
+    get_default_qconfig,
+)
 from qlab.registry import ROWS, OutputKind
 from tests.qlab.eager.nets import batches, conv_net
 
@@ -190,3 +197,28 @@ def test_an_error_names_path_class_reason_and_qconfig():
     with pytest.raises(UnsupportedError, match=message):
         convert(prepared)
     assert isinstance(prepared.module[0], nn.Linear)
+
+
+@pytest.mark.parametrize("weight", [NoopObserver, PlaceholderObserver])
+def test_a_weight_left_in_float_is_refused_where_codes_are_asked_for(weight):
+    model = nn.Sequential(QuantStub(), nn.Linear(4, 4), DeQuantStub()).eval()
+    model.qconfig = QConfig(MinMaxObserver, weight)
+    prepared = prepare(model)
+    prepared(torch.randn(2, 4))
+    shown, state = repr(prepared), copy.deepcopy(prepared.state_dict())
+    with pytest.raises(
+        UnsupportedError, match=rf"convert: '1' \(Linear\): .*leaves the weight.*{weight.__name__}"
+    ):
+        convert(prepared, inplace=True)
+    assert repr(prepared) == shown
+    assert all(value.equal(state[key]) for key, value in prepared.state_dict().items())
+
+
+def test_a_weight_only_qconfig_on_a_stub_is_no_missing_preparation():
+    model = nn.Sequential(QuantStub(), nn.Linear(4, 4), DeQuantStub()).eval()
+    model.qconfig = default_weight_only_qconfig
+    prepared = prepare(model)
+    with pytest.raises(
+        UnsupportedError, match=r"convert: '0' \(QuantStub\): .*activation in float.*Identity"
+    ):
+        convert(prepared)

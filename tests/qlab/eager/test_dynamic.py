@@ -141,3 +141,18 @@ def test_bad_requests():
     with pytest.raises(UnsupportedError, match=r"'head.0' \(Linear\).*has a quantized weight"):
         quantize_dynamic(model, {nn.Linear: weightless})
     assert kinds(model) == PLAIN
+
+
+@pytest.mark.parametrize("asked", [{nn.Embedding}, {"embed"}, {"embed": default_dynamic_qconfig}])
+def test_a_table_asked_for_with_a_qconfig_of_layers_is_refused(asked):
+    model = Tagger()
+    shown = repr(model)
+    with pytest.raises(UnsupportedError, match=r"'embed' \(Embedding\).*Expected float_qparams"):
+        quantize_dynamic(model, asked, inplace=True)
+    assert repr(model) == shown
+    made = quantize_dynamic(model, {nn.Embedding}, dtype=qlab.quint8)
+    changed = [
+        type(part) is not type(twin)
+        for part, twin in zip(made.children(), model.children(), strict=True)
+    ]
+    assert changed == [name == "embed" for name, _ in model.named_children()]

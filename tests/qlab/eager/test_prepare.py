@@ -7,6 +7,7 @@ from torch import nn
 from qlab.eager import (
     add_observer_,
     add_quant_dequant,
+    convert,
     get_observer_dict,
     prepare,
     propagate_qconfig_,
@@ -129,6 +130,44 @@ def test_own_modules_are_replaced_by_their_observed_form():
     assert type(model[0]) is Doubled
 
 
+class Halved(nn.Module):
+    """A module of one's own whose quantized form needs a scale for its output."""
+
+    def forward(self, x):
+        return x / 2
+
+
+class ObservedHalved(Halved):
+    @classmethod
+    def from_float(cls, mod):
+        observed = cls()
+        observed.qconfig = mod.qconfig
+        return observed
+
+
+class QuantizedHalved(nn.Module):
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    @classmethod
+    def from_observed(cls, mod):
+        return cls(float(mod.activation_post_process.calculate_qparams()[0]))
+
+
+def test_the_output_of_an_observed_form_is_observed():
+    model = nn.Sequential(Halved()).eval()
+    model.qconfig = QConfig(MinMaxObserver, MinMaxObserver.with_args(dtype="qint8"))
+    custom = {"float_to_observed_custom_module_class": {Halved: ObservedHalved}}
+    prepared = prepare(model, prepare_custom_config_dict=custom)
+    prepared(torch.tensor([0.0, 510.0]))
+    assert isinstance(prepared[0].activation_post_process, MinMaxObserver)
+    custom = {"observed_to_quantized_custom_module_class": {ObservedHalved: QuantizedHalved}}
+    assert convert(prepared, convert_custom_config_dict=custom)[0].scale == 1.0
+    unfinished = convert(prepared, convert_custom_config_dict={})
+    assert not unfinished[0]._forward_hooks and not list(unfinished[0].children())
+
+
 def test_add_observer_works_in_place():
     model = nn.Sequential(nn.Linear(2, 2))
     propagate_qconfig_(model, {"": OTHER})
@@ -150,3 +189,15 @@ def test_add_quant_dequant_wraps_what_has_a_qconfig():
 def test_what_is_no_model_is_refused():
     with pytest.raises(DTypeError, match=r"prepare: not a model.*NoneType"):
         prepare(None)
+
+
+def test_preparing_twice_warns_and_keeps_what_was_observed():
+    model = conv_net()
+    model.qconfig = default_qconfig
+    prepared = prepare(model)
+    shown = repr(prepared)
+    with pytest.warns(UserWarning, match=r"prepared already; these keep .* 'quant' and \d+ more"):
+        again = prepare(prepared)
+    assert repr(again) == shown
+    for name, part in again.named_modules():
+        assert len(part._forward_hooks) == len(prepared.get_submodule(name)._forward_hooks)

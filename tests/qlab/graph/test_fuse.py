@@ -40,7 +40,8 @@ def layer(cls: type[nn.Module]) -> nn.Module:
         return nn.Linear(4, 4)
     if issubclass(cls, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
         return cls(4, 4, 3, padding=1)
-    return cls() if cls in (nn.ReLU, nn.ReLU6, functions.Add) else cls(4)
+    with_features = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    return cls(4) if issubclass(cls, with_features) else cls()
 
 
 class Chain(nn.Module):

@@ -18,7 +18,7 @@ from qlab.errors import (
 from qlab.graph import as_mapping, convert_fx, fuse_fx, prepare_fx
 from qlab.nn import intrinsic as nni
 from qlab.nn import quantized as nnq
-from qlab.observers import MinMaxObserver
+from qlab.observers import MinMaxObserver, PerChannelMinMaxObserver
 from qlab.qconfig import QConfig, QConfigMapping
 from tests.qlab.graph.test_annotate import EVERYWHERE, INT8, Net, X
 
@@ -163,3 +163,13 @@ def test_a_converted_model_is_pickled():
     converted = convert_fx(calibrated())
     again = pickle.loads(pickle.dumps(converted))
     assert torch.equal(again(X), converted(X))
+
+
+def test_an_activation_with_several_scales_is_reported():
+    asked = QConfig(PerChannelMinMaxObserver, MinMaxObserver.with_args(dtype="qint8"))
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)).eval()
+    mapping = QConfigMapping().set_global(INT8).set_module_name("1", asked)
+    with pytest.warns(
+        UserWarning, match=r"prepare_fx: '1' \(Linear\) stay.*one scale.*'1': QConfig\(.*PerChannel"
+    ):
+        prepare_fx(model, mapping, (torch.randn(2, 4),))

@@ -139,3 +139,52 @@ def test_a_script_is_refused():
         scripted = torch.jit.script(nn.ReLU())
     with pytest.raises(DTypeError, match="a script does not say"):
         qlab.migrate(scripted)
+
+
+def graph(prefix: str) -> tuple[torch.fx.GraphModule, torch.fx.Node]:
+    """The operators' graph inside a model, and its first node of a name."""
+    model, _, _ = Recording(PATH).case("operators")
+    assert isinstance(model, torch.fx.GraphModule)
+    return model, next(n for n in model.graph.nodes if n.name.startswith(prefix))
+
+
+def change(node: torch.fx.Node, **arguments) -> None:
+    node.kwargs = {**node.kwargs, **arguments}
+
+
+@pytest.mark.parametrize(
+    ("name", "break_it", "message"),
+    [
+        ("leaky_relu", lambda n: change(n, slope=1.0), "arguments are not the operator's: .*slope"),
+        ("elu", lambda n: change(n, output_scale="wide"), "an argument is not what it should be"),
+        ("elu", lambda n: change(n, scale=2.0), "stretched by factors"),
+        ("mul_relu", lambda n: setattr(n, "args", n.args[:1]), "missing a required argument: 'qb'"),
+        ("mul_relu_1", lambda n: setattr(n, "args", n.args[:2]), "is not known before"),
+        ("conv1d", lambda n: setattr(n, "args", (n.args[0], 3, 1.0, 0)), "no attribute 'unpack'"),
+    ],
+)
+def test_a_node_that_cannot_be_migrated_is_named_with_the_place_of_its_graph(
+    name: str, break_it, message: str
+):
+    inner, node = graph(name)
+    break_it(node)
+    where = rf"migrate: '{name}\w*' in '1\.0' \(quantized\.\w+\): .*{message}"
+    with pytest.raises(UnsupportedError, match=where):
+        qlab.migrate(nn.Sequential(nn.ReLU(), nn.Sequential(inner)))
+
+
+def test_numbers_of_a_migrated_graph_are_shown():
+    model, _ = graph("mul")
+    made = qlab.migrate(model)
+    shown = [repr(part).partition("\n")[0] for part in made.children()]
+    assert {"AddNumber(", "MulNumber("} <= set(shown)
+    assert "-0.5" in repr(made) and "dropout" in made.code
+
+
+def test_a_wrapper_keeps_its_stubs_integers():
+    model, x, _ = Recording(PATH).case("wrapped")
+    made = qlab.migrate(model)
+    for wrapper in made:
+        assert isinstance(wrapper.quant, nnq.Quantize)
+        assert isinstance(wrapper.dequant, nnq.DeQuantize)
+    assert made[0].quant(x).q_scale() == pytest.approx(model[0].quant.scale)

@@ -37,3 +37,45 @@ def test_a_run_of_before_says_nothing_of_it():
     runs, mapping = Runs(), presets.get("int8").mapping()
     run = record_report(runs, mapping, _lab().compare(), subject="x", seconds=1.0)
     assert not {name for name in run.metrics if name.startswith("calibration")}
+
+
+def test_a_run_from_other_statistics_is_another_run_of_the_same_mapping():
+    lab = _lab()
+    lab.compare("int8")
+    first = lab.runs.latest()
+    lab.compare("int8")
+    assert [run.id for run in lab.runs] == [first.id]
+    before = lab.calibrated.digest
+    lab.add_data([torch.randn(4, 3) * 5])
+    lab.compare("int8")
+    one, two = lab.runs
+    assert (one.metrics, one.calibration) == (first.metrics, first.calibration)
+    assert one.mapping == two.mapping and two.parent == one.id
+    assert one.calibration == f"12 samples in 3 batches ({before})"
+    assert two.calibration == f"16 samples in 4 batches ({lab.calibrated.digest})"
+    assert one.metrics["sqnr"] != two.metrics["sqnr"]
+
+
+def test_the_digest_is_of_what_was_seen():
+    one, two = _lab(), _lab()
+    assert one.calibrate().digest == two.calibrate().digest
+    stopped = _lab()
+    assert stopped.calibrate(should_stop=lambda: True).digest != one.calibrated.digest
+    assert stopped.calibrate().digest == one.calibrated.digest
+
+
+def test_runs_that_were_saved_and_loaded_are_still_updated(tmp_path):
+    lab = _lab()
+    lab.compare("int8")
+    lab.save(tmp_path / "lab")
+    batches = list(lab._evaluation_data)
+    loaded = qlab.load_lab(tmp_path / "lab", calibration=[batch.inputs[0] for batch in batches])
+    loaded.compare("int8")
+    loaded.runs.restore(lab.runs.dump())
+    (run,) = loaded.runs
+    assert run.calibration == next(iter(lab.runs)).calibration
+    part = _lab()
+    part.calibrate(should_stop=lambda: True)
+    told = {"subject": "x", "seconds": 1.0, "calibration": part.calibrated}
+    kept = record_report(Runs(), presets.get("int8").mapping(), lab.compare(), **told)
+    assert kept.calibration.startswith("4 samples in 1 batch, stopped early (")

@@ -157,6 +157,10 @@ class ConvBnNd(BatchNormed, ConvNd):
             nn.init.uniform_(self.bias, -bound, bound)
 
 
+_ConvBnNd = ConvBnNd
+"""The reference's name."""
+
+
 class ConvBn1d(ConvBnNd, nn.Conv1d):
     __doc__ = ConvBnNd.__doc__
     float_type = nni.ConvBn1d

@@ -139,8 +139,19 @@ class ReferenceModule(nn.Module):
         """Takes over how the loaded weights are quantized.
 
         Raises:
-            FormatError: The state is about other weights.
+            FormatError: The state is about other weights. Of a part, the whole model's load says
+                so in the end.
         """
+        try:
+            self._take_forms(state_dict, prefix)
+        except FormatError as error:
+            if not prefix:
+                raise
+            args[-1].append(f"{prefix}_extra_state: {error}")
+            return
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _take_forms(self, state_dict: Any, prefix: str) -> None:
         loaded = state_dict.get(f"{prefix}_extra_state")
         if loaded is not None:
             if not isinstance(loaded, dict) or set(loaded) != set(self.forms):
@@ -159,7 +170,6 @@ class ReferenceModule(nn.Module):
                         self.register_buffer(
                             f"{name}_{key}", torch.empty_like(value, device=device)
                         )
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _get_name(self) -> str:
         return f"Quantized{type(self).__name__}(Reference)"

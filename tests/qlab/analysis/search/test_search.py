@@ -15,6 +15,7 @@ from qlab.analysis.sensitivity import Sensitivity
 from qlab.dtypes import integer, qint8, quint8
 from qlab.errors import ArgumentError, DTypeError, UnknownNameError
 from qlab.ranges import MSE, TensorSpec
+from tests.qlab.analysis.test_sensitivity import measuring
 
 W8 = TensorSpec(qint8, symmetric=True, granularity=qlab.PerAxis(0))
 A8 = TensorSpec(quint8, policy=MSE())
@@ -175,11 +176,9 @@ def test_what_was_verified_is_not_measured_again(residual):
 def test_a_stopped_search_goes_on_from_its_measurement(residual):
     lab, whole = residual
     seen, again = [], []
-    stopped = lab.search(
-        0.9, on_progress=lambda *p: seen.append(p), should_stop=lambda: len(seen) >= 3
-    )
+    stopped = lab.search(0.9, on_progress=measuring(seen), should_stop=lambda: len(seen) >= 3)
     assert not stopped.complete and not len(stopped) and not stopped.sensitivity.complete
-    found = lab.search(0.9, sensitivity=stopped.sensitivity, on_progress=lambda *p: again.append(p))
+    found = lab.search(0.9, sensitivity=stopped.sensitivity, on_progress=measuring(again))
     assert again[0][0] == 4
     pd.testing.assert_frame_equal(found.front, whole.front)
 
@@ -314,8 +313,13 @@ def test_an_estimate_does_where_nothing_was_measured(residual):
 def test_stopping_keeps_the_points_that_were_found(residual):
     lab, search = residual
     seen = []
-    few = lab.search(0.9, sensitivity=search.sensitivity, should_stop=lambda: len(seen) >= 3,
-                     on_progress=lambda *step: seen.append(step))  # fmt: skip
+
+    def searching(*step):
+        if step[2] == "searching":
+            seen.append(step)
+
+    hooks = {"on_progress": searching, "should_stop": lambda: len(seen) >= 3}
+    few = lab.search(0.9, sensitivity=search.sensitivity, **hooks)
     assert len(few) == 3 and not few.complete
     assert seen[-1] == (3, 64, "searching")
     pd.testing.assert_frame_equal(

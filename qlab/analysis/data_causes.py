@@ -1,0 +1,155 @@
+"""Causes that lie in the data that calibration saw: dead channels, batches that differ, too few."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from qlab.analysis.causes import (
+    MSE_LABEL,
+    Cause,
+    Evidence,
+    Quantized,
+    SpecChange,
+    can_search,
+    fixed,
+    searched,
+)
+from qlab.ranges import MinMax, MovingAverage
+
+DEAD_CHANNELS = 1
+DRIFT = 1.5  # typical batch after over before a moment, all of them apart; half a bit
+JUMP = 8.0  # largest over typical batch; 1 % of sets of 8 batches of Student's t with 3 degrees
+RANGE_GROWTH = 0.05  # by one more batch: the range is not settled; 0.4 dB
+FEWEST_BATCHES = 8  # four on either side of a moment: all apart by chance in 2 of 70 cases
+
+WHOLE_LABEL = "Take the range of all values (min-max)"
+
+
+def dead_channels(evidence: Evidence, tensor: Quantized) -> Iterator[Cause]:
+    """Channels that are always 0; the counterfactual is a range that does not count them."""
+    ranges = tensor.channel_ranges
+    dead, saved = int((ranges == 0).sum()), ""
+    if dead < DEAD_CHANNELS:
+        return
+    if tensor.channel_size:
+        saved = f" Removing them saves {dead * tensor.channel_size:,} weights of this layer."
+    remedy, label = _other_range(evidence, tensor)
+    label = "Remove them from the model" if remedy is None else f"{label}, which zeros do not move"
+    yield Cause(
+        "dead channels",
+        evidence.name,
+        tensor.kind,
+        dead,
+        DEAD_CHANNELS,
+        f"{dead} of {ranges.numel()} channels of the {tensor.kind} "
+        f"{'is' if dead == 1 else 'are'} always 0: they cost time and no precision.{saved}",
+        remedy,
+        label,
+    )
+
+
+def unsteady_batches(evidence: Evidence, tensor: Quantized) -> Iterator[Cause]:
+    """Batches that differ; the counterfactual is another range of all of them together."""
+    stats, spec = tensor.stats, tensor.spec
+    reach = torch.maximum(stats.batch_min.abs(), stats.batch_max.abs())
+    if tensor.kind == "weight" or reach.numel() < FEWEST_BATCHES or fixed(spec):
+        return
+    typical, largest = float(reach.median()), float(reach.max())
+    jump = largest / typical if typical > 0 else 1.0
+    drift, at = _drift(reach)
+    if drift >= DRIFT:
+        value, threshold = drift, DRIFT
+        seen = f"From batch {at} on, the batches reach {drift:.3g}× as far as those before"
+        if float(reach[at:].median()) < float(reach[:at].median()):
+            seen = f"Until batch {at}, the batches reach {drift:.3g}× as far as those after it"
+    elif jump >= JUMP:
+        value, threshold = jump, JUMP
+        batch = int(stats.batch_index[int(reach.argmax())])
+        seen = f"Batch {batch} reaches {jump:.3g}× as far as a typical batch"
+    else:
+        return
+    remedy, label = _other_range(evidence, tensor)  # of all batches, whatever their order
+    yield Cause(
+        "non-stationary batches",
+        evidence.name,
+        tensor.kind,
+        value,
+        threshold,
+        f"{seen}: the range depends on which data calibration saw, and in which order.",
+        remedy,
+        label,
+    )
+
+
+def _drift(reach: Tensor) -> tuple[float, int]:
+    """Largest ratio of the medians before and after a batch where all before and after differ.
+
+    Args:
+        reach: Largest magnitude of each batch, in their order, float32 (B,).
+
+    Returns:
+        The ratio, 1 where there is no such batch, and the first batch after the change.
+    """
+    best, at = 1.0, 0
+    for split in range(FEWEST_BATCHES // 2, reach.numel() - FEWEST_BATCHES // 2 + 1):
+        low, high = sorted((reach[:split], reach[split:]), key=lambda part: float(part.median()))
+        apart = float(low.max()) < float(high.min())
+        ratio = float(high.median() / low.median()) if apart and float(low.median()) > 0 else 1.0
+        if ratio > best:
+            best, at = ratio, split
+    return best, at
+
+
+def moving_range(evidence: Evidence, tensor: Quantized) -> Iterator[Cause]:
+    """Too few samples; the counterfactual is a range that rests on no extremum."""
+    if not isinstance(tensor.spec.policy, MinMax | MovingAverage) or tensor.kind == "weight":
+        return
+    growth = range_growth(tensor.stats.batch_min, tensor.stats.batch_max)
+    if growth < RANGE_GROWTH:
+        return
+    yield Cause(
+        "too few samples",
+        evidence.name,
+        tensor.kind,
+        growth,
+        RANGE_GROWTH,
+        f"After {tensor.stats.batch_index.numel()} batches one more batch still widens the range "
+        f"by {100 * growth:.3g} %: calibration has not seen enough.",
+        evidence.change("activation", searched(tensor.spec)),
+        f"{MSE_LABEL}, or calibrate on more data",
+    )
+
+
+def _other_range(evidence: Evidence, tensor: Quantized) -> tuple[SpecChange | None, str]:
+    """The range of least squared error over all that was seen; where that is it, of all values.
+
+    The counterfactual to a range that channels of zeros or the order of batches had a say in.
+    """
+    if fixed(tensor.spec):
+        return None, "Shuffle the calibration data and check where it comes from"
+    if can_search(tensor.spec):
+        return evidence.change(tensor.kind, searched(tensor.spec)), MSE_LABEL
+    return evidence.change(tensor.kind, replace(tensor.spec, policy=MinMax())), WHOLE_LABEL
+
+
+def range_growth(batch_min: Tensor, batch_max: Tensor) -> float:
+    """By how much one more batch widens a min-max range that includes 0, in any order, relative.
+
+    The mean over batches of the share of the range that this batch alone adds; 0 for fewer than
+    two batches, from which nothing can be told.
+
+    Args:
+        batch_min: Smallest value of each batch, float32 (B,).
+        batch_max: Largest value of each batch, float32 (B,).
+    """
+    if batch_min.numel() < 2:
+        return 0.0
+    tops, bottoms = (x.clamp(min=0).sort(descending=True).values for x in (batch_max, -batch_min))
+    width = float(tops[0] + bottoms[0])
+    # Only the batch at either end adds anything: what it reaches beyond the next one.
+    added = float(tops[0] - tops[1] + bottoms[0] - bottoms[1])
+    return added / width / batch_min.numel() if width > 0 else 0.0
