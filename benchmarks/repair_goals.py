@@ -39,7 +39,8 @@ def four_bits() -> list[list[str]]:
         reached = yes(won >= 3 and after > before)
         if won >= 3 and after == before:
             reached = "in SQNR; accuracy is equal"
-        rows.append(["AdaRound, 4-bit weights, " + row["model"], "more accurate, ≥ 3 dB", said, reached])
+        what = f"AdaRound, 4-bit weights, {row['model']}"
+        rows.append([what, "more accurate, ≥ 3 dB", said, reached])
     return rows
 
 
