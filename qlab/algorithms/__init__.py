@@ -47,7 +47,7 @@ from qlab.algorithms.frame import run_repair
 from qlab.algorithms.remedies import REMEDIES, Remedy, Stage, with_algorithms
 from qlab.algorithms.repair_log import Attempt, AutoRepair, Target
 from qlab.algorithms.repair_search import Limits, repair
-from qlab.algorithms.table import ALGORITHMS, algorithm, estimate_seconds
+from qlab.algorithms.table import ALGORITHMS, algorithm, estimate_seconds, recipe_of
 
 __all__ = [
     "ALGORITHMS",
@@ -69,6 +69,7 @@ __all__ = [
     "algorithm",
     "estimate_seconds",
     "finetuning",
+    "recipe_of",
     "repair",
     "run_repair",
     "with_algorithms",

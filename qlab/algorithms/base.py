@@ -173,6 +173,8 @@ class RepairReport:
         samples: How many calibration samples it looked at.
         notes: What a person must know.
         complete: False where it was stopped: nothing was changed then.
+        asked: The configuration that it was run for, as ``QConfigMapping.to_json`` writes it; None
+            where that has no such form, or the report is older than this field.
     """
 
     algorithm: str
@@ -187,6 +189,7 @@ class RepairReport:
     samples: int
     notes: tuple[str, ...] = ()
     complete: bool = True
+    asked: str | None = None
 
     @property
     def refusals(self) -> dict[str, str]:

@@ -78,7 +78,7 @@ def run_repair(
         nothing = Change(base, mapping, tuple(Outcome(n, False, "stopped before") for n in names))
         report = _report(algorithm, settings_dict(settings), nothing, None, told)
         return Repaired(base, mapping, report, None, base, mapping)
-    told = {"seconds": seconds, "peak_bytes": watch.peak_bytes}
+    told = {"seconds": seconds, "peak_bytes": watch.peak_bytes, "asked": _as_json(mapping)}
     report = _report(algorithm, settings_dict(settings), change, (before, after), told)
     return Repaired(
         change.graph,
@@ -146,12 +146,20 @@ def measured_report(subject: Subject, mapping: QConfigMapping, hooks: Hooks) -> 
     return report
 
 
+def _as_json(mapping: QConfigMapping) -> str | None:
+    """A configuration's JSON; None where it holds something unregistered."""
+    try:
+        return mapping.to_json()
+    except UnknownNameError:
+        return None
+
+
 def _report(
     algorithm: Algorithm,
     settings: dict[str, Any],
     change: Change,
     measured: tuple[Report, Report] | None,
-    told: dict[str, float],
+    told: dict[str, Any],
 ) -> RepairReport:
     before, after = measured or (None, None)
     return RepairReport(

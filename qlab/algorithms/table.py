@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from qlab.algorithms.adaround import PAPER as NAGEL_2020
 from qlab.algorithms.adaround import AdaRoundSettings, adaround, adaround_seconds
 from qlab.algorithms.awq import PAPER as LIN_2023
 from qlab.algorithms.awq import AWQSettings, awq, awq_seconds
-from qlab.algorithms.base import Algorithm, Subject
+from qlab.algorithms.base import Algorithm, RepairReport, Subject
 from qlab.algorithms.bias import PAPER as NAGEL_2019
 from qlab.algorithms.bias import BiasSettings, bias_seconds, correct_biases
 from qlab.algorithms.equalize import EqualizeSettings, equalize, equalize_seconds
@@ -24,7 +25,7 @@ from qlab.algorithms.smoothquant import PAPER as XIAO_2022
 from qlab.algorithms.smoothquant import SmoothSettings, smooth, smooth_seconds
 from qlab.algorithms.splitting import PAPER as ZHAO_2019
 from qlab.algorithms.splitting import SplitSettings, split_outliers, split_seconds
-from qlab.errors import UnknownNameError
+from qlab.errors import UnknownNameError, UnsupportedError
 from qlab.qconfig import QConfigMapping
 
 ALGORITHMS: dict[str, Algorithm] = {
@@ -151,3 +152,25 @@ def estimate_seconds(
     subject.study.whole_graph(found.title)
     names = layers_of(subject, mapping, layers)
     return found.estimate(subject, mapping, names, found.settings_from(chosen or {}))
+
+
+def recipe_of(report: RepairReport) -> dict[str, Any]:
+    """What repeats a repair, JSON-ready: ``name``, ``mapping``, ``layers`` and ``settings``.
+
+    Raises:
+        UnsupportedError: Nothing does: it was training on data given then, or was run for a
+            configuration that has no JSON form.
+    """
+    if report.algorithm not in ALGORITHMS or report.asked is None:
+        raise UnsupportedError(
+            "This repair cannot be repeated from its report",
+            expected=f"one of {', '.join(ALGORITHMS)}, for a configuration that has a JSON form",
+            received=report.title,
+            fix="Export a .safetensors checkpoint, or save the Lab.",
+        )
+    return {
+        "name": report.algorithm,
+        "mapping": json.loads(report.asked),
+        "layers": [str(name) for name in report.layers.index],
+        "settings": report.settings,
+    }

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qlab.dtypes import QDType, as_qdtype
 from qlab.errors import UnsupportedError
-from qlab.io.portable import Form, Rounding
+from qlab.io.rounding import Form, Rounding
 from qlab.io.standalone import dequantize_with_aten, quantize_with_aten
 
 #: The ONNX operator set that is written: the first with 4-bit, 16-bit and per-block scales is 21.

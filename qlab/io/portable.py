@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 
-from qlab.dtypes import QDType
+from qlab.dtypes import QDType, as_qdtype
 from qlab.errors import UnsupportedError
-from qlab.granularity import PerAxis, PerGroup, PerTensor
+from qlab.granularity import PerAxis
 from qlab.graph.convert import is_converted
 from qlab.graph.special import CodesToQTensor, QTensorToCodes
+from qlab.io.rounding import AFTER_PRODUCT, FUSED, ROUND_FIRST, Form, Rounding
 from qlab.nn import quantized as nnq
 from qlab.nn.intrinsic import quantized as nniq
 from qlab.nn.quantized.base import QuantizedModule
@@ -30,68 +31,9 @@ from qlab.nn.quantized.weighted import WeightedModule
 from qlab.ops.dynamic import SMALLEST_SCALE
 from qlab.qparams import QParams, reduced_range
 
-
-class Form(NamedTuple):
-    """What an operator must know of codes besides their scales: plain values.
-
-    Attributes:
-        dtype: Name of the quantized data type.
-        low: Smallest code in use.
-        high: Largest code in use.
-        axis: The axis that the scales lie along; 0 for one scale.
-        group: Neighbours along it that share a scale; 0 where it is none or one index.
-    """
-
-    dtype: str
-    low: int
-    high: int
-    axis: int = 0
-    group: int = 0
-
-    @classmethod
-    def of(cls, qparams: QParams, rank: int | None = None) -> Form:
-        """The form of some parameters.
-
-        Raises:
-            UnsupportedError: A granularity that is neither one scale nor along one axis.
-        """
-        plain = (qparams.dtype.name, qparams.quant_min, qparams.quant_max)
-        match qparams.granularity:
-            case PerTensor():
-                return cls(*plain)
-            case PerAxis(axis):
-                return cls(*plain, axis if rank is None else axis % rank)
-            case PerGroup(group_size, axis):
-                return cls(*plain, axis if rank is None else axis % rank, group_size)
-        raise UnsupportedError("No other runtime knows these scales", received=qparams.granularity)
-
-    def spread(self, values: Tensor, x: Tensor) -> Tensor:
-        """One value per scale, so that they broadcast against ``x``."""
-        if not values.dim():
-            return values
-        several = PerGroup(self.group, self.axis) if self.group else PerAxis(self.axis)
-        return several.expand(values, x.shape)
-
-
-class Rounding(NamedTuple):
-    """How a program quantizes and dequantizes: with its own operators, or with those of aten.
-
-    Attributes:
-        quantize: ``(x, scale, zero point, form, tag, order) → codes``.
-        dequantize: ``(codes, scale, zero point, form, whether they are constants) → float32``.
-    """
-
-    quantize: Callable[[Tensor, Tensor, Tensor, Form, str, str], Tensor]
-    dequantize: Callable[[Tensor, Tensor, Tensor, Form, bool], Tensor]
-
-
 #: Runtimes round a bias to ``s_x · s_w``. Where that exceeds this share of an output step, the bias
 #: is added behind the operator, which then stays float: half of it is how far results would move.
 LARGEST_BIAS_UNIT = 0.025
-
-#: Where the zero point is added: in `qlab.qparams` ``quantize``, ``requantize`` and
-#: ``quantize_round_first``.
-FUSED, AFTER_PRODUCT, ROUND_FIRST = "fused", "after product", "round first"
 
 
 def portable(model: fx.GraphModule, rounding: Rounding) -> fx.GraphModule:
@@ -232,6 +174,19 @@ class _Softmax(_Step):
         (x,) = inputs
         dim: Any = self.inner.dim
         return x.softmax(int(x.dim() not in (0, 1, 3)) if dim is None else dim)
+
+
+class _Mean(_Step):
+    """A mean of integers whose scale stays: in units of 1, in which their sum is exact.
+
+    So a mean in the middle between two codes goes where `qlab.ops` puts it.
+    """
+
+    def __init__(self, module: QuantizedModule, tag: str, rounding: Rounding) -> None:
+        super().__init__(module, tag, rounding)
+        if not as_qdtype(self.forms[OUTPUT].dtype).is_float:
+            for role in ("input_0", OUTPUT):
+                self.get_buffer(f"{role}_scale").fill_(1.0)
 
 
 class _Moved(_Step):
@@ -392,6 +347,11 @@ def _constant(value: Tensor) -> nn.Parameter:
 
 _RELU6 = (nniq.LinearReLU6, nniq.Conv1dReLU6, nniq.Conv2dReLU6, nniq.Conv3dReLU6)
 
+_AVERAGES = (
+    nnq.AvgPool1d, nnq.AvgPool2d, nnq.AvgPool3d,
+    nnq.AdaptiveAvgPool1d, nnq.AdaptiveAvgPool2d, nnq.AdaptiveAvgPool3d, nnq.Mean, nnq.Upsample,
+)  # fmt: skip
+
 #: By class of integer module, the first that fits, what takes its place.
 _FORMS: tuple[tuple[type[nn.Module], Callable[..., nn.Module]], ...] = (
     (nnq.Quantize, _Quantize),
@@ -403,5 +363,6 @@ _FORMS: tuple[tuple[type[nn.Module], Callable[..., nn.Module]], ...] = (
     (nnq.MatMul, _Sum),
     (nnq.Softmax, _Softmax),
     (nnq.Dropout, _Moved),
+    *((pool, _Mean) for pool in _AVERAGES),
     (QuantizedModule, _Step),
 )

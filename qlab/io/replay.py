@@ -54,6 +54,8 @@ class Replayed(Protocol):
 
     def calibrate(self) -> Calibration: ...
 
+    def repair_recipes(self) -> list[dict[str, Any]]: ...
+
     def convert(self, mapping: QConfigMapping, /) -> Any: ...
 
 
@@ -108,12 +110,14 @@ def replay_script(lab: Replayed, mapping: QConfigMapping, origin: Origin | None)
 
     Raises:
         UnknownNameError: The mapping holds something unregistered.
+        UnsupportedError: The model was repaired in a way that nothing but its report remembers.
     """
-    rules: Any = json.loads(mapping.to_json())
-    recipe = pprint.pformat(rules, width=96, sort_dicts=False)
+    recipe = _literal(json.loads(mapping.to_json()))
+    repairs = _literal(lab.repair_recipes())
     found = evidence(lab, mapping)
     script = _SCRIPT.format(
         recipe=recipe,
+        repairs=repairs,
         model=repr(origin and origin.model),
         data=repr(origin and origin.data),
         samples=repr(origin and origin.samples),
@@ -122,6 +126,10 @@ def replay_script(lab: Replayed, mapping: QConfigMapping, origin: Origin | None)
         evidence=",\n    ".join(f"{name}={value!r}" for name, value in found._asdict().items()),
     )
     return script.encode()
+
+
+def _literal(value: Any) -> str:
+    return pprint.pformat(value, width=96, sort_dicts=False)
 
 
 _SCRIPT = '''\
@@ -143,6 +151,7 @@ from qlab.cli import load_subject
 from qlab.io.replay import Evidence, verify
 
 RECIPE = {recipe}
+REPAIRS = {repairs}
 IMAGES = {images}
 EVIDENCE = Evidence(
     {evidence},
@@ -166,6 +175,7 @@ try:
         images=IMAGES,
     )
     lab = qlab.Lab(subject.model, subject.example_inputs, subject.calibration)
+    lab = lab.repeat_repairs(REPAIRS)
     mapping = qlab.QConfigMapping.from_json(json.dumps(RECIPE))
     verify(lab, mapping, EVIDENCE)
     if given.output:

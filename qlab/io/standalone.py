@@ -18,7 +18,8 @@ from qlab.errors import QlabError, UnsupportedError
 from qlab.graph.exported import candidates, export
 from qlab.graph.inputs import Inputs, bind
 from qlab.io.files import path_with_suffix, write_atomically
-from qlab.io.portable import AFTER_PRODUCT, FUSED, Form, Rounding, portable
+from qlab.io.portable import portable
+from qlab.io.rounding import AFTER_PRODUCT, FUSED, Form, Rounding
 
 
 def quantize_with_aten(

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import nn
 
+from qlab.algorithms import recipe_of
 from qlab.analysis.calibration import Progress, Stop
 from qlab.analysis.fingerprint import same_values
 from qlab.analysis.latency import Latency, measure_latency
-from qlab.errors import UnsupportedError
 from qlab.graph.inputs import Inputs
 from qlab.io.exports import export
 from qlab.io.files import path_of
@@ -91,7 +91,8 @@ class DeployableLab(LabBase):
         ``.onnx``: QuantizeLinear and DequantizeLinear around float operators; `check_onnx` runs it.
         ``.pt2``: the same program in aten operators, for ``torch.export.load`` without qlab.
         ``.json``: the `QConfigMapping`, read back by ``QConfigMapping.from_json``.
-        ``.py``: a script that repeats the conversion and checks that it ends in the same integers.
+        ``.py``: a script that repeats repairs and conversion, and checks that they end in the same
+        integers.
         ``.html``: a report that opens offline: configuration, errors, causes, versions.
 
         Args:
@@ -103,18 +104,20 @@ class DeployableLab(LabBase):
             ArgumentError: Another suffix, or no file can be written there.
             UnknownNameError: The mapping holds something unregistered, which no file can name.
             UnsupportedError: A checkpoint, program or script of a model that has no graph, a script
-                of a repaired one, or ONNX of what it cannot express: names operator and module.
+                of a fine-tuned one, or ONNX of what it cannot express: names operator and module.
         """
         target = path_of(path, "Lab.export")
-        if target.suffix == ".py" and self.repairs:
-            raise UnsupportedError(
-                "No script repeats the conversion of a repaired model",
-                received=", ".join(report.title for report in self.repairs),
-                fix="Export a .safetensors checkpoint, or save the Lab.",
-            )
         if target.suffix in (".safetensors", ".onnx", ".pt2", ".py"):
             self._study.whole_graph(f"A {target.suffix} file")
         return export(self, target, resolve_mapping(mapping), origin)
+
+    def repair_recipes(self) -> list[dict[str, Any]]:
+        """What `repeat_repairs` takes to repeat `repairs`, JSON-ready.
+
+        Raises:
+            UnsupportedError: One cannot be repeated, such as training on given data; names it.
+        """
+        return [recipe_of(report) for report in self.repairs]
 
     def check_onnx(
         self,

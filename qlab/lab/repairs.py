@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Collection, Sequence
 from collections.abc import Mapping as Named
 from typing import Any, Self
@@ -192,6 +193,19 @@ class RepairableLab(LabBase):
         told = {"seconds": repaired.report.seconds, "subject": made.subject}
         told |= {"name": repaired.report.title, "parent": None if first is None else first.id}
         record_report(made.runs, repaired.mapping, after, **told)
+        return made
+
+    def repeat_repairs(self, recipes: Sequence[Named[str, Any]]) -> Self:
+        """A Lab repaired as another one was, algorithm after algorithm, as `apply` makes it.
+
+        Args:
+            recipes: What `repair_recipes` of the other one gave.
+        """
+        made = self
+        for recipe in recipes:
+            mapping = QConfigMapping.from_json(json.dumps(recipe["mapping"]))
+            chosen = dict(recipe["settings"])
+            made = made.apply(made.repair_with(recipe["name"], mapping, recipe["layers"], **chosen))
         return made
 
     def _apply_steps(self, found: AutoRepair) -> Self:

@@ -1,9 +1,11 @@
 """The frame that every repair runs in, with bias correction as the repair."""
 
 import copy
+import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -12,7 +14,7 @@ from torch import nn
 
 import qlab
 import sample_models
-from qlab.algorithms import ALGORITHMS, RepairReport
+from qlab.algorithms import ALGORITHMS, RepairReport, recipe_of
 from qlab.errors import ArgumentError, FormatError, UnknownNameError, UnsupportedError
 
 MAPPING = "int8-per-tensor"
@@ -81,9 +83,17 @@ def test_what_was_repaired_is_what_is_converted_exported_and_asked_about(lab, re
     assert found == pytest.approx(local, abs=1.0)
 
 
-def test_a_script_cannot_repeat_a_repair(lab, repaired, tmp_path):
-    with pytest.raises(UnsupportedError, match=r"repaired model.*Bias correction"):
-        lab.apply(repaired).export(tmp_path / "repeat.py")
+@pytest.mark.parametrize("lost", [{"algorithm": "finetune"}, {"asked": None}])
+def test_a_script_cannot_repeat_what_its_report_does_not_remember(repaired, lost):
+    with pytest.raises(UnsupportedError, match=r"cannot be repeated.*Bias correction"):
+        recipe_of(replace(repaired.report, **lost))
+
+
+def test_the_recipe_of_a_repair_survives_its_report_s_json(repaired):
+    read = RepairReport.from_dict(json.loads(json.dumps(repaired.report.to_dict())))
+    assert recipe_of(read) == recipe_of(repaired.report)
+    asked = qlab.presets.get(MAPPING).mapping()
+    assert recipe_of(read)["mapping"] == json.loads(asked.to_json())
 
 
 def test_every_repair_is_a_run_that_can_be_undone(repaired):

@@ -135,6 +135,8 @@ WORK = {
     "runs": lambda lab, _: lab.compare() and len(lab.runs) == 1,
     "example_values": lambda lab, _: len(lab.example_values) == 1,
     "example_call": lambda lab, _: lab.example_call is lab.example_values,
+    "repair_recipes": lambda lab, _: lab.repair_recipes() == [],
+    "repeat_repairs": lambda lab, _: lab.repeat_repairs([]) is lab,
     "export json": lambda lab, path: lab.export(path / "m.json").exists(),
     "save": lambda lab, path: lab.save(path / "lab").exists(),
 }

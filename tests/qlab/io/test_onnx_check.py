@@ -8,6 +8,8 @@ from torch import nn
 import qlab
 from qlab.errors import ArgumentError, FormatError
 from qlab.io.onnx_file import onnx_bytes
+from qlab.io.portable import portable
+from qlab.io.standalone import ATEN
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +95,26 @@ def test_where_nothing_is_rounded_no_steps_are_claimed(lab):
     check = lab.check_onnx(onnx_bytes(converted, lab.example_values), "int8-weights-only")
     assert "no tensor of codes to compare" in check.describe()
     assert "step" not in check.describe() and check.output["sqnr"] > 60.0
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.AdaptiveAvgPool2d(1),
+        nn.AvgPool2d(2, padding=1),
+        nn.Upsample(scale_factor=2, mode="bilinear"),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_means_in_the_middle_between_two_codes_go_where_qlab_puts_them(layer):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), layer), torch.randn(16, 4, 8, 8)
+    lab = qlab.Lab(model, x, [x])
+    converted = lab.convert("int8")
+    check = lab.check_onnx(onnx_bytes(converted, lab.example_values), "int8")
+    assert check.table["exact_local"].iloc[-1] == 1.0
+    codes = torch.randint(0, 256, (64, 4, 8, 8), dtype=torch.uint8)
+    name = str(list(converted.graph.nodes)[-3].target)
+    apart = portable(converted, ATEN)
+    ours, theirs = (graph.get_submodule(name)(codes) for graph in (converted, apart))
+    assert torch.equal(ours, theirs)

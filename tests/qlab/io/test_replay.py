@@ -41,6 +41,23 @@ def test_every_sample_model_comes_out_bit_equal(name, tmp_path, monkeypatch, cap
     assert "The same integers" in capsys.readouterr().out
 
 
+def test_a_repaired_model_comes_out_bit_equal(tmp_path):
+    sample = sample_models.load("conv_bn_relu")
+    lab = qlab.Lab(sample.model, sample.example_inputs, sample.calibration(32))
+    mapping = qlab.presets.get("int4-weights").mapping()
+    better = lab.apply(lab.repair_with("equalize", mapping))
+    first = better.plan(mapping).quantized_steps[1].name
+    better = better.apply(better.repair_with("adaround", mapping, [first], steps=50, seed=3))
+    script = better.export(
+        tmp_path / "replay.py", mapping, origin=Origin("conv_bn_relu", samples=32)
+    )
+    checkpoint = better.export(tmp_path / "model.safetensors", mapping).read_bytes()
+    done = replayed(script, "--output", "again.safetensors")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "again.safetensors").read_bytes() == checkpoint
+    assert checkpoint != lab.export(tmp_path / "plain.safetensors", mapping).read_bytes()
+
+
 def replayed(script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Runs a script in a Python of its own, in its own folder."""
     return subprocess.run(
