@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pandas as pd
+from torch import fx
 
 from qlab.algorithms.base import (
     Algorithm,
@@ -58,7 +59,7 @@ def run_repair(
     hooks, study = hooks or Hooks(), subject.study
     base = study.whole_graph(algorithm.title)
     settings = algorithm.settings_from(chosen or {})
-    names = layers_of(subject, mapping, layers)
+    names, named = layers_of(subject, mapping, layers), settings_dict(settings)
     watch, began = MemoryWatch(), time.monotonic()
     try:
         ensure_calibrated(subject, hooks)
@@ -75,21 +76,16 @@ def run_repair(
         after = measured_report(after_subject, change.mapping, hooks)
     except StoppedError:
         told = {"seconds": time.monotonic() - began, "peak_bytes": watch.peak_bytes}
-        nothing = Change(base, mapping, tuple(Outcome(n, False, "stopped before") for n in names))
-        report = _report(algorithm, settings_dict(settings), nothing, None, told)
+        report = _report(algorithm, named, _nothing(base, mapping, names), None, told)
         return Repaired(base, mapping, report, None, base, mapping)
     told = {"seconds": seconds, "peak_bytes": watch.peak_bytes, "asked": _as_json(mapping)}
-    report = _report(algorithm, settings_dict(settings), change, (before, after), told)
-    return Repaired(
-        change.graph,
-        change.mapping,
-        report,
-        change.reference,
-        base,
-        mapping,
-        (before, after),
-        after_study.calibration,
-    )
+    report = _report(algorithm, named, change, (before, after), told)
+    made = Repaired(change.graph, change.mapping, report, change.reference, base, mapping)
+    return replace(made, measured=(before, after), calibration=after_study.calibration)
+
+
+def _nothing(base: fx.GraphModule, mapping: QConfigMapping, names: tuple[str, ...]) -> Change:
+    return Change(base, mapping, tuple(Outcome(n, False, "stopped before") for n in names))
 
 
 def layers_of(
