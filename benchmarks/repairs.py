@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import qlab
 import sample_models
-from benchmarks import repair_peers, repairs_search, repairs_transformer, results
+from benchmarks import repair_goals, repair_peers, repairs_search, repairs_transformer, results
 from qlab.algorithms import Repaired
 from qlab.dtypes import integer
 from qlab.granularity import PerAxis
@@ -167,6 +167,30 @@ def rounded_beside_peers(name: str) -> list[list[str]]:
     return rows
 
 
+def more_images() -> list[list[str]]:
+    """AdaRound of both on the depthwise network, on more images than the 500 of the test."""
+    sample, lab = lab_of("depthwise")
+    images, mapping = torch.cat(sample.calibration()), weights_alone(4)
+    made: dict[str, list[Callable[[Tensor], Tensor]]] = {"float": [lab.graph], "qlab": []}
+    for seed in SEEDS:
+        repaired = lab.repair_with("adaround", mapping, steps=1000, seed=seed)
+        made["qlab"].append(lab.apply(repaired).convert(repaired.mapping))
+        if repair_peers.has_aimet():
+            model = sample_models.load("depthwise").model
+            rounded = repair_peers.aimet_adaround(model, images, 1000, seed)
+            made.setdefault("AIMET", []).append(rounded)
+    rows = []
+    for name, x, labels in repair_peers.image_sets(images):
+        for tool, models in made.items():
+            with torch.no_grad():
+                right = [float((m(x).argmax(-1) == labels).double().mean()) for m in models]
+            numbers = [100 * share for share in right]
+            mean, low, high = sum(numbers) / len(numbers), min(numbers), max(numbers)
+            said = f"{mean:.2f} %" + (f" ({low:.2f} to {high:.2f})" if len(numbers) > 1 else "")
+            rows.append([name, str(len(x)), tool, said])
+    return rows
+
+
 def spread(found: list[tuple[float, float]]) -> list[str]:
     """Mean over the seeds, and from where to where, of accuracy and SQNR."""
     columns = zip(*found, strict=True)
@@ -203,6 +227,11 @@ def peer_lines() -> list[str]:
     return [*lines, *results.table(heads, beside_peers())]
 
 
+def more_images_lines() -> list[str]:
+    lines = [*heading("Repairs: AdaRound beside AIMET on more images"), repair_peers.ABOUT_MORE]
+    return [*lines, "", *results.table(["images", "how many", "tool", "accuracy"], more_images())]
+
+
 def outlier_lines() -> list[str]:
     lines = heading("Repairs: outliers behind the norms of a transformer")
     return [*lines, repairs_transformer.ABOUT, "", *repairs_transformer.outliers()]
@@ -223,14 +252,20 @@ def search_lines() -> list[str]:
     return [*lines, repairs_search.ABOUT_SEARCH, "", *repairs_search.found(CONVOLUTIONAL)]
 
 
+def goal_lines() -> list[str]:
+    return ["## Repairs: what was to be reached", "", repair_goals.ABOUT, "", *repair_goals.lines()]
+
+
 PARTS: dict[str, Callable[[], list[str]]] = {
     "repairs": first_lines,
     "repairs-4-bits": four_bit_lines,
     "repairs-peers": peer_lines,
+    "repairs-peers-images": more_images_lines,
     "repairs-outliers": outlier_lines,
     "repairs-linear": linear_lines,
     "repairs-training": finetune_lines,
     "repairs-autopilot": search_lines,
+    "repairs-goals": goal_lines,
 }
 
 

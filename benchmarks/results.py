@@ -49,3 +49,11 @@ def write(name: str, lines: Sequence[str]) -> None:
     else:
         text = text.rstrip() + "\n\n" + part + "\n"
     RESULTS.write_text(text)
+
+
+def read(name: str) -> list[dict[str, str]]:
+    """The rows of the tables in a script's part, by their heads; none where it was not written."""
+    text = RESULTS.read_text() if RESULTS.exists() else ""
+    part = text.partition(f"<!-- {name}: begin -->")[2].partition(f"<!-- {name}: end -->")[0]
+    lines = [line.strip("| ").split(" | ") for line in part.splitlines() if line.startswith("|")]
+    return [dict(zip(lines[0], cells, strict=False)) for cells in lines[2:]]

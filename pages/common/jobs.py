@@ -59,7 +59,7 @@ class Job:
         done, total, label: How far it is; `total` is 0 until the work knows.
         result: What the work returned, once `state` is `"done"`.
         error: What it raised, once `state` is `"failed"`.
-        partial: What cancelled work left behind, once it has ended.
+        partial: What cancelled or failed work left behind, once it has ended.
         timed: Whether `total` is the most seconds that the work may take.
         owners: The workspaces that want it.
     """
@@ -131,6 +131,7 @@ class Job:
             self._cancelled.set()
         except Exception as error:
             self.error = error
+            self.partial = getattr(error, "partial", None) or self.partial
             log_error(log, f"job failed: {self.title}", error)
         finally:
             self._finished.set()
@@ -191,9 +192,14 @@ class Board:
             ]
 
     def forget(self, key: Key) -> None:
-        """Drops the job named `key`, so that asking again computes again."""
+        """Drops the job named `key`, so that asking again computes again.
+
+        What a failed one left behind as `Job.partial` is kept for the next of that name.
+        """
         with self._lock:
-            self._jobs.pop(key, None)
+            job = self._jobs.pop(key, None)
+            if job is not None and job.state == "failed" and job.partial is not None:
+                self._leave(key, job)
 
     def release(self, key: Key, owner: str) -> None:
         """`owner` wants the job named `key` no more; if nobody else does, it is cancelled.
@@ -208,9 +214,12 @@ class Board:
                 job.owners.discard(owner)
                 return
             job.cancel()
-            self._stopped[key] = self._jobs.pop(key)
-            while len(self._stopped) > MOST_STOPPED:
-                self._stopped.popitem(last=False)
+            self._leave(key, self._jobs.pop(key))
+
+    def _leave(self, key: Key, job: Job) -> None:
+        self._stopped[key] = job
+        while len(self._stopped) > MOST_STOPPED:
+            self._stopped.popitem(last=False)
 
     def abandon(self, owner: str) -> None:
         """`owner` is gone: what only it wanted is cancelled, its results and remains dropped."""

@@ -36,6 +36,7 @@ _MEANINGS = {
         "The model or its data hold NaN or infinity, for which no range exists.",
         "Choose other calibration data, or look at the layer named above.",
     ),
+    "UnfinishedError": ("Something broke off in the middle; what was measured is kept.", ""),
     "UncalibratedError": (
         "qlab has not seen data for this tensor yet, so it cannot choose a range.",
         "Choose a calibration size in the sidebar; the ranges are then collected.",
@@ -44,6 +45,7 @@ _MEANINGS = {
         "Measuring needs data, and this model came without any.",
         "Bring data on *Calibrate*.",
     ),
+    "StateError": ("The weights are of another model; nothing was changed.", ""),
     "UnsupportedError": (
         "This layer has no quantized form under this setting.",
         "Choose another granularity or observer, or keep the layer in float.",

@@ -100,7 +100,7 @@ def table(space: Workspace, runs: Sequence[Run]) -> pd.DataFrame:
             "Model": _model(space, run),
             "Measured": run.created,
             **{metric.title: metric.words(run.metrics.get(metric.name)) for metric in METRICS},
-            "Calibrated on": calibrated_on(run),
+            "Calibrated on": run.calibration or "not kept",
             "Made from": names.get(run.parent, "") if run.parent is not None else "",
         }
         for run in runs
@@ -113,15 +113,6 @@ def table(space: Workspace, runs: Sequence[Run]) -> pd.DataFrame:
 def _model(space: Workspace, run: Run) -> str:
     chain = chain_of(space, run)
     return model_of(space, run) + (f", repaired: {in_words(chain)}" if chain else "")
-
-
-def calibrated_on(run: Run) -> str:
-    """How many samples the run's ranges come from; runs of before that was kept do not say."""
-    samples = run.metrics.get("calibration_samples")
-    if samples is None:
-        return "not kept"
-    early = "" if run.metrics.get("calibration_complete") else ", stopped early"
-    return f"{samples:.0f} samples{early}"
 
 
 def metrics_of(a: Run, b: Run) -> pd.DataFrame:

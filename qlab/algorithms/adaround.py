@@ -76,6 +76,7 @@ class AdaRoundSettings(Settings):
     strength: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("steps", "samples", "batch", "rate", "strength"):
             if not getattr(self, name) > 0:
                 raise ArgumentError(

@@ -73,6 +73,7 @@ class AWQSettings(Settings):
     rows: int = 4096
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_positive("AWQ", self, ("tries", "samples", "rows"))
 
 

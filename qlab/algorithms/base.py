@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from numbers import Integral, Real
 from typing import Any, TypeVar
 
 import pandas as pd
@@ -38,10 +40,42 @@ class Settings:
     """What a person may choose; each algorithm has a frozen subclass with its own fields.
 
     Attributes:
-        seed: Of everything drawn at random; the same seed gives the same result.
+        seed: Of everything drawn at random; the same seed gives the same result. 0 or more.
     """
 
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuses what has not the type of its field.
+
+        Raises:
+            ArgumentError: Names the field, and what it is.
+        """
+        for field_ in fields(self):
+            value, (what, fits) = getattr(self, field_.name), _KINDS[str(field_.type)]
+            if not fits(value):
+                raise ArgumentError(f"The setting {field_.name!r} is {what}", received=repr(value))
+        if not 0 <= self.seed < 2**63:
+            raise ArgumentError("The setting 'seed' is 0 or more", received=self.seed)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, Sequence) and all(_is_number(v) for v in value)
+
+
+#: By a setting's annotation: what its values are in words, and whether one fits.
+_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "int": ("a whole number", lambda v: isinstance(v, Integral) and not isinstance(v, bool)),
+    "float": ("a finite number", _is_number),
+    "float | None": ("a finite number, or None", lambda v: v is None or _is_number(v)),
+    "tuple[float, ...]": ("a sequence of finite numbers", _are_numbers),
+    "bool": ("True or False", lambda v: isinstance(v, bool)),
+    "str": ("a word", lambda v: isinstance(v, str)),
+}
 
 
 class StoppedError(Exception):
@@ -295,5 +329,5 @@ def check_positive(what: str, settings: Settings, names: Sequence[str]) -> None:
     """
     for name in names:
         given = getattr(settings, name)
-        if not isinstance(given, int) or given < 1:
+        if given < 1:
             raise ArgumentError(f"{what}: {name} is a whole number of 1 or more", received=given)

@@ -53,13 +53,14 @@ class BiasSettings(Settings):
     samples: int = 256
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.how not in ("empirical", "analytic"):
             raise ArgumentError(
                 "Bias correction is empirical or analytic",
                 expected="how='empirical' or how='analytic'",
                 received=repr(self.how),
             )
-        if not isinstance(self.samples, int) or self.samples < 1:
+        if self.samples < 1:
             raise ArgumentError(
                 "Bias correction takes means over samples",
                 expected="samples of 1 or more",

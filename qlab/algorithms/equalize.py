@@ -72,6 +72,7 @@ class EqualizeSettings(Settings):
     absorb: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.relu6 not in ("keep", "replace"):
             raise ArgumentError(
                 "Equalization either keeps ReLU6 or replaces it",

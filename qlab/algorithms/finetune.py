@@ -24,22 +24,30 @@ Source: Esser, McKinstry, Bablani, Appuswamy, Modha: Learned Step Size Quantizat
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx
 
-from qlab.algorithms.base import Algorithm, Change, Hooks, Outcome, Settings, Subject
+from qlab.algorithms.base import (
+    Algorithm,
+    Change,
+    Hooks,
+    Outcome,
+    Settings,
+    Subject,
+    check_positive,
+)
 from qlab.algorithms.finetune_net import Learned, LearnedLayer, Training, training_of
+from qlab.algorithms.lesson import TITLE, Lesson, Loss, lesson_of
 from qlab.algorithms.targets import copied, find_target, set_weight
 from qlab.analysis.batches import Batch, Batches
 from qlab.analysis.causes import SpecChange, Which
 from qlab.analysis.study import Study
-from qlab.errors import ArgumentError, DTypeError
+from qlab.errors import ArgumentError, NonFiniteError
 from qlab.graph import Plan
-from qlab.graph.shapes import tensors_in
 from qlab.qconfig import Address, QConfig, QConfigMapping
 from qlab.ranges import Fixed, TensorSpec
 
@@ -47,12 +55,8 @@ PAPER = (
     "Esser, McKinstry, Bablani, Appuswamy, Modha: Learned Step Size Quantization, 2020, arXiv "
     "1902.08153"
 )
-TITLE = "Fine-tuning"
 _CHECKS = 10
 _WARM_UP = 0.1
-_TEMPERATURE = 4.0
-
-Loss = Callable[[Any, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -82,11 +86,8 @@ class FinetuneSettings(Settings):
     patience: int = 4
 
     def __post_init__(self) -> None:
-        for name in ("steps", "patience"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ArgumentError(
-                    f"{TITLE}: {name} is a whole number of 1 or more", received=getattr(self, name)
-                )
+        super().__post_init__()
+        check_positive(TITLE, self, ("steps", "patience"))
         for name in ("rate", "scale_rate"):
             if not getattr(self, name) > 0:
                 raise ArgumentError(f"{TITLE}: {name} is positive", received=getattr(self, name))
@@ -102,85 +103,6 @@ class FinetuneSettings(Settings):
                 expected="0 < held_out < 1",
                 received=self.held_out,
             )
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """What is learned from.
-
-    Attributes:
-        batches: In the order of the loader.
-        loss: Of the network's output and a batch, a scalar.
-    """
-
-    batches: list[Batch]
-    loss: Callable[[Any, Batch], Tensor]
-
-    def split(self, share: float) -> tuple[list[Batch], list[Batch]]:
-        """Batches to train on, and every so many held out.
-
-        Raises:
-            ArgumentError: Fewer than two batches.
-        """
-        if len(self.batches) < 2:
-            raise ArgumentError(
-                f"{TITLE} holds a part of the batches out",
-                expected="a loader of two batches or more",
-                received=f"{len(self.batches)}",
-            )
-        every = max(2, round(1 / share))
-        held = self.batches[every - 1 :: every] or self.batches[-1:]
-        return [b for b in self.batches if not any(b is h for h in held)], held
-
-
-def lesson_of(
-    loader: Batches, loss: Loss | None, study: Study, settings: FinetuneSettings
-) -> Lesson:
-    """As many batches of a loader as the steps need, and what is minimised on them.
-
-    Raises:
-        DTypeError: The loss cannot be called.
-        ArgumentError: It needs labels, and the loader gives none.
-    """
-    if loss is not None and not callable(loss):
-        raise DTypeError(
-            f"{TITLE} needs a loss", expected="loss(output, labels)", received=type(loss).__name__
-        )
-    most = math.ceil(settings.steps / (1 - settings.held_out)) + 1
-    batches = [batch for batch, _ in zip(loader, range(most), strict=False)]
-    labelled = bool(batches) and all(batch.labels is not None for batch in batches)
-    if loss is not None and not labelled:
-        raise ArgumentError(
-            f"{TITLE}: this loss is called with labels, and the loader gives none",
-            fix="Give (input, label) batches, or no loss to follow the float network's output.",
-        )
-    share = settings.distillation if loss is None else 0.0
-
-    def of_float(output: Any, batch: Batch) -> Tensor:
-        with torch.no_grad():
-            wanted = study.reference(*batch.inputs)
-        pairs = zip(tensors_in(output), tensors_in(wanted), strict=True)
-        return torch.stack(
-            [(a - b).square().mean() for a, b in pairs if b.is_floating_point()]
-        ).sum()
-
-    def of_labels(output: Any, batch: Batch) -> Tensor:
-        assert batch.labels is not None
-        found = (loss or nn.functional.cross_entropy)(output, batch.labels)
-        if not share:
-            return found
-        with torch.no_grad():
-            wanted = study.reference(*batch.inputs)
-        return (1 - share) * found + share * _divergence(output, wanted)
-
-    return Lesson(batches, of_labels if labelled else of_float)
-
-
-def _divergence(output: Tensor, wanted: Tensor) -> Tensor:
-    """``T² · KL(p ‖ q)``, mean over all but the classes, which lie where cross-entropy has them."""
-    axis = min(1, output.ndim - 1)
-    q, p = (torch.log_softmax(logits / _TEMPERATURE, axis) for logits in (output, wanted))
-    return _TEMPERATURE**2 * (p.exp() * (p - q)).sum(axis).mean()
 
 
 def finetune(
@@ -268,6 +190,12 @@ def _train(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: _rate(n, settings.steps))
     parameters = [*weights, *scales]
     first = _loss(training.graph, held, lesson)
+    if not math.isfinite(first):
+        raise NonFiniteError(
+            f"{TITLE}: the loss on the held-out batches is no number before anything is learned",
+            received=first,
+            fix="Look for NaN or infinity in the images, the labels, or what the loss computes.",
+        )
     best, state, worse = first, [p.detach().clone() for p in parameters], 0
     look = max(1, settings.steps // _CHECKS)
     order = _order(len(train), settings.seed)
@@ -325,7 +253,8 @@ def algorithm_of(loader: Batches, loss: Loss | None) -> Algorithm:
         settings: FinetuneSettings,
         hooks: Hooks,
     ) -> Change:
-        lesson = lesson_of(loader, loss, subject.study, settings)
+        most = math.ceil(settings.steps / (1 - settings.held_out)) + 1
+        lesson = lesson_of(loader, loss, subject.study, most, settings.distillation)
         return finetune(subject, mapping, layers, settings, hooks, lesson)
 
     about = "trains weights and scales with the rounding in place"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
+from torch import fx
 
 from qlab.algorithms.base import (
     Algorithm,
@@ -22,6 +24,7 @@ from qlab.algorithms.base import (
 from qlab.algorithms.memory import MemoryWatch
 from qlab.analysis.report import Report
 from qlab.errors import UnknownNameError
+from qlab.graph.plan import WITH_WEIGHT
 from qlab.qconfig import QConfigMapping
 
 _COLUMNS = ("sqnr_local", "sqnr_accumulated")
@@ -31,7 +34,7 @@ def run_repair(
     algorithm: Algorithm,
     subject: Subject,
     mapping: QConfigMapping,
-    layers: Sequence[str] | None = None,
+    layers: Sequence[str] | str | None = None,
     *,
     chosen: Mapping[str, Any] | None = None,
     before: Report | None = None,
@@ -56,7 +59,7 @@ def run_repair(
     hooks, study = hooks or Hooks(), subject.study
     base = study.whole_graph(algorithm.title)
     settings = algorithm.settings_from(chosen or {})
-    names = layers_of(subject, mapping, layers)
+    names, named = layers_of(subject, mapping, layers), settings_dict(settings)
     watch, began = MemoryWatch(), time.monotonic()
     try:
         ensure_calibrated(subject, hooks)
@@ -64,6 +67,8 @@ def run_repair(
         began = time.monotonic()
         with watch:
             change = algorithm.run(subject, mapping, names, settings, hooks)
+        if not names:
+            change = replace(change, notes=(*change.notes, _why_none(subject, mapping)))
         seconds = time.monotonic() - began
         after_study = study.repaired(change.graph, change.reference)
         after_subject = Subject(after_study, subject.evaluation)
@@ -71,21 +76,16 @@ def run_repair(
         after = measured_report(after_subject, change.mapping, hooks)
     except StoppedError:
         told = {"seconds": time.monotonic() - began, "peak_bytes": watch.peak_bytes}
-        nothing = Change(base, mapping, tuple(Outcome(n, False, "stopped before") for n in names))
-        report = _report(algorithm, settings_dict(settings), nothing, None, told)
+        report = _report(algorithm, named, _nothing(base, mapping, names), None, told)
         return Repaired(base, mapping, report, None, base, mapping)
     told = {"seconds": seconds, "peak_bytes": watch.peak_bytes, "asked": _as_json(mapping)}
-    report = _report(algorithm, settings_dict(settings), change, (before, after), told)
-    return Repaired(
-        change.graph,
-        change.mapping,
-        report,
-        change.reference,
-        base,
-        mapping,
-        (before, after),
-        after_study.calibration,
-    )
+    report = _report(algorithm, named, change, (before, after), told)
+    made = Repaired(change.graph, change.mapping, report, change.reference, base, mapping)
+    return replace(made, measured=(before, after), calibration=after_study.calibration)
+
+
+def _nothing(base: fx.GraphModule, mapping: QConfigMapping, names: tuple[str, ...]) -> Change:
+    return Change(base, mapping, tuple(Outcome(n, False, "stopped before") for n in names))
 
 
 def layers_of(
@@ -99,11 +99,21 @@ def layers_of(
     steps = subject.study.plan(mapping).steps
     if layers is None:
         return tuple(step.name for step in steps if step.weight is not None)
+    layers = (layers,) if isinstance(layers, str) else layers
     known = [step.name for step in steps]
     for name in layers:
         if name not in known:
             raise UnknownNameError.of("layer", name, known)
     return tuple(name for name in known if name in layers)
+
+
+def _why_none(subject: Subject, mapping: QConfigMapping) -> str:
+    """Why there was no layer to repair."""
+    steps = subject.study.plan(mapping).steps
+    if any(step.weight is not None for step in steps):
+        return "No layer was named."
+    why = dict.fromkeys(f"{s.name}: {s.reason}" for s in steps if s.row in WITH_WEIGHT)
+    return "; ".join(["No layer has a quantized weight", *list(why)[:3]]) + "."
 
 
 def ensure_calibrated(subject: Subject, hooks: Hooks) -> None:

@@ -67,6 +67,7 @@ class GPTQSettings(Settings):
     clip: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("samples", "damping"):
             if not getattr(self, name) > 0:
                 raise ArgumentError(f"GPTQ: {name} must be positive", received=getattr(self, name))

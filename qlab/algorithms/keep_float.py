@@ -23,6 +23,7 @@ PAPER = (
     "Network Quantization, 2021, arXiv 2106.08295"
 )
 _NAME = "asked"
+_FLOAT = "it is not quantized"
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class KeepSettings(Settings):
     count: int = 1
 
     def __post_init__(self) -> None:
-        if not isinstance(self.count, int) or self.count < 1:
+        super().__post_init__()
+        if self.count < 1:
             raise ArgumentError(
                 "At least one layer is to stay in float", expected="count >= 1", received=self.count
             )
@@ -47,6 +49,9 @@ def keep_in_float(
 ) -> Change:
     """The mapping with the layers that cost most left in float; the graph stays the same."""
     study = subject.study
+    if not any(step.quantized for step in study.plan(mapping).steps):
+        nothing = tuple(Outcome(name, False, _FLOAT) for name in layers)
+        return Change(copied(study.graph), mapping, nothing)
     asked: Any = {"on_progress": hooks.on_progress, "should_stop": hooks.should_stop}
     found = study.sensitivity({_NAME: mapping}, study.sources[0], ("on",), **asked)
     if not found.complete:
@@ -58,7 +63,7 @@ def keep_in_float(
     plan, made, outcomes, total = study.plan(mapping), mapping, [], sum(costs.values()) or 1.0
     for name in layers:
         if name not in known:
-            outcomes.append(Outcome(name, False, "it is not quantized"))
+            outcomes.append(Outcome(name, False, _FLOAT))
             continue
         share = costs[name] / total
         numbers = {"noise_share": share}

@@ -66,6 +66,7 @@ class RangeSettings(Settings):
     largest: float = 1.3
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.samples < 1 or self.tries < 2 or not 0 < self.smallest < self.largest:
             raise ArgumentError(
                 "Ranges are searched over samples, from a smallest to a largest",

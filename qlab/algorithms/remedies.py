@@ -10,7 +10,7 @@ from qlab.algorithms.base import Hooks, Subject
 from qlab.algorithms.table import ALGORITHMS, estimate_seconds
 from qlab.analysis.causes import Cause
 from qlab.analysis.diagnosis import causes_of
-from qlab.errors import UnknownNameError
+from qlab.errors import DTypeError, UnknownNameError
 from qlab.qconfig import QConfigMapping
 
 CauseKey = tuple[str, str]  # `Cause.kind` and `Cause.tensor`
@@ -160,10 +160,17 @@ def chosen_remedies(allowed: Collection[str] | None, keep_size: bool) -> dict[st
     """The rows that a person allows.
 
     Raises:
+        DTypeError: No collection of names.
         UnknownNameError: No such remedy; lists those that exist.
     """
     if isinstance(allowed, str):
         allowed = (allowed,)
+    if allowed is not None and not isinstance(allowed, Collection):
+        raise DTypeError(
+            "The allowed remedies are names",
+            expected="a list of " + ", ".join(REMEDIES),
+            received=type(allowed).__name__,
+        )
     for name in allowed or ():
         if name not in REMEDIES:
             raise UnknownNameError.of("remedy", name, REMEDIES)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from qlab.algorithms.base import Hooks, StoppedError, Subject
+from qlab.algorithms.base import Hooks, Settings, StoppedError, Subject
 from qlab.algorithms.frame import ensure_calibrated, measured_report, run_repair
 from qlab.algorithms.keep_float import KeepSettings, keep_in_float
 from qlab.algorithms.remedies import (
@@ -57,10 +57,12 @@ class Limits:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.seconds is not None and not self.seconds > 0:
+        number = isinstance(self.seconds, int | float) and not isinstance(self.seconds, bool)
+        if self.seconds is not None and not (number and self.seconds > 0):
             raise ArgumentError(
-                "A repair needs some time", expected="max_seconds > 0", received=self.seconds
+                "A repair needs some time", expected="max_seconds > 0", received=repr(self.seconds)
             )
+        Settings(self.seed)  # refuses what is no seed
 
 
 @dataclass(frozen=True, eq=False)

@@ -53,6 +53,7 @@ class SmoothSettings(Settings):
     rows: int = 4096
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_positive("SmoothQuant", self, ("tries", "samples", "rows"))
         if self.strength is not None and not 0 <= self.strength <= 1:
             raise ArgumentError(

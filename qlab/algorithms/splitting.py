@@ -70,6 +70,7 @@ class SplitSettings(Settings):
     samples: int = 256
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_positive("Splitting", self, ("samples",))
         object.__setattr__(self, "shares", tuple(self.shares))
         if not self.shares or not all(0 < share <= 1 for share in self.shares):

@@ -20,7 +20,8 @@ from qlab.stats import TensorStats
 
 Execution = Literal["integer", "simulated", "dynamic", "custom", "float", "shared", "none"]
 
-_WITH_WEIGHT = frozenset(row.name for row in ROWS if row.weight)
+#: Names of the registry's rows whose operators have a weight.
+WITH_WEIGHT = frozenset(row.name for row in ROWS if row.weight)
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,7 @@ class Plan:
                 "requested": _requested(step),
                 "rule": step.rule,
                 "inputs": ", ".join(dict.fromkeys(_words(spec) for spec in step.inputs)),
-                "weight": _words(step.weight) if step.row in _WITH_WEIGHT or step.weight else "",
+                "weight": _words(step.weight) if step.row in WITH_WEIGHT or step.weight else "",
                 "output": "" if step.execution == "none" else _words(step.output),
                 "execution": step.execution,
                 "reason": step.reason,

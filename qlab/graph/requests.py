@@ -106,12 +106,9 @@ def requests_for(
         if not _matches(rule, addresses)
     }
     used = {request.rule for request in (*requests.values(), *inputs.values())}
-    unmatched = [
-        str(rule)
-        for rule in mapping.rules()
-        if str(rule) not in used and not _standard(rule) and not _matches(rule, addresses)
-    ]
-    return requests, inputs, tuple(unmatched)
+    unused = (r for r in mapping.rules() if str(r) not in used and not _standard(r))
+    unmatched = tuple(str(rule) for rule in unused if not _matches(rule, addresses))
+    return requests, inputs, unmatched
 
 
 def asked_of(graph_module: fx.GraphModule, mapping: QConfigMapping) -> dict[str, object]:

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from pages.common.jobs import Board, CancelledError, Job, Progress
+from qlab.errors import UnfinishedError
 
 
 def finished(job: Job) -> Job:
@@ -162,3 +163,15 @@ def test_who_is_gone_leaves_no_job_and_no_result_that_another_does_not_want():
     jobs.abandon("a")
     assert finished(own).state == "cancelled"
     assert [x for x in (1, 2, 3) if jobs.find(("square", x))] == [3]
+
+
+def test_what_a_failed_job_had_measured_is_there_when_it_is_tried_again():
+    def work(progress: Progress) -> str:
+        if progress.partial is None:
+            raise UnfinishedError.of("broke off", OSError("no disk"), "Try again.", "half")
+        return f"{progress.partial} and the rest"
+
+    jobs, key = board(), ("square", 4)
+    assert finished(jobs.submit(key, "", work, owner="a")).state == "failed"
+    jobs.forget(key)
+    assert finished(jobs.submit(key, "", work, owner="a")).result == "half and the rest"

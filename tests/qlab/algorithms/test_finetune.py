@@ -11,7 +11,13 @@ import sample_models
 from qlab.algorithms.finetune import FinetuneSettings
 from qlab.algorithms.finetune_net import Learned, LearnedLayer, training_of
 from qlab.dtypes import integer
-from qlab.errors import ArgumentError, DTypeError, UnknownNameError, UnsupportedError
+from qlab.errors import (
+    ArgumentError,
+    DTypeError,
+    NonFiniteError,
+    UnknownNameError,
+    UnsupportedError,
+)
 from qlab.granularity import PerAxis
 from qlab.nn.intrinsic import ConvReLU2d
 from qlab.qconfig import QConfigMapping, qconfig_of
@@ -280,6 +286,31 @@ def test_what_cannot_be_trained_is_refused(lab):
         lab.finetune(W4A4, digits(64), layers=["nothing"])
     with pytest.raises(ArgumentError, match="no such setting"):
         lab.finetune(W4A4, digits(64), epochs=3)
+
+
+@pytest.mark.parametrize(
+    ("loss", "match"),
+    [
+        (lambda output, labels: output, r"a loss is one number.*\[32, 10\]"),
+        (lambda output, labels: None, "a loss is one number.*NoneType"),
+        (lambda output, labels: 1.0, "a loss is one number.*float"),
+        (lambda output, labels: 1 / 0, "the loss failed on .*division by zero"),
+    ],
+)
+def test_a_loss_that_cannot_be_minimised_is_refused(lab, loss, match):
+    with pytest.raises(ArgumentError, match=match):
+        lab.finetune(W4A4, digits(64), loss, steps=2)
+
+
+def test_labels_that_are_no_classes_are_refused(lab):
+    wrong = [(x, labels + 100) for x, labels in digits(64)]
+    with pytest.raises(ArgumentError, match=r"the loss failed.*out of bounds"):
+        lab.finetune(W4A4, wrong, steps=2)
+
+
+def test_a_loss_that_is_no_number_from_the_start_is_refused(lab):
+    with pytest.raises(NonFiniteError, match=r"no number before anything is learned.*nan"):
+        lab.finetune(W4A4, digits(64), lambda output, _: output.sum() * math.nan, steps=2)
 
 
 class Branching(nn.Module):

@@ -3,6 +3,8 @@
 import copy
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 
 import pandas as pd
@@ -225,3 +227,99 @@ def test_what_was_calibrated_to_measure_a_repair_is_not_calibrated_again():
     lab.add_data(sample_models.load("depthwise").calibration(64))
     later = lab.apply(found)  # it has not seen all the data that there is
     assert later.calibrated is None and later.calibrate().samples == 128
+
+
+EVERY_SETTING = [
+    (row.name, name, bad)
+    for row in ALGORITHMS.values()
+    for name in row.settings.__dataclass_fields__
+    for bad in ("four", math.nan, math.inf, [None], -1)
+    if (row.settings.__dataclass_fields__[name].type, bad) != ("str", "four")
+]
+
+
+@pytest.mark.parametrize(("algorithm", "name", "bad"), EVERY_SETTING)
+def test_no_setting_takes_what_it_cannot_be(algorithm, name, bad):
+    with pytest.raises(ArgumentError):
+        ALGORITHMS[algorithm].settings_from({name: bad})
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "chosen", "match"),
+    [
+        ("adaround", {"steps": 1.5}, r"'steps' is a whole number.*1\.5"),
+        ("adaround", {"steps": True}, "'steps' is a whole number.*True"),
+        ("gptq", {"damping": None}, "'damping' is a finite number.*None"),
+        ("gptq", {"clip": 1}, "'clip' is True or False.*1"),
+        ("split", {"shares": 0.1}, r"'shares' is a sequence of finite numbers.*0\.1"),
+        ("equalize", {"relu6": None}, "'relu6' is a word.*None"),
+        ("smoothquant", {"strength": "much"}, "'strength' is a finite number, or None.*'much'"),
+        ("awq", {"seed": -1}, "'seed' is 0 or more.*-1"),
+    ],
+)
+def test_a_setting_of_another_type_is_refused_and_named(lab, algorithm, chosen, match):
+    with pytest.raises(ArgumentError, match=match):
+        lab.repair_with(algorithm, MAPPING, **chosen)
+
+
+def test_one_layer_may_be_given_by_its_name(lab):
+    one, several = (lab.repair_with("bias_correction", MAPPING, given) for given in ("fc", ["fc"]))
+    assert list(one.report.layers.index) == ["fc"]
+    assert one.report.after == several.report.after
+
+
+def test_where_there_is_nothing_to_repair_the_report_says_why(lab):
+    report = lab.repair_with("bias_correction", qlab.QConfigMapping()).report
+    assert report.notes == (
+        "No layer has a quantized weight; stem.conv: no rule asked for it; block1.dw.conv: no rule "
+        "asked for it; block1.pw.conv: no rule asked for it.",
+    )
+    assert report.notes[0] in report.describe()
+    assert lab.repair_with("bias_correction", MAPPING, []).report.notes == ("No layer was named.",)
+
+
+@pytest.mark.parametrize("layers", [None, ["fc", "pool"]])
+def test_keeping_layers_in_float_where_all_are_says_so(lab, layers):
+    report = lab.repair_with("keep_in_float", qlab.QConfigMapping(), layers).report
+    assert report.refusals == dict.fromkeys(layers or (), "it is not quantized")
+
+
+@pytest.mark.parametrize("algorithm", ["equalize", "bias_correction", "gptq", "awq", "ranges"])
+def test_a_repair_that_is_stopped_midway_leaves_every_bit_as_it_was(algorithm):
+    lab = lab_for("conv_bn_relu", 16)
+    before = {name: t.clone() for name, t in lab.graph.state_dict().items()}
+    asked = []
+    lab.repair_with(algorithm, "int4-weights")
+    lab.repair_with(algorithm, "int4-weights", should_stop=lambda: bool(asked.append(None)))
+    for share in (0.2, 0.5):
+        left = iter([False] * int(share * len(asked)))
+        stopped = lab.repair_with(
+            algorithm, "int4-weights", should_stop=lambda left=left: next(left, True)
+        )
+        assert not stopped.report.complete and stopped.model is lab.graph
+        assert stopped.mapping == qlab.presets.get("int4-weights").mapping()
+        after = lab.graph.state_dict()
+        assert after.keys() == before.keys()
+        assert all(torch.equal(tensor, before[name]) for name, tensor in after.items())
+
+
+_SAME = """
+import hashlib, torch
+from tests.qlab.algorithms.test_frame import lab_for
+torch.set_num_threads(1)
+lab, made = lab_for("conv_bn_relu", 16), hashlib.sha256()
+for name, settings in (("adaround", {"steps": 10}), ("awq", {}), ("gptq", {}), ("ranges", {})):
+    model = lab.repair_with(name, "int4-weights", seed=5, **settings).model
+    for value in model.state_dict().values():
+        made.update(value.numpy().tobytes())
+print(made.hexdigest())
+"""
+
+
+def test_the_same_seed_gives_the_same_bits_in_another_process():
+    runs = [
+        subprocess.run([sys.executable, "-c", _SAME], capture_output=True, text=True, check=True)
+        for _ in range(2)
+    ]
+    first, second = (run.stdout.strip() for run in runs)
+    assert len(first) == 64 and first == second

@@ -7,7 +7,7 @@ from torch import nn
 import qlab
 import sample_models
 from qlab.algorithms import ALGORITHMS, REMEDIES, Stage, remedies
-from qlab.errors import ArgumentError, UnknownNameError, UnsupportedError
+from qlab.errors import ArgumentError, DTypeError, UnknownNameError, UnsupportedError
 
 MAPPING = "int8-per-tensor"
 
@@ -204,3 +204,16 @@ def test_a_model_without_a_graph_is_refused():
     x = torch.ones(2, 4)
     with pytest.raises(UnsupportedError, match=r"Lab.repair needs the model as one graph"):
         qlab.Lab(Branching(), (x,), [x]).repair(None, 90.0)
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0, float("nan"), "long", True])
+def test_a_time_limit_that_is_no_time_is_refused(lab, seconds):
+    with pytest.raises(ArgumentError, match=r"needs some time.*max_seconds > 0"):
+        lab.repair(MAPPING, 90.0, max_seconds=seconds)
+
+
+def test_remedies_and_seeds_of_other_types_are_refused(lab):
+    with pytest.raises(DTypeError, match=r"allowed remedies are names.*int"):
+        lab.repair(MAPPING, 90.0, allowed=3)
+    with pytest.raises(ArgumentError, match=r"'seed' is a whole number.*'a'"):
+        lab.repair(MAPPING, 90.0, seed="a")
