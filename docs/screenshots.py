@@ -32,8 +32,17 @@ PAGES = (
     ("formats", "/formats", ".stPlotlyChart"),
     ("norms", "/norms", ".stPlotlyChart"),
     ("repairs", "/repairs", ".st-key-versus_equalize .point"),
+    ("automatic", "/?preset=int8-per-tensor", ".st-key-automatic_offer"),
     ("coverage", "/coverage", "[data-testid=stDataFrame]"),
 )
+
+
+def prepare(page: Page, name: str) -> None:
+    """What a person does before the picture: *automatic* shows what was found."""
+    if name == "automatic":
+        page.get_by_role("button", name="Repair automatically…").click()
+        page.get_by_role("button", name="Look for a repair").click()
+        settled(page, page.get_by_role("button", name="Apply 1 step"))
 
 
 def take(page: Page, path: Path) -> None:
@@ -65,6 +74,7 @@ def main() -> int:
                 with harness.visit(browser, server, theme) as visit:
                     visit.page.goto(address)
                     settled(visit.page, visit.page.locator(element).first)
+                    prepare(visit.page, name)
                     take(visit.page, IMAGES / f"{name}-{theme}.png")
                     visit.assert_healthy()
         browser.close()

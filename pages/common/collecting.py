@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,11 @@ from pages.common.workspace import Choice, Workspace
 if TYPE_CHECKING:
     from pages.common.models import OwnModel
     from qlab import Lab
-    from qlab.analysis.stability import Stability
     from sample_models import SampleModel
 
-#: Seconds after which a pass pauses to say how the ranges stand.
-PACE = 0.5
+#: Seconds after which a pass pauses to say how the ranges stand; what a pause costs, a fraction of
+#: one batch, must be little beside it.
+PACE = 2.0
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,10 @@ class Begun:
     Attributes:
         sample: The model and its data.
         lab: What is being shown them.
-        settling: How the ranges stood a moment ago; None at first.
     """
 
     sample: SampleModel | OwnModel
     lab: Lab
-    settling: Stability | None = None
 
 
 def loaded_key(choice: Choice, space: Workspace | None = None) -> Key:
@@ -74,9 +72,8 @@ def loading(choice: Choice, space: Workspace | None = None) -> tuple[Key, str, W
 
     def work(progress: Progress) -> Loaded:
         pause = _pauses(progress)
-        begun = progress.partial or _begin(choice, space, seen, progress)
+        begun = progress.partial = progress.partial or _begin(choice, space, seen, progress)
         while not begun.lab.calibrate(progress.report, pause).complete:
-            begun = progress.partial = replace(begun, settling=begun.lab.stability())
             if progress.should_stop():
                 raise CancelledError
         if progress.should_stop():

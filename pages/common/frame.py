@@ -29,6 +29,7 @@ STYLE = """<style>
 [data-testid=stMetricValue] {font-size: 1.6rem}
 [class*=st-key-stale] {opacity: 0.45}
 .st-key-causes {min-height: 8rem}
+.st-key-choices_arrived {display: none}
 @media (max-width: 1000px) {
   [data-testid=stMainBlockContainer] {padding-left: 1rem; padding-right: 1rem}
   [data-testid=stMetricValue] {font-size: 1.3rem}

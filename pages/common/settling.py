@@ -102,24 +102,25 @@ def draw_live(view: View) -> None:
 
 
 def _live(view: View, job: Job) -> None:
+    from qlab.analysis.stability import range_over_batches
+
     begun: Begun | None = job.partial
-    if begun is None or begun.settling is None:
+    seen = begun and begun.lab.calibrated
+    if begun is None or not seen:
         return
-    found = begun.settling
-    names = [
-        name for name in (layer.name for layer in begun.lab.layers) if name in found.table.index
-    ]
+    names = [layer.name for layer in begun.lab.layers if layer.quantizable]
     if not names:
         return
     now = selection.current(view, begun.lab)
     at = names.index(now) if now in names else 0
     name = st.selectbox("Watch the range of", names, index=at, key="watched")
-    row = found.table.loc[name]
+    curve = range_over_batches(begun.lab.statistics(name))
+    low, high = (float(curve[side].iloc[-1]) for side in ("low", "high"))
     st.caption(
-        f"After {count(found.batches)} batches, {count(found.samples)} images: "
-        f"{number(row['low'])} to {number(row['high'])}."
+        f"After {count(seen.batches)} batches, {count(seen.samples)} images: "
+        f"{number(low)} to {number(high)}."
     )
-    st.plotly_chart(range_curve(found.curve(name)), key="live_curve", theme=THEME, config=CONFIG)
+    st.plotly_chart(range_curve(curve), key="live_curve", theme=THEME, config=CONFIG)
 
 
 def _moving(table: pd.DataFrame, *, settled: bool) -> pd.DataFrame:

@@ -1,7 +1,5 @@
 """The sidebar, drawn by every page: which model, which preset, calibration data, device."""
 
-import time
-
 import streamlit as st
 
 from pages.common import models
@@ -12,9 +10,12 @@ DEFAULT_PRESET = "int8"
 _JUST_SET = "choices_just_set"
 _NEXT = "choices_to_come"
 _UNSEEN = "choices_unseen"
+_NUMBER = "choices_made"
+_SAID = "choices_said_to_have_arrived"
 _PAGE = "page_of_last_run"
-#: Seconds in which a browser may not have heard of a model that the app has chosen.
-EARLY = 4.0
+#: A hidden field that the app fills whenever it makes a choice. What the browser sends back of it
+#: says which of these choices had arrived when it spoke.
+ARRIVED = "choices_arrived"
 
 NOISE = "Random noise, no real images: ranges and errors say nothing about real data."
 
@@ -28,6 +29,7 @@ def draw(workspace: Workspace, page: str) -> Choice:
     """
     from qlab.presets import PRESETS
 
+    arrived = _arrived()
     offered = models.offered(workspace)
     moved = st.session_state.get(_PAGE, page) != page
     st.session_state[_PAGE] = page
@@ -45,7 +47,7 @@ def draw(workspace: Workspace, page: str) -> Choice:
             bind="query-params",
             help="Sample models with their data. The trained ones read 8×8 digits.",
         )
-        _keep_unseen("model", model, moved)
+        _keep_unseen("model", model, moved, arrived)
         offer = offered[model]
         st.caption(f"{escape(offer.title)}. {escape(offer.teaches)}")
         preset = st.selectbox(
@@ -56,7 +58,7 @@ def draw(workspace: Workspace, page: str) -> Choice:
             bind="query-params",
             help="A named configuration: how weights and activations are quantized everywhere.",
         )
-        _keep_unseen("preset", preset, moved)
+        _keep_unseen("preset", preset, moved, arrived)
         st.caption(escape(PRESETS[preset].description))
         samples = st.selectbox(
             "Calibration images",
@@ -66,12 +68,21 @@ def draw(workspace: Workspace, page: str) -> Choice:
             bind="query-params",
             help="How many images the float model sees, once, to learn the range of every tensor.",
         )
-        _keep_unseen("samples", samples, moved)
+        _keep_unseen("samples", samples, moved, arrived)
         if offer.noise:
             st.caption(f":orange[**{NOISE}**]")
         choice = Choice(model, preset, samples, _device())
         _changes(workspace, choice)
+        st.session_state.pop(_SAID, None)
+        st.text_input("Arrived", key=ARRIVED, label_visibility="collapsed", persist_state="session")
     return choice
+
+
+def _arrived() -> int:
+    """The last choice of the app's that the browser had heard of when it spoke."""
+    said = st.session_state.pop(_SAID, st.session_state.get(ARRIVED))
+    told = str(said or "")
+    return int(told) if told.isascii() and told.isdigit() else 0
 
 
 def _device() -> str:
@@ -132,35 +143,39 @@ def choose_next(name: str) -> None:
 
 def choose(key: str, value: object) -> None:
     """Makes one of the sidebar's choices by another widget; for its callback."""
-    _note(key, value, until=0.0)
+    _note(key, value)
     st.session_state[key] = value
 
 
 def _set(key: str, value: object) -> None:
-    _note(key, value, until=time.monotonic() + EARLY)
+    _note(key, value)
     st.session_state[key] = value
     st.session_state[_JUST_SET] = {*st.session_state.get(_JUST_SET, ()), key}
 
 
-def _note(key: str, value: object, until: float) -> None:
+def _note(key: str, value: object) -> None:
+    """Numbers a choice of the app's, for `_keep_unseen`."""
     if key in st.session_state and st.session_state[key] != value:
+        number = st.session_state[_NUMBER] = st.session_state.get(_NUMBER, 0) + 1
         unseen = st.session_state.get(_UNSEEN, {})
-        st.session_state[_UNSEEN] = {**unseen, key: (st.session_state[key], value, until)}
+        st.session_state[_UNSEEN] = {**unseen, key: (st.session_state[key], value, number)}
+        st.session_state.setdefault(_SAID, st.session_state.get(ARRIVED))
+        st.session_state[ARRIVED] = str(number)
 
 
-def _keep_unseen(key: str, value: object, moved: bool) -> None:
-    """Keeps a choice that the app has made and the browser may not have seen.
+def _keep_unseen(key: str, value: object, moved: bool, arrived: int) -> None:
+    """Keeps a choice that the app has made and the browser has not seen.
 
     With every click, and every time that progress is drawn anew, the browser sends its widgets and
     its address along. If what the app chose just before was still on its way, the former choice
-    would come back.
+    would come back. Once it has arrived, the former choice is one that the person makes.
     """
     unseen = st.session_state.get(_UNSEEN, {})
-    former, chosen, until = unseen.get(key, (value, value, 0.0))
+    former, chosen, number = unseen.get(key, (value, value, 0))
     if former == chosen:
         return
-    came_back = value == former and (moved or time.monotonic() < until)
-    if moved or value != chosen:
+    came_back = value == former and (moved or arrived < number)
+    if moved or value != chosen or arrived >= number:
         st.session_state[_UNSEEN] = {k: v for k, v in unseen.items() if k != key}
     if came_back:
         st.session_state[_NEXT] = {**st.session_state.get(_NEXT, {}), key: chosen}

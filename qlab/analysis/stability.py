@@ -87,25 +87,33 @@ class Stability:
         """
         if name not in self._statistics:
             raise UnknownNameError.of("layer", name, self._statistics)
-        low, high = _extrema(self._statistics[name])
-        count = len(low)
-        sizes = np.unique(np.linspace(1, count, min(count, _CURVE_POINTS)).round().astype(int))
-        low_mean, low_std = _of_subsets(-low, sizes)
-        high_mean, high_std = _of_subsets(high, sizes)
-        at = sizes - 1
-        return pd.DataFrame(
-            {
-                "low": np.minimum.accumulate(low)[at],
-                "high": np.maximum.accumulate(high)[at],
-                "low_mean": -low_mean,
-                "high_mean": high_mean,
-                "low_std": low_std,
-                "high_std": high_std,
-                "low_average": _averages(low)[at],
-                "high_average": _averages(high)[at],
-            },
-            index=pd.Index(sizes, name="batches"),
-        )
+        return range_over_batches(self._statistics[name])
+
+
+def range_over_batches(stats: TensorStats) -> pd.DataFrame:
+    """A tensor's range over the number of batches; columns as those of `Stability.curve`.
+
+    It reads the extrema of every batch and nothing else, so it is cheap during a pass, too.
+    """
+    low, high = _extrema(stats)
+    count = len(low)
+    sizes = np.unique(np.linspace(1, count, min(count, _CURVE_POINTS)).round().astype(int))
+    low_mean, low_std = _of_subsets(-low, sizes)
+    high_mean, high_std = _of_subsets(high, sizes)
+    at = sizes - 1
+    return pd.DataFrame(
+        {
+            "low": np.minimum.accumulate(low)[at],
+            "high": np.maximum.accumulate(high)[at],
+            "low_mean": -low_mean,
+            "high_mean": high_mean,
+            "low_std": low_std,
+            "high_std": high_std,
+            "low_average": _averages(low)[at],
+            "high_average": _averages(high)[at],
+        },
+        index=pd.Index(sizes, name="batches"),
+    )
 
 
 def measure_stability(calibration: Calibration, nodes: Mapping[str, str]) -> Stability:

@@ -210,10 +210,7 @@ class LabBase:
     def with_data(
         self, batches: Any, on_progress: Progress | None = None, should_stop: Stop | None = None
     ) -> Self:
-        """A Lab that has seen more data as by `add_data`; this one stays as it is.
-
-        Model, evaluation data and runs are shared, not copied.
-        """
+        """A Lab that has seen more data as by `add_data`; this one stays as it is."""
         made = copy.copy(self)
         made._study, made._data = self._study.copied(), list(self._data)
         made.add_data(batches, on_progress, should_stop)

@@ -170,7 +170,6 @@ def test_a_restart_keeps_the_model_and_goes_on_with_what_was_being_read(
         page.goto(f"{again.url}/model?w={id}")
         expect(model_box(page)).to_have_value("later.pt2")
         settled(page, page.locator(".st-key-network .js-plotly-plot"))
-        page.wait_for_timeout(5000)  # the app's own choice is guarded against the former for 4 s
         choose(page, "model", "kept.pt2")
         settled(page, page.get_by_text("Uploaded: kept.pt2"))
         two.assert_healthy()

@@ -118,9 +118,10 @@ def test_more_images_by_button_and_by_choice_as_in_the_sidebar():
 def test_noise_is_called_noise_before_it_is_even_seen():
     page = open_page("overview", model="mlp", samples=8)
     assert not any(sidebar.NOISE in c.value for c in page.caption)
-    for name in ("calibrate", "layer"):
+    # Two models, since the second pass over one would go on from the cancelled first.
+    for name, model in (("calibrate", "resnet18"), ("layer", "mobilenet_v2")):
         page = AppTest.from_file(ROOT / "pages" / f"{name}.py", default_timeout=SECONDS)
-        page.session_state["model"], page.session_state["samples"] = "resnet18", 16
+        page.session_state["model"], page.session_state["samples"] = model, 16
         page.run()
         assert any(sidebar.NOISE in c.value for c in page.caption)
         assert has_button(page, "cancel")

@@ -129,8 +129,8 @@ def test_a_cancelled_pass_is_gone_on_with(monkeypatch: pytest.MonkeyPatch):
     run = Run(stop_at=3)
     with pytest.raises(CancelledError):
         work(run)
-    assert isinstance(run.partial, Begun) and run.partial.settling is not None
-    assert run.partial.settling.batches == 3
+    assert isinstance(run.partial, Begun) and run.partial.lab.calibrated is not None
+    assert run.partial.lab.calibrated.batches == 3
     rest = Run(partial=run.partial)
     loaded = work(rest)
     assert rest.done[0] == (4, 8)
@@ -193,3 +193,9 @@ def test_the_button_adds_and_says_that_nothing_was_seen_twice(monkeypatch: pytes
     assert any(c.value == "Seen 64, then 64: each image once." for c in page.caption)
     kept = collecting.parts(Choice("mlp", "int8", 128), workspace_of(page))
     assert kept == (64, 128)
+
+
+def test_a_pass_computes_nothing_but_statistics(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(collecting, "PACE", 0.0)
+    monkeypatch.setattr(Lab, "stability", None)
+    assert seen(made(Choice("mlp", "int8", 128), Workspace("a"))).batches == 4

@@ -8,7 +8,7 @@ from streamlit.testing.v1 import AppTest
 import qlab
 import sample_models
 from pages.common import format as fmt
-from pages.common import sidebar, tried
+from pages.common import tried
 from pages.common.engine import board
 from pages.common.store import store
 from pages.common.workspace import Choice
@@ -115,10 +115,7 @@ def test_going_back_makes_a_run_the_configuration_in_force(page: AppTest):
     assert space.mapping(CHOICE) == runs_of(page).get(2).mapping
 
 
-def test_runs_of_another_model_are_told_apart_and_going_back_goes_there_too(
-    page: AppTest, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(sidebar, "EARLY", 0.0)  # the choice below comes later than that
+def test_runs_of_another_model_are_told_apart_and_going_back_goes_there_too(page: AppTest):
     again(page, "overview", model="conv_bn_relu")
     page = again(page, "runs", model="conv_bn_relu")
     assert list(page.dataframe[0].value["Model"]) == ["conv_bn_relu", "mlp", "mlp"]

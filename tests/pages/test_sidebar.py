@@ -1,6 +1,5 @@
 """The sidebar's choices: what the app has chosen outlives a click that came too early."""
 
-import pytest
 from streamlit.testing.v1 import AppTest
 
 from pages.common import sidebar
@@ -29,10 +28,15 @@ def test_a_preset_chosen_by_a_button_outlives_an_early_change_of_page():
     assert page.selectbox(key="preset").value == "int4-weights"
 
 
-def test_a_former_value_that_comes_with_the_click_does_not_come_back(
-    monkeypatch: pytest.MonkeyPatch,
-):
-    monkeypatch.setattr(sidebar, "EARLY", 0.0)
+def unheard(page: AppTest, **values: str) -> AppTest:
+    """A message that the browser sent before it heard of the app's last choice."""
+    page.session_state[sidebar.ARRIVED] = ""
+    for key, value in values.items():
+        page.session_state[key] = value
+    return page.run()
+
+
+def test_a_former_value_that_comes_with_the_click_does_not_come_back():
     page = configure()
     page.pills(key="configure_preset").set_value("int4-weights").run()
     page.session_state["preset"] = "int8"
@@ -44,25 +48,38 @@ def test_a_former_value_that_comes_with_the_click_does_not_come_back(
     assert page.selectbox(key="preset").value == "int8"
 
 
-def test_a_former_model_that_comes_with_a_drawing_of_progress_does_not_come_back(
-    monkeypatch: pytest.MonkeyPatch,
-):
-    monkeypatch.setattr(sidebar, "EARLY", 60.0)
+def test_a_former_model_that_comes_with_a_drawing_of_progress_does_not_come_back():
     page = configure()
     page.session_state["choices_to_come"] = {"model": "residual"}
-    settle(page.run())
-    page.session_state["model"] = "mlp"
-    settle(page.run())
-    assert page.selectbox(key="model").value == "residual"
+    page.run()
+    for _ in range(3):  # however many such messages were on their way
+        unheard(page, model="mlp")
+        assert page.selectbox(key="model").value == "residual"
+    assert settle(page).selectbox(key="model").value == "residual"
 
 
-def test_the_former_model_can_be_chosen_again(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sidebar, "EARLY", 0.0)
+def test_a_former_preset_that_comes_with_a_drawing_of_progress_does_not_come_back():
+    page = configure()
+    page.pills(key="configure_preset").set_value("int4-weights").run()
+    unheard(page, preset="int8")
+    assert page.selectbox(key="preset").value == "int4-weights"
+
+
+def test_the_former_model_can_be_chosen_again_as_soon_as_the_other_one_is_seen():
     page = configure()
     page.session_state["choices_to_come"] = {"model": "residual"}
     settle(page.run())
     settle(page.selectbox(key="model").set_value("mlp").run())
     assert page.selectbox(key="model").value == "mlp"
+    settle(page.selectbox(key="model").set_value("residual").run())
+    settle(page.selectbox(key="model").set_value("mlp").run())
+    assert page.selectbox(key="model").value == "mlp"
+
+
+def test_what_arrived_is_a_number_or_nothing():
+    page = configure()
+    page.session_state[sidebar.ARRIVED] = "never"
+    assert not settle(page.run()).error
 
 
 def test_what_the_person_chooses_later_counts():
