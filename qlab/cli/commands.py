@@ -377,6 +377,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except QlabError as error:
         if "--debug" in given:
             traceback.print_exc()
+        if "--json" in given:
+            console.print_json({"error": str(error)})
         console.complain(f"qlab: {error}")
         code = FAILED
     except Exception:  # a bug, or the model's own error: no exit code of a threshold

@@ -123,7 +123,7 @@ def _built(architecture: Architecture) -> Built:
         return Built(architecture)
     if isinstance(architecture, str):
         return _by_name(architecture)
-    model = architecture()
+    model = architecture() if callable(architecture) else architecture
     if not isinstance(model, nn.Module):
         raise ArgumentError(
             "The architecture is no model",

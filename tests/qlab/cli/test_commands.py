@@ -227,6 +227,13 @@ class TestCompare:
         assert qlab_command("compare", "1", "9", "--runs", runs).code == 2
 
 
+def test_an_error_is_json_where_json_was_asked_for(qlab_command):
+    ended = qlab_command("analyze", "nonesuch", "--json")
+    assert ended[0] == 2
+    assert "Unknown model 'nonesuch'" in json.loads(ended[1])["error"]
+    assert "Unknown model 'nonesuch'" in ended[2]
+
+
 def test_less_than_no_layer_is_refused(qlab_command):
     ended = qlab_command("analyze", "mlp", "--worst", "-3")
     assert ended[0] == 2 and "--worst" in ended[2] and "-3" in ended[2]

@@ -7,6 +7,7 @@ import types
 
 import pytest
 import torch
+from safetensors.torch import save
 from torch import nn
 
 import qlab
@@ -91,3 +92,8 @@ def test_other_weights_are_told_apart() -> None:
 def test_weights_need_an_architecture() -> None:
     with pytest.raises(ArgumentError, match="Weights alone are no model"):
         qlab.load_model(weights(Small()))
+
+
+def test_a_number_is_no_architecture():
+    with pytest.raises(ArgumentError, match=r"no model.*a name.*int"):
+        qlab.load_model(save({"x": torch.zeros(1)}), architecture=0)
