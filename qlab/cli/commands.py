@@ -250,7 +250,13 @@ def explore(model: str | None, data: str | None, port: int, address: str, **opti
 
 @cli.command(epilog=_ABOUT)
 @_model
-@click.option("--worst", default=5, show_default=True, help="Layers whose causes are looked for.")
+@click.option(
+    "--worst",
+    type=click.IntRange(min=0),
+    default=5,
+    show_default=True,
+    help="Layers whose causes are looked for.",
+)
 def analyze(fail_under: list[Gate], fail_over: list[Gate], worst: int, **options: Any) -> None:
     """Says what quantizing MODEL costs, layer by layer, and why."""
     work = _work(options)

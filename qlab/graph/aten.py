@@ -48,6 +48,25 @@ def passes_on(node: fx.Node) -> bool:
     return start in (0, None) and end in (None, sys.maxsize) and step in (1, None)
 
 
+def gives_several(node: fx.Node) -> bool:
+    """Whether a call gives what users call a function for, and more."""
+    known = isinstance(node.target, torch._ops.OpOverload)
+    return known and operator_name(node.target) in _FIRST_OF_SEVERAL
+
+
+def first_alone(node: fx.Node) -> bool:
+    """Whether a call gives several tensors of which the program reads the first alone.
+
+    The function that users call then gives that one: `torch.export` records the others of a norm,
+    of pooling with indices and of attention only once it has taken them apart.
+    """
+    return (
+        gives_several(node)
+        and all(u.target is operator.getitem for u in node.users)
+        and all(u.args[1] == 0 or not u.users for u in node.users)
+    )
+
+
 def as_users_call_it(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
     """The function or method (by name) that means the same as an ``aten`` call; None if unknown.
 
@@ -59,6 +78,8 @@ def as_users_call_it(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any
     if not isinstance(node.target, torch._ops.OpOverload):
         return None
     name = operator_name(node.target)
+    if gives_several(node):
+        return _FIRST_OF_SEVERAL[name](*args, **kwargs) if first_alone(node) else None
     if name == "slice":
         return _slice(node, *args, **kwargs)
     if name in ("to", "_to_copy"):
@@ -118,7 +139,78 @@ def _dropout(x: Any, p: float, training: bool) -> Call:
     return F.dropout, (x,), {"p": p, "training": training}
 
 
+def _transposed(weight: Any) -> Any:
+    """What a node is the transpose of, if that is a parameter."""
+    if not isinstance(weight, fx.Node) or weight.op != "call_function":
+        return None
+    args = weight.args
+    swaps = {torch.t: (), torch.permute: ([1, 0],), torch.transpose: (0, 1)}
+    source = args[0] if weight.target in swaps and args[1:] == swaps[weight.target] else None
+    return source if isinstance(source, fx.Node) and source.op == "get_attr" else None
+
+
+def _addmm(bias: Any, x: Any, other: Any, beta: float = 1, alpha: float = 1) -> Call:
+    weight = _transposed(other)
+    if weight is None or (beta, alpha) != (1, 1):
+        return torch.addmm, (bias, x, other), {"beta": beta, "alpha": alpha}
+    return F.linear, (x, weight, bias), {}
+
+
+def _mm(x: Any, other: Any) -> Call:
+    weight = _transposed(other)
+    return (torch.matmul, (x, other), {}) if weight is None else (F.linear, (x, weight), {})
+
+
+def _convolution(
+    x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool,
+    output_padding: Any, groups: int,
+) -> Call:  # fmt: skip
+    rank = len(stride)
+    if transposed:
+        function = getattr(F, f"conv_transpose{rank}d")
+        return function, (x, weight, bias, stride, padding, output_padding, groups, dilation), {}
+    return getattr(F, f"conv{rank}d"), (x, weight, bias, stride, padding, dilation, groups), {}
+
+
+def _inferred_batch_norm(
+    x: Any, weight: Any, bias: Any, mean: Any, var: Any, momentum: float, eps: float
+) -> Call:
+    return _batch_norm(x, weight, bias, mean, var, False, momentum, eps)
+
+
+def _native_group_norm(
+    x: Any, weight: Any, bias: Any, _n: Any, _c: Any, _area: Any, groups: int, eps: float
+) -> Call:
+    return F.group_norm, (x, groups, weight, bias, eps), {}
+
+
+def _attention(
+    q: Any, k: Any, v: Any, dropout: float = 0.0, is_causal: bool = False, *,
+    attn_mask: Any = None, scale: float | None = None,
+) -> Call:  # fmt: skip
+    options = {"attn_mask": attn_mask, "dropout_p": dropout, "is_causal": is_causal, "scale": scale}
+    return F.scaled_dot_product_attention, (q, k, v), options
+
+
+def _softmax(function: Callable[..., Tensor]) -> _Rewrite:
+    return lambda x, dim, _to_half: (function, (x, dim), {})
+
+
+#: Operators that give more than the function that users call, of which it gives the first.
+_FIRST_OF_SEVERAL: dict[str, _Rewrite] = {
+    "native_layer_norm": lambda *args: (F.layer_norm, args, {}),
+    "native_group_norm": _native_group_norm,
+    "_native_batch_norm_legit_no_training": _inferred_batch_norm,
+    "max_pool2d_with_indices": lambda *args: (F.max_pool2d, args, {}),
+    "_scaled_dot_product_flash_attention_for_cpu": _attention,
+}
+
 _REWRITTEN: dict[str, _Rewrite] = {
+    "addmm": _addmm,
+    "mm": _mm,
+    "convolution": _convolution,
+    "_softmax": _softmax(torch.softmax),
+    "_log_softmax": _softmax(torch.log_softmax),
     "batch_norm": _batch_norm,
     "layer_norm": _norm(F.layer_norm),
     "group_norm": _norm(F.group_norm),
@@ -156,6 +248,8 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     },
     "view": torch.reshape,
     "_unsafe_view": torch.reshape,
+    "_adaptive_avg_pool2d": F.adaptive_avg_pool2d,
+    "_adaptive_avg_pool3d": F.adaptive_avg_pool3d,
     "split_with_sizes": torch.split,
     "lift_fresh_copy": torch.clone,
     "alias": torch.detach,

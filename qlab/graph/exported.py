@@ -24,7 +24,14 @@ from torch.utils import _pytree as pytree
 
 from qlab import registry
 from qlab.errors import TraceError
-from qlab.graph.aten import as_users_call_it, is_check, operator_name, passes_on, writes
+from qlab.graph.aten import (
+    as_users_call_it,
+    first_alone,
+    is_check,
+    operator_name,
+    passes_on,
+    writes,
+)
 from qlab.graph.inputs import each_tensor, parts_of
 from qlab.graph.shapes import tensors_in
 from qlab.graph.sizes import check_sizes
@@ -308,6 +315,11 @@ class _Rebuilding:
             return
         if passes_on(node):
             self.values[node] = self.values[node.all_input_nodes[0]]
+            return
+        source = node.args[0] if node.target is operator.getitem else None
+        if isinstance(source, fx.Node) and first_alone(source):
+            if node.args[1] == 0:
+                self.values[node] = self.values[source]
             return
         if any(n.op == "get_attr" for n in node.all_input_nodes):
             raise TraceError(

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch._decomp import decomposition_table
 from torch.export import ExportedProgram
+from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from qlab.errors import UnsupportedError
@@ -50,7 +51,12 @@ def onnx_bytes(model: fx.GraphModule, example_inputs: Inputs) -> bytes:
         UnsupportedError: ONNX cannot say what the model does; names the operator, and the module
             that calls it where the model is not that itself. Or the file would exceed 2 GiB.
     """
-    program = exported(portable(model, ONNX), example_inputs)
+    apart = portable(model, ONNX)
+    for node in apart.graph.nodes:
+        if node.target is F.scaled_dot_product_attention:
+            node.target = attention_over_four_axes
+    apart.recompile()
+    program = exported(apart, example_inputs)
     with _expected_messages():
         try:
             made: Any = torch.onnx.export(
@@ -84,6 +90,32 @@ def save_onnx(model: fx.GraphModule, example_inputs: Inputs, path: str | os.Path
     target = path_with_suffix(path, ".onnx", "save_onnx")
     write_atomically(target, onnx_bytes(model, example_inputs))
     return target
+
+
+def attention_over_four_axes(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any,
+    **options: Any,
+) -> Tensor:  # fmt: skip
+    """``F.scaled_dot_product_attention``, whose form in ONNX takes tensors of four axes alone.
+
+    Args:
+        query: (*, L, E), of two to four axes.
+        key: (*, S, E).
+        value: (*, S, V).
+        attn_mask: Broadcastable to (*, L, S).
+        *args: ``dropout_p`` and ``is_causal``.
+        **options: The same by name, ``scale`` and ``enable_gqa``.
+    """
+    missing = 4 - query.dim()
+    for _ in range(missing):
+        axis = max(query.dim() - 2, 0)
+        if attn_mask is not None and attn_mask.dim() > 2:
+            attn_mask = attn_mask.unsqueeze(axis)
+        query, key, value = (x.unsqueeze(axis) for x in (query, key, value))
+    y = F.scaled_dot_product_attention(query, key, value, attn_mask, *args, **options)
+    for _ in range(missing):
+        y = y.squeeze(-3)
+    return y
 
 
 def _too_large() -> UnsupportedError:

@@ -189,9 +189,11 @@ class RepairableLab(LabBase):
         made.mapping = repaired.mapping
         before, after = repaired.measured
         told: Any = {"seconds": 0.0, "subject": self.subject}
+        told["calibration"] = self._study.calibration
         first = record_report(self.runs, repaired.asked, before, **told)
         told = {"seconds": repaired.report.seconds, "subject": made.subject}
         told |= {"name": repaired.report.title, "parent": None if first is None else first.id}
+        told["calibration"] = repaired.calibration
         record_report(made.runs, repaired.mapping, after, **told)
         return made
 
@@ -218,6 +220,7 @@ class RepairableLab(LabBase):
                 made = made.apply(step.repaired)
             else:
                 told: Any = {"seconds": 0.0, "subject": made.subject}
+                told["calibration"] = made._study.calibration
                 first = record_report(made.runs, asked, step.measured[0], **told)
                 told |= {"name": step.title, "parent": None if first is None else first.id}
                 record_report(made.runs, step.mapping, step.measured[1], **told)

@@ -14,7 +14,13 @@ from torch.utils import _pytree as pytree
 
 from qlab import registry
 from qlab.errors import FormatError, UnsupportedError
-from qlab.graph.aten import as_users_call_it, operator_name, passes_on
+from qlab.graph.aten import (
+    as_users_call_it,
+    first_alone,
+    gives_several,
+    operator_name,
+    passes_on,
+)
 from qlab.graph.sizes import check_sizes
 from qlab.graph.trace import FROM_FILE
 from qlab.io.uploads.layers import layer_of
@@ -146,7 +152,10 @@ class _Writing:
         if call is None:  # an item of a result
             source, index = node.args
             carrier = self.nodes.get(source)  # type: ignore[arg-type]
-            if carrier is not None:
+            if isinstance(source, fx.Node) and carrier is not None and first_alone(source):
+                if index == 0:
+                    self.nodes[node] = carrier
+            elif carrier is not None:
                 self.nodes[node] = self.graph.call_function(operator.getitem, (carrier, index))
             return
         if operator_name(node.target) in CHECKS:
@@ -236,6 +245,8 @@ class _Writing:
     ) -> tuple[nn.Module, tuple[Any, ...]] | None:
         is_method = isinstance(target, str)
         row = registry.row_for_method(target) if is_method else registry.row_for_function(target)
+        if gives_several(node) and not first_alone(node):
+            return None
         try:
             flat = fx.map_arg(node.args, self._node)
             made = layer_of(operator_name(node.target), node, flat, self._constant)

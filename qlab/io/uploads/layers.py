@@ -56,6 +56,12 @@ def _batch_norm(
     return _filled(module, weight, bias, mean, var), (x,)
 
 
+def _inferred_batch_norm(
+    rank: int, x: Any, weight: Any, bias: Any, mean: Any, var: Any, momentum: float, eps: float
+) -> Made | None:
+    return _batch_norm(rank, x, weight, bias, mean, var, False, momentum, eps)
+
+
 def _instance_norm(
     rank: int, x: Any, weight: Any, bias: Any, mean: Any, var: Any, use_input_stats: bool,
     momentum: float, eps: float, *_: Any,
@@ -114,9 +120,11 @@ def _filled(module: nn.Module, weight: Any, bias: Any, mean: Any, var: Any) -> n
 
 _MAKERS: dict[str, Callable[..., Made | None]] = {
     "batch_norm": _batch_norm,
+    "_native_batch_norm_legit_no_training": _inferred_batch_norm,
     "instance_norm": _instance_norm,
     "embedding": _embedding,
     "hardtanh": _hardtanh,
     "layer_norm": _layer_norm,
+    "native_layer_norm": _layer_norm,
     "flatten": _flatten,
 }

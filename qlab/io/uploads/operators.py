@@ -18,13 +18,16 @@ from qlab.io.uploads.strict_json import shown
 
 _LAYERS = (
     "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d addmm "
-    "avg_pool1d avg_pool2d avg_pool3d baddbmm batch_norm bmm channel_shuffle conv1d conv2d conv3d "
+    "avg_pool1d avg_pool2d avg_pool3d baddbmm batch_norm bilinear bmm channel_shuffle conv1d "
+    "conv2d conv3d "
     "conv_transpose1d conv_transpose2d conv_transpose3d convolution dropout alpha_dropout "
     "feature_dropout einsum embedding group_norm instance_norm layer_norm rms_norm linear matmul "
     "max_pool1d max_pool2d max_pool3d max_pool2d_with_indices mm mv dot "
     "native_group_norm native_layer_norm _native_batch_norm_legit_no_training "
     "_adaptive_avg_pool2d _adaptive_avg_pool3d outer pixel_shuffle pixel_unshuffle "
-    "scaled_dot_product_attention upsample_bilinear2d upsample_nearest1d upsample_nearest2d "
+    "scaled_dot_product_attention _scaled_dot_product_flash_attention_for_cpu "
+    "gru lstm rnn_tanh rnn_relu _trilinear upsample_bilinear2d upsample_nearest1d "
+    "upsample_nearest2d "
     "upsample_nearest3d upsample_bicubic2d upsample_linear1d upsample_trilinear3d"
 )
 _ACTIVATIONS = (

@@ -227,6 +227,11 @@ class TestCompare:
         assert qlab_command("compare", "1", "9", "--runs", runs).code == 2
 
 
+def test_less_than_no_layer_is_refused(qlab_command):
+    ended = qlab_command("analyze", "mlp", "--worst", "-3")
+    assert ended[0] == 2 and "--worst" in ended[2] and "-3" in ended[2]
+
+
 def test_the_sample_models_are_listed(qlab_command):
     assert tuple(qlab_command("models", "--json").document) == sample_models.names()
 
