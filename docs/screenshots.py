@@ -20,7 +20,7 @@ WORST = "block2.dw.conv"
 PAGES = (
     ("overview", "/", ".st-key-by_layer .point"),
     ("overview-per-tensor", "/?preset=int8-per-tensor", ".st-key-by_layer .point"),
-    ("calibrate", "/calibrate?model=residual&samples=64", ".st-key-tensor_histogram"),
+    ("calibrate", "/calibrate?model=residual&samples=64", ".st-key-range_curve"),
     ("layer", f"/layer?preset=int8-per-tensor&layer={WORST}", ".st-key-apply_cause_0"),
     ("convert", "/convert", ".st-key-plan"),
     ("model", "/model?model=residual", ".st-key-network .point"),

@@ -66,8 +66,8 @@ def beside(plan: Plan, part: str) -> None:
         height=min(HEADER + ROW_BESIDE * len(frame), MOST),
         column_order=("part",),
         column_config={
-            "layer": st.column_config.TextColumn("Layer", pinned=True, width=100),
-            "part": st.column_config.TextColumn("Gets", help=GETS_BESIDE, width=132),
+            "layer": st.column_config.TextColumn("Layer", pinned=True, width=104),
+            "part": st.column_config.TextColumn("Gets", help=GETS_BESIDE, width=128),
         },
     )
 
@@ -85,7 +85,7 @@ def draw(view: View, loaded: Loaded, plan: Plan) -> None:
         height=min(HEADER + ROW * len(frame), MOST),
         column_order=tuple(COLUMNS),
         column_config={
-            "layer": st.column_config.TextColumn("Layer", pinned=True, width=100),
+            "layer": st.column_config.TextColumn("Layer", pinned=True, width=112),
             **{
                 column: st.column_config.TextColumn(title, help=meaning, width=width)
                 for column, (title, meaning, width) in COLUMNS.items()
