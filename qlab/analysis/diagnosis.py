@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -167,7 +168,16 @@ def _with_gain(study: Study, mapping: QConfigMapping, cause: Cause) -> Cause:
             _errors(study, then, step, [batch], after)
     except MissingDataError:
         return cause
-    return replace(cause, gain=after.sqnr - before.sqnr)
+    return replace(cause, gain=_gained(before, after))
+
+
+def _gained(before: ErrorSums, after: ErrorSums) -> float:
+    """SQNR after less before [dB], of the same signal; 0 where neither has any error."""
+    if before.noise == after.noise:
+        return 0.0
+    if not before.noise or not after.noise:
+        return math.inf if before.noise else -math.inf
+    return 10 * math.log10(before.noise / after.noise)
 
 
 def _errors(

@@ -353,6 +353,15 @@ def test_a_layer_in_float_or_without_error_has_no_cause():
         lab.causes("nowhere")
 
 
+def test_a_remedy_gains_nothing_where_there_was_no_error():
+    model = nn.Sequential(nn.Linear(16, 16), nn.ReLU())
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[0].bias.fill_(-100)
+    gains = [c.gain for c in found(model, MINMAX).values() if c.gain is not None]
+    assert gains and all(gain == 0 for gain in gains)
+
+
 def test_a_constant_error_of_each_channel_is_one_that_a_bias_takes_back():
     x = 1 + 0.05 * torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
     lab = qlab.Lab(linear(), x[:1], [x])
