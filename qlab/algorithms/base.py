@@ -16,7 +16,7 @@ from qlab.analysis.calibration import Calibration, Progress, Stop
 from qlab.analysis.report import Report
 from qlab.analysis.study import Study
 from qlab.analysis.tables import pack_table, unpack_table
-from qlab.errors import ArgumentError, FormatError
+from qlab.errors import ArgumentError, DTypeError, FormatError
 from qlab.qconfig import QConfigMapping
 
 _Item = TypeVar("_Item")
@@ -28,7 +28,7 @@ class Subject:
 
     Attributes:
         study: The float graph, its calibration data and statistics.
-        evaluation: Data to measure on; no algorithm may look at it, only the frame does.
+        evaluation: Data to measure on; no algorithm may choose anything by it.
     """
 
     study: Study
@@ -93,6 +93,14 @@ class Hooks:
 
     on_progress: Progress | None = None
     should_stop: Stop | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("on_progress", "should_stop"):
+            given = getattr(self, name)
+            if given is not None and not callable(given):
+                raise DTypeError(
+                    f"{name} is called", expected="a function or None", received=repr(given)
+                )
 
     def step(self, done: int, total: int, label: str) -> None:
         """To be called at least every second.
@@ -319,6 +327,18 @@ class Algorithm:
 def settings_dict(settings: Settings) -> dict[str, Any]:
     """Settings as plain values."""
     return asdict(settings)
+
+
+def names_given(what: str, names: Any) -> tuple[str, ...]:
+    """Names from any iterable, a generator too.
+
+    Raises:
+        DTypeError: It is none, or holds something else.
+    """
+    found = tuple(names) if isinstance(names, Iterable) else (names,)
+    if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in found):
+        raise DTypeError(f"{what} is a list of names", received=repr(names))
+    return found
 
 
 def check_positive(what: str, settings: Settings, names: Sequence[str]) -> None:

@@ -27,6 +27,7 @@ from qlab.algorithms.targets import (
     is_transposed,
     pass_seconds,
     simulation_of,
+    stays_float,
 )
 from qlab.errors import ArgumentError
 from qlab.execution import Program
@@ -105,7 +106,7 @@ def _empirical(
     for done, (name, target) in enumerate(found.items()):
         hooks.step(done, len(found), f"correcting {name}")
         if not isinstance(target, str) and target.step.weight is None:
-            target = "its weight stays in float"
+            target = stays_float(target.step)
         if isinstance(target, str):
             outcomes.append(Outcome(name, False, target))
             continue
@@ -129,7 +130,7 @@ def _analytic(subject: Subject, mapping: QConfigMapping, layers: Layers, hooks: 
         hooks.step(done, len(layers), f"correcting {name}")
         target = find_target(study, plan, name)
         if isinstance(target, str) or target.step.weight is None:
-            reason = target if isinstance(target, str) else "its weight stays in float"
+            reason = target if isinstance(target, str) else stays_float(target.step)
             outcomes.append(Outcome(name, False, reason))
             continue
         layer, before = target.inner(made), target.inner(study.reference)

@@ -8,7 +8,9 @@ largest weight in the writing and the reading layers, relative to the layer's ow
 
 ReLU6 lets a factor through as long as the channel stays below 6. Kept, as is the default, channels
 that calibration saw clipped stay as they are, and the others grow to at most 6. Replaced by ReLU,
-as in the paper, all may move, but the network's function is no longer the same.
+as in the paper, all may move, but the network's function is no longer the same. Also with ReLU6
+kept, and with biases absorbed, it is the same only as far as calibration saw: a larger value may be
+clipped where it was not. The report says by how much it differs on the evaluation data.
 
 Source: Nagel, van Baalen, Blankevoort, Welling: Data-Free Quantization Through Weight Equalization
 and Bias Correction, 2019, arXiv 1906.04721, section 4.1.
@@ -26,6 +28,7 @@ from torch import Tensor, fx, nn
 
 from qlab.algorithms.absorption import absorb
 from qlab.algorithms.base import Change, Hooks, Layers, Outcome, Settings, Subject
+from qlab.algorithms.same_function import difference_note
 from qlab.algorithms.scale_groups import (
     GroupFinder,
     NoGroupError,
@@ -120,13 +123,18 @@ def equalize(
     outcomes = {name: Outcome(name, False, reason) for name, reason in refused.items()}
     for entry in scaled:
         outcomes |= _outcomes(finder, entry)
+    why = _clips_kept(scaled) if not notes else []
     if settings.absorb:
         for entry in scaled:
             shift = absorb(study, finder, entry.group, entry.factors, graphs)
+            why += ["absorbed biases"] if not isinstance(shift, str) and shift > 0 else []
             for name in [finder.name(finder.nodes[n]) for n in entry.group.producers]:
                 outcomes[name] = _with_absorbed(outcomes[name], shift)
     order = [outcomes[name] for name in layers if name in outcomes]
     samples = study.calibration.samples if study.calibration is not None else 0
+    if why:
+        said = difference_note(subject, graphs[-1], list(dict.fromkeys(why)), hooks)
+        notes = (*notes, said)
     return Change(graph, mapping, tuple(order), samples, graphs[-1], notes)
 
 
@@ -171,6 +179,12 @@ def _scaled(study: Study, group: ScaleGroup, keeps: bool) -> Scaled:
         held |= largest * _HEADROOM >= 6.0
         highest = torch.minimum(highest, 6.0 / (largest * _HEADROOM).clamp_min(1e-30))
     return Scaled(group, torch.where(held, 1.0, highest), held)
+
+
+def _clips_kept(scaled: list[Scaled]) -> list[str]:
+    """A reason why the function may differ for data not seen, where a channel below a clip moved"""
+    moved = any(entry.group.clips and bool((entry.factors != 1).any()) for entry in scaled)
+    return ["ReLU6 kept"] if moved else []
 
 
 def _equalize(

@@ -117,9 +117,9 @@ def finetune(
     study = subject.study
     training = training_of(study, mapping, layers)
     train, held = lesson.split(settings.held_out)
-    before, after = float("nan"), float("nan")
+    before, after, diverged = float("nan"), float("nan"), None
     if training.layers:
-        before, after = _train(training, (train, held), lesson, settings, hooks)
+        before, after, diverged = _train(training, (train, held), lesson, settings, hooks)
     learned = bool(training.layers) and after < before
     made, plan = copied(study.graph), study.plan(mapping)
     if learned:
@@ -138,7 +138,13 @@ def finetune(
         for name in layers
     ]
     samples = sum(batch.samples for batch in lesson.batches)
-    return Change(made, mapping, tuple(outcomes), samples)
+    notes = () if diverged is None else (_diverged(diverged, settings),)
+    return Change(made, mapping, tuple(outcomes), samples, notes=notes)
+
+
+def _diverged(step: int, settings: FinetuneSettings) -> str:
+    rates = f"rate={settings.rate:g} and scale_rate={settings.scale_rate:g}"
+    return f"training diverged at step {step}: lower {rates}; what is given was the best before"
 
 
 def _written(
@@ -180,8 +186,12 @@ def _train(
     lesson: Lesson,
     settings: FinetuneSettings,
     hooks: Hooks,
-) -> tuple[float, float]:
-    """Trains in place, to the state that is best on what is held out; its loss before and after."""
+) -> tuple[float, float, int | None]:
+    """Trains in place, to the state that is best on what is held out.
+
+    Returns:
+        Its loss before and after, and the step at which the loss was no number any more.
+    """
     train, held = data
     weights, scales = training.parameters(settings.learn_scales)
     groups = [{"params": weights, "lr": settings.rate}]
@@ -189,20 +199,17 @@ def _train(
     optimizer = torch.optim.Adam(groups)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: _rate(n, settings.steps))
     parameters = [*weights, *scales]
-    first = _loss(training.graph, held, lesson)
-    if not math.isfinite(first):
-        raise NonFiniteError(
-            f"{TITLE}: the loss on the held-out batches is no number before anything is learned",
-            received=first,
-            fix="Look for NaN or infinity in the images, the labels, or what the loss computes.",
-        )
-    best, state, worse = first, [p.detach().clone() for p in parameters], 0
+    best = first = _first_loss(training.graph, held, lesson)
+    state, worse, diverged = [p.detach().clone() for p in parameters], 0, None
     look = max(1, settings.steps // _CHECKS)
     order = _order(len(train), settings.seed)
     for step in range(settings.steps):
         hooks.step(step, settings.steps, f"training, held-out loss {best:.4g}")
         batch = train[next(order)]
         loss = lesson.loss(training.graph(*batch.inputs), batch)
+        if not bool(loss.isfinite()):
+            diverged = step
+            break
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -210,6 +217,9 @@ def _train(
         if (step + 1) % look and step + 1 < settings.steps:
             continue
         found = _loss(training.graph, held, lesson)
+        if not math.isfinite(found):
+            diverged = step
+            break
         worse = 0 if found < best else worse + 1
         if not worse:
             best, state = found, [p.detach().clone() for p in parameters]
@@ -219,7 +229,23 @@ def _train(
         for parameter, value in zip(parameters, state, strict=True):
             parameter.copy_(value)
     hooks.step(settings.steps, settings.steps, "training")
-    return first, best
+    return first, best, diverged
+
+
+def _first_loss(graph: fx.GraphModule, held: list[Batch], lesson: Lesson) -> float:
+    """What the held-out batches cost before anything is learned.
+
+    Raises:
+        NonFiniteError: It is no number.
+    """
+    first = _loss(graph, held, lesson)
+    if not math.isfinite(first):
+        raise NonFiniteError(
+            f"{TITLE}: the loss on the held-out batches is no number before anything is learned",
+            received=first,
+            fix="Look for infinity in the images, or what the loss computes.",
+        )
+    return first
 
 
 def _order(count: int, seed: int) -> Iterator[int]:

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
-from qlab.algorithms.targets import find_target, inner_name, is_transposed
+from qlab.algorithms.targets import find_target, inner_name, is_transposed, stays_float
 from qlab.analysis.simulation import Rounding, codes_of, simulate, simulated_layers
 from qlab.analysis.study import Study
 from qlab.graph import Plan
@@ -154,7 +154,7 @@ def training_of(study: Study, mapping: QConfigMapping, names: tuple[str, ...]) -
         if isinstance(target, str):
             refused[name] = target
         elif spec is None:
-            refused[name] = "its weight stays in float"
+            refused[name] = stays_float(plan.step(name))
         elif spec.dtype.is_float:
             refused[name] = f"the codes of {spec.dtype.name} are not evenly spaced"
         else:

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from qlab.algorithms.base import Layers, Outcome
 from qlab.algorithms.channel_scales import Scaling
 from qlab.algorithms.folding import Fold, find_folds, scale_inputs
-from qlab.algorithms.targets import Walk, copied
+from qlab.algorithms.targets import Walk, copied, stays_float
 from qlab.analysis.study import Study
 from qlab.granularity import PerTensor
 from qlab.graph import Plan
@@ -80,7 +80,7 @@ def _obstacle(plan: Plan, fold: Fold, layers: Layers) -> str | None:
         if spec is not None and isinstance(spec.policy, Fixed):
             return f"the input of {name!r} has a fixed scale already"
     if all(plan.step(name).weight is None for name in fold.readers):
-        return "its weight stays in float"
+        return stays_float(plan.step(fold.readers[0]))
     return _source_obstacle(plan, fold) if fold.kind == "linear" else None
 
 

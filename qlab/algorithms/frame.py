@@ -19,6 +19,7 @@ from qlab.algorithms.base import (
     RepairReport,
     StoppedError,
     Subject,
+    names_given,
     settings_dict,
 )
 from qlab.algorithms.memory import MemoryWatch
@@ -95,11 +96,12 @@ def layers_of(
 
     Raises:
         UnknownNameError: No such layer.
+        DTypeError: Not names.
     """
     steps = subject.study.plan(mapping).steps
     if layers is None:
         return tuple(step.name for step in steps if step.weight is not None)
-    layers = (layers,) if isinstance(layers, str) else layers
+    layers = names_given("layers", (layers,) if isinstance(layers, str) else layers)
     known = [step.name for step in steps]
     for name in layers:
         if name not in known:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from qlab.analysis.batches import Batch, Batches
 from qlab.analysis.study import Study
-from qlab.errors import ArgumentError, DTypeError
+from qlab.errors import ArgumentError, DTypeError, NonFiniteError
+from qlab.execution import Program
 from qlab.graph.shapes import tensors_in
 
 TITLE = "Fine-tuning"
@@ -64,13 +65,15 @@ def lesson_of(
 
     Raises:
         DTypeError: The loss cannot be called.
-        ArgumentError: It needs labels, and the loader gives none.
+        ArgumentError: It needs labels, and the loader gives none; or a batch does not fit.
+        NonFiniteError: NaN in a batch; names it.
     """
     if loss is not None and not callable(loss):
         raise DTypeError(
             f"{TITLE} needs a loss", expected="loss(output, labels)", received=type(loss).__name__
         )
     batches = [batch for batch, _ in zip(loader, range(most), strict=False)]
+    _check_batches(batches, study)
     labelled = bool(batches) and all(batch.labels is not None for batch in batches)
     if loss is not None and not labelled:
         raise ArgumentError(
@@ -98,6 +101,30 @@ def lesson_of(
     return Lesson(batches, of_labels if labelled else of_float)
 
 
+def _check_batches(batches: list[Batch], study: Study) -> None:
+    """Refuses NaN, and runs the float network once for each shape that a sample has.
+
+    Raises:
+        ArgumentError: A batch does not fit the model.
+        NonFiniteError: NaN in a batch; names it.
+    """
+    seen, program = set[tuple[Any, ...]](), Program.of(study.reference)
+    for index, batch in enumerate(batches):
+        tensors = [x for x in batch.inputs if isinstance(x, Tensor)]
+        if wrong := sum(int(x.isnan().sum()) for x in tensors if x.is_floating_point()):
+            raise NonFiniteError(
+                f"NaN in batch {index} of the training data",
+                expected="finite numbers",
+                received=f"{wrong} values of NaN",
+                fix="Repair or leave out that batch.",
+            )
+        shapes = tuple((x.shape[1:], x.dtype) for x in tensors)
+        if shapes not in seen:
+            with torch.no_grad():
+                program.run(batch.inputs)
+            seen.add(shapes)
+
+
 def _checked(loss: Loss, output: Any, labels: Any) -> Tensor:
     """What a loss gives.
 
@@ -116,6 +143,12 @@ def _checked(loss: Loss, output: Any, labels: Any) -> Tensor:
             f"{TITLE}: a loss is one number",
             expected="a tensor of one element, computed from the output",
             received=list(found.shape) if isinstance(found, Tensor) else type(found).__name__,
+        )
+    if torch.is_grad_enabled() and not found.requires_grad:
+        raise ArgumentError(
+            f"{TITLE}: the loss has no gradient",
+            expected="a tensor computed from the output without detach, item or no_grad",
+            received="a tensor that does not depend on the network's output",
         )
     return found.reshape(())
 

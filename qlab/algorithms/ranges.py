@@ -32,6 +32,7 @@ from qlab.algorithms.targets import (
     find_target,
     inner_name,
     pass_seconds,
+    stays_float,
 )
 from qlab.analysis.causes import SpecChange
 from qlab.analysis.metrics import sqnr_db
@@ -112,7 +113,7 @@ def search_ranges(
         if errors is not None:
             source = _asker(plan, target.source)
             readings[source] = readings.get(source, torch.zeros(())) + errors
-        outcomes.append(_outcome(name, numbers))
+        outcomes.append(_outcome(target, numbers))
     hooks.step(len(layers), len(layers), "searching ranges")
     asked = {node: errors for node, errors in readings.items() if names.get(node) in layers}
     made, moved = _write_readings(subject, plan, made, asked, settings)
@@ -245,9 +246,11 @@ def _apart(plan: Plan, mapping: QConfigMapping, step: Step) -> QConfigMapping | 
     return made
 
 
-def _outcome(name: str, numbers: dict[str, float]) -> Outcome:
+def _outcome(target: Target, numbers: dict[str, float]) -> Outcome:
+    name, step = target.name, target.step
     if not numbers:
-        return Outcome(name, False, "its weight stays in float or has a fixed range")
+        floats = step.weight is None
+        return Outcome(name, False, stays_float(step) if floats else "its range is fixed already")
     before, after = numbers["layer_sqnr_before"], numbers["layer_sqnr_weight"]
     if after <= before:
         return Outcome(name, False, "no other range of its weight is better", numbers)

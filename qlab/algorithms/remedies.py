@@ -165,11 +165,12 @@ def chosen_remedies(allowed: Collection[str] | None, keep_size: bool) -> dict[st
     """
     if isinstance(allowed, str):
         allowed = (allowed,)
-    if allowed is not None and not isinstance(allowed, Collection):
+    named = isinstance(allowed, Collection) and all(isinstance(name, str) for name in allowed)
+    if allowed is not None and not named:
         raise DTypeError(
             "The allowed remedies are names",
             expected="a list of " + ", ".join(REMEDIES),
-            received=type(allowed).__name__,
+            received=repr(allowed),
         )
     for name in allowed or ():
         if name not in REMEDIES:

@@ -36,7 +36,7 @@ from qlab.algorithms.repair_log import Attempt, AutoRepair, Target, told
 from qlab.algorithms.table import ALGORITHMS, estimate_seconds
 from qlab.analysis.report import Report
 from qlab.analysis.sensitivity import kept_in_float
-from qlab.errors import ArgumentError
+from qlab.errors import ArgumentError, DTypeError
 from qlab.qconfig import QConfigMapping
 
 
@@ -62,6 +62,8 @@ class Limits:
             raise ArgumentError(
                 "A repair needs some time", expected="max_seconds > 0", received=repr(self.seconds)
             )
+        if not isinstance(self.keep_size, bool):
+            raise DTypeError("keep_size is True or False", received=repr(self.keep_size))
         Settings(self.seed)  # refuses what is no seed
 
 

@@ -202,7 +202,9 @@ def _best(
         copies = copies_for(weight, added)
         qparams = _scales(weight, copies, spec)
         found = fake_quantize(split_weight(weight, copies, qparams), qparams)
-        joined = torch.zeros_like(weight).index_add_(1, source_channels(copies), found)
+        joined = torch.zeros_like(weight, dtype=found.dtype).index_add_(
+            1, source_channels(copies), found
+        )
         error = float(moments.errors(joined - weight).sum())
         if error < least:
             least = error

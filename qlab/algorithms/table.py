@@ -25,7 +25,7 @@ from qlab.algorithms.smoothquant import PAPER as XIAO_2022
 from qlab.algorithms.smoothquant import SmoothSettings, smooth, smooth_seconds
 from qlab.algorithms.splitting import PAPER as ZHAO_2019
 from qlab.algorithms.splitting import SplitSettings, split_outliers, split_seconds
-from qlab.errors import UnknownNameError, UnsupportedError
+from qlab.errors import FormatError, UnknownNameError, UnsupportedError
 from qlab.qconfig import QConfigMapping
 
 ALGORITHMS: dict[str, Algorithm] = {
@@ -152,6 +152,25 @@ def estimate_seconds(
     subject.study.whole_graph(found.title)
     names = layers_of(subject, mapping, layers)
     return found.estimate(subject, mapping, names, found.settings_from(chosen or {}))
+
+
+def checked_recipes(recipes: Any) -> list[dict[str, Any]]:
+    """What `recipe_of` gave, several times over.
+
+    Raises:
+        FormatError: It is something else.
+    """
+    parts = {"name": str, "mapping": dict, "layers": list | tuple, "settings": dict}
+    found = recipes if isinstance(recipes, list | tuple) else [recipes]
+    for recipe in found:
+        given = recipe if isinstance(recipe, dict) else {}
+        if not all(isinstance(given.get(part), kind) for part, kind in parts.items()):
+            raise FormatError(
+                "Not the recipe of a repair",
+                expected=f"a list of dicts of {', '.join(parts)}, as Lab.repair_recipes gives it",
+                received=repr(recipe)[:100],
+            )
+    return list(found)
 
 
 def recipe_of(report: RepairReport) -> dict[str, Any]:

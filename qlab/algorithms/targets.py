@@ -82,11 +82,16 @@ def find_target(study: Study, plan: Plan, name: str) -> Target | str:
     return Target(name, node.name, path, source.name, step)
 
 
+def stays_float(step: Step) -> str:
+    """Why a layer's weight is not quantized, in words."""
+    return f"its weight stays in float: {step.reason}"
+
+
 def grid_obstacle(step: Step) -> str | None:
     """Why codes of a layer's weight cannot be chosen one by one, in words; None where they can."""
     spec = step.weight
     if spec is None:
-        return "its weight stays in float"
+        return stays_float(step)
     if spec.dtype.is_float:
         return f"the codes of {spec.dtype.name} are not evenly spaced"
     if isinstance(spec.policy, Fixed):

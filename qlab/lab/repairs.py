@@ -21,6 +21,7 @@ from qlab.algorithms import (
     run_repair,
 )
 from qlab.algorithms.finetune import Loss
+from qlab.algorithms.table import checked_recipes
 from qlab.analysis.calibration import Progress, Stop
 from qlab.errors import ArgumentError
 from qlab.lab.base import LabBase, Mapping, resolve_mapping
@@ -202,9 +203,12 @@ class RepairableLab(LabBase):
 
         Args:
             recipes: What `repair_recipes` of the other one gave.
+
+        Raises:
+            FormatError: They are something else.
         """
         made = self
-        for recipe in recipes:
+        for recipe in checked_recipes(recipes):
             mapping = QConfigMapping.from_json(json.dumps(recipe["mapping"]))
             chosen = dict(recipe["settings"])
             made = made.apply(made.repair_with(recipe["name"], mapping, recipe["layers"], **chosen))

@@ -144,7 +144,7 @@ def test_refusals_have_reasons(lab, repaired):
     assert "fixed grid already" in twice.refusals["7"]
     kept = qlab.presets.get(MAPPING).mapping().set_module_name("0", None)
     report = lab.repair_with("adaround", kept, ["0", "6"], steps=5).report
-    assert report.refusals["0"] == "its weight stays in float"
+    assert report.refusals["0"].startswith("its weight stays in float: ")
     assert "no linear layer" in report.refusals["6"]
 
 

@@ -328,3 +328,44 @@ def test_a_model_without_a_graph_is_refused():
     x = torch.ones(2, 4)
     with pytest.raises(UnsupportedError, match="Fine-tuning needs the model as one graph"):
         qlab.Lab(Branching(), (x,), [x]).finetune(None, [x, x])
+
+
+def test_a_batch_with_nan_is_named(lab):
+    data = digits(128)
+    data[2] = (data[2][0] * math.nan, data[2][1])
+    with pytest.raises(NonFiniteError, match=r"NaN in batch 2 of the training data.*2048 values"):
+        lab.finetune(W4A4, data, steps=4)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [lambda x: x.double(), lambda x: x.repeat(1, 2, 1, 1)],
+    ids=["dtype", "channels"],
+)
+def test_a_batch_that_does_not_fit_is_refused_as_by_compare(lab, wrong):
+    data = digits(128)
+    data[1] = (wrong(data[1][0]), data[1][1])
+    with pytest.raises(
+        ArgumentError, match=r"The inputs do not fit the model: layer 'block1.conv'"
+    ):
+        lab.finetune(W4A4, data, steps=4)
+
+
+def test_a_loss_without_gradient_is_refused(lab):
+    with pytest.raises(ArgumentError, match=r"the loss has no gradient.*without detach"):
+        lab.finetune(W4A4, digits(64), lambda output, _: output.detach().square().mean(), steps=2)
+
+
+def test_training_that_diverges_says_so_and_keeps_the_best(lab):
+    repaired = lab.finetune(W4A4, digits(128), steps=20, scale_rate=1e6)
+    (note,) = repaired.report.notes
+    assert "training diverged at step" in note and "scale_rate=1e+06" in note
+    assert all(bool(t.isfinite().all()) for t in repaired.model.parameters())
+    assert math.isfinite(repaired.report.after["sqnr"])
+
+
+def test_a_layer_in_float_says_why(lab):
+    mapping = mapping_of(4, 4).set_module_name("fc", None)
+    names = ["block1.conv", "fc"]
+    reason = lab.finetune(mapping, digits(64), steps=1, layers=names).report.refusals["fc"]
+    assert reason == f"its weight stays in float: {lab.plan(mapping).step('fc').reason}"

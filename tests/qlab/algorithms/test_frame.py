@@ -15,7 +15,7 @@ from torch import nn
 import qlab
 import sample_models
 from qlab.algorithms import ALGORITHMS, RepairReport, recipe_of
-from qlab.errors import ArgumentError, FormatError, UnknownNameError, UnsupportedError
+from qlab.errors import ArgumentError, DTypeError, FormatError, UnknownNameError, UnsupportedError
 
 MAPPING = "int8-per-tensor"
 
@@ -323,3 +323,27 @@ def test_the_same_seed_gives_the_same_bits_in_another_process():
     ]
     first, second = (run.stdout.strip() for run in runs)
     assert len(first) == 64 and first == second
+
+
+def test_layers_may_come_from_a_generator(lab):
+    names = [step.name for step in lab.plan(MAPPING).steps if step.weight is not None]
+    report = lab.repair_with("bias_correction", MAPPING, (name for name in names)).report
+    assert list(report.layers.index) == names
+
+
+@pytest.mark.parametrize("layers", [5, [5], [None]])
+def test_layers_that_are_no_names_are_refused(lab, layers):
+    with pytest.raises(DTypeError, match="layers is a list of names"):
+        lab.repair_with("bias_correction", MAPPING, layers)
+
+
+@pytest.mark.parametrize("hook", ["on_progress", "should_stop"])
+def test_hooks_that_cannot_be_called_are_refused(lab, hook):
+    with pytest.raises(DTypeError, match=f"{hook} is called.*5"):
+        lab.repair_with("bias_correction", MAPPING, **{hook: 5})
+
+
+@pytest.mark.parametrize("recipes", [5, [None], [{}], "ab"])
+def test_what_is_no_recipe_is_not_repeated(lab, recipes):
+    with pytest.raises(FormatError, match=r"Not the recipe of a repair.*repair_recipes"):
+        lab.repeat_repairs(recipes)

@@ -6,7 +6,8 @@ from torch import nn
 
 import qlab
 import sample_models
-from qlab.algorithms import ALGORITHMS, REMEDIES, Stage, remedies
+from qlab.algorithms import ALGORITHMS, REMEDIES, Limits, Stage, remedies
+from qlab.algorithms.remedies import chosen_remedies
 from qlab.errors import ArgumentError, DTypeError, UnknownNameError, UnsupportedError
 
 MAPPING = "int8-per-tensor"
@@ -217,3 +218,10 @@ def test_remedies_and_seeds_of_other_types_are_refused(lab):
         lab.repair(MAPPING, 90.0, allowed=3)
     with pytest.raises(ArgumentError, match=r"'seed' is a whole number.*'a'"):
         lab.repair(MAPPING, 90.0, seed="a")
+
+
+def test_what_is_no_choice_is_refused_by_name():
+    with pytest.raises(DTypeError, match=r"keep_size is True or False.*'no'"):
+        Limits(keep_size="no")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(DTypeError, match=r"The allowed remedies are names.*\[\[\]\]"):
+        chosen_remedies([[]], False)  # pyright: ignore[reportArgumentType]

@@ -74,9 +74,8 @@ def test_refusals_have_reasons(lab, repaired):
     assert report.refusals["a"] == "its input stays in float" and report.samples == 0
     only = weights_of(8, activation=TensorSpec())
     only.set_module_name("a", None).set_module_name("b", None)
-    assert lab.repair_with("smoothquant", only, ["a"]).report.refusals["a"] == (
-        "its weight stays in float"
-    )
+    said = lab.repair_with("smoothquant", only, ["a"]).report.refusals["a"]
+    assert said.startswith("its weight stays in float: ")
 
 
 def test_what_is_fixed_already_is_left_alone(lab):

@@ -252,3 +252,14 @@ def test_the_grown_network_is_saved_exported_and_repaired_again(lab, repaired, t
     better.export(tmp_path / "model.onnx", repaired.mapping)
     again = better.repair_with("split", repaired.mapping)
     assert "fixed grid already" in again.report.refusals["four"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_models_of_another_precision_are_split(dtype):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU6(), nn.Conv2d(8, 4, 3)).eval()
+    model[2].weight.data[:, 0] *= 20
+    data = [torch.randn(8, 3, 8, 8).to(dtype)]
+    lab = qlab.Lab(model.to(dtype), (data[0],), data, data)
+    report = lab.repair_with("split", "int8-per-tensor").report
+    assert report.layers.changed["2"]
