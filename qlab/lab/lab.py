@@ -22,7 +22,7 @@ from qlab.analysis.search import Candidate, Measure, Search, Space, budget_limit
 from qlab.analysis.sensitivity import Sensitivity, names_of
 from qlab.analysis.tasks import checked_count, checked_executor
 from qlab.analysis.what_if import WhatIf, what_if
-from qlab.lab.base import DEFAULT_PRESET, Mapping, resolve_mapping
+from qlab.lab.arguments import DEFAULT_PRESET, Mapping, resolve_mapping
 from qlab.lab.deploy import DeployableLab
 from qlab.lab.repairs import RepairableLab
 from qlab.lab.tensors import TensorLab
