@@ -94,11 +94,39 @@ def _fuse(
         model = copy.deepcopy(model)
     extra = (custom or {}).get("additional_fuser_method_mapping")
     fuser = fuser_func or fuse_known_modules
-    fused = [fuser([_module(model, path) for path in chain], is_qat, extra) for chain in chains]
+    found = [[_module(model, path) for path in chain] for chain in chains]
+    _check_apart(caller, chains, found)
+    fused = [fuser(modules, is_qat, extra) for modules in found]
     for chain, modules in zip(chains, fused, strict=True):
         for path, module in zip(chain, modules, strict=True):
             model.set_submodule(path, module)
     return model
+
+
+def _check_apart(
+    caller: str, chains: Sequence[Sequence[str]], found: Sequence[Sequence[nn.Module]]
+) -> None:
+    """Raises unless every chain has modules, and no module belongs to two of them."""
+    seen: dict[int, tuple[str, Sequence[str]]] = {}
+    for chain, modules in zip(chains, found, strict=True):
+        if not chain:
+            raise ArgumentError(
+                f"{caller}: a chain to fuse is empty",
+                expected="the paths of at least two modules",
+                received=repr(list(chains)),
+            )
+        for path, module in zip(chain, modules, strict=True):
+            if id(module) in seen:
+                other, before = seen[id(module)]
+                same = "" if other == path else f", which is the module {other!r},"
+                raise ArgumentError(
+                    f"{caller}: {path!r}{same} is to be fused twice",
+                    expected="every module in one chain, once",
+                    received=f"{list(before)} and {list(chain)}",
+                    fix="Fusing a module again would apply it again, or lose it. "
+                    "Give each call of a shared module a module of its own.",
+                )
+            seen[id(module)] = path, chain
 
 
 def fuse_known_modules(

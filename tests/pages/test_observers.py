@@ -9,7 +9,7 @@ from pages.common.contest import DISTRIBUTIONS, Outliers
 from qlab.dtypes import integer
 from qlab.ranges import MSE, MinMax, TensorSpec, clipped_at
 from qlab.stats import TensorStats
-from tests.pages.harness import chart, open_page
+from tests.pages.harness import chart, open_page, settle
 
 SQNR = "SQNR [dB] ↑"
 
@@ -78,7 +78,7 @@ def test_more_bits_and_a_symmetric_scheme_change_the_answer(page: AppTest):
 
 @pytest.mark.parametrize("kind", ["output", "weight"])
 def test_a_layer_of_the_model_takes_the_made_up_tensors_place(page: AppTest, kind: str):
-    page.selectbox(key="contest_source").set_value("a layer of the model").run()
+    settle(page.selectbox(key="contest_source").set_value("a layer of the model").run())
     page.selectbox(key="contest_layer").set_value("block2.dw.conv")
     page.segmented_control(key="contest_kind").set_value(kind).run()
     before = clips_at(page, "min-max")

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from qlab.dtypes import quint8
 from qlab.eager.mappings import get_default_compare_output_module_list
-from qlab.eager.prepare import hang, is_observed
+from qlab.eager.prepare import hang, is_observed, observe_output
 from qlab.errors import ArgumentError, DTypeError, UncalibratedError
 from qlab.nn.intrinsic import FusedModule
 from qlab.nn.quantized.dynamic.recurrent import RecurrentModule
+from qlab.observers import ActivationPostProcess
 from qlab.qtensor import QTensor
 
 Stats = dict[str, dict[str, Any]]
@@ -144,6 +145,8 @@ def prepare_model_with_stubs(
 ) -> None:
     """Puts a `Shadow` in place of each quantized module whose float module is of a given class.
 
+    Shadows of an earlier call are replaced.
+
     Args:
         float_module: The float model; its modules become the shadows.
         q_module: The quantized model made of it; changed in place.
@@ -179,7 +182,8 @@ def _put_shadows(
         if type(known[name]) not in classes:
             count += _put_shadows(known[name], child, classes, logger_cls)
         elif _kinds(known[name]) != _kinds(child):
-            q_module.add_module(name, Shadow(child, known[name], logger_cls))
+            bare = child.orig_module if isinstance(child, Shadow) else child
+            q_module.add_module(name, Shadow(bare, known[name], logger_cls))
             count += 1
     return count
 
@@ -222,7 +226,7 @@ def prepare_model_outputs(
     logger_cls: LoggerClass = OutputLogger,
     allow_list: ModuleClasses | None = None,
 ) -> None:
-    """Hangs a logger on the modules of two models, in place.
+    """Hangs a logger on the modules of two models, in place; those of an earlier call go.
 
     Args:
         float_module: The float model.
@@ -232,24 +236,24 @@ def prepare_model_outputs(
 
     Raises:
         DTypeError: Not two modules.
-        ArgumentError: A model has none of them, or is prepared already.
+        ArgumentError: A model has none of them, or has observers.
     """
     _check_modules("prepare_model_outputs", float_module, q_module)
     classes = get_default_compare_output_module_list() if allow_list is None else set(allow_list)
     models = {"float": float_module, "quantized": q_module}
     found = {name: list(dict.fromkeys(_watched(m, classes))) for name, m in models.items()}
     for name, modules in found.items():
-        busy = [module for module in modules if not _free(module)]
+        busy = [module for module in modules if _observed(module)]
         if not modules or busy:
             raise ArgumentError(
                 f"prepare_model_outputs: no logger can be hung on the {name} model",
-                expected="a model with modules of the given classes, without observers or loggers",
+                expected="a model with modules of the given classes, without observers",
                 received=f"an observer on {type(busy[0]).__name__}" if busy else "none of them",
-                fix="Pass the float model before prepare, and the quantized one after convert; "
-                "for a second comparison, copies that have no loggers yet.",
+                fix="Pass the float model before prepare, and the quantized one after convert.",
             )
     for module in (*found["float"], *found["quantized"]):
-        if isinstance(module, FusedModule):  # a sequence, which calls whatever it holds
+        earlier = observe_output in module._forward_hooks.values()  # of another comparison
+        if earlier or isinstance(module, FusedModule):  # a sequence calls whatever it holds
             module.add_module("activation_post_process", logger_cls())
         else:
             hang(module, logger_cls())
@@ -266,8 +270,9 @@ def _watched(module: nn.Module, classes: set[type[nn.Module]]) -> list[nn.Module
     return [found for child in module.children() for found in _watched(child, classes)]
 
 
-def _free(module: nn.Module) -> bool:
-    return isinstance(getattr(module, "activation_post_process", nn.Identity()), nn.Identity)
+def _observed(module: nn.Module) -> bool:
+    """Whether a module has an observer or fake quantizer, which a logger may not replace."""
+    return isinstance(getattr(module, "activation_post_process", None), ActivationPostProcess)
 
 
 def get_matching_activations(float_module: nn.Module, q_module: nn.Module) -> Stats:

@@ -52,6 +52,26 @@ def test_a_wrong_pattern_leaves_the_model_as_it_was():
     refused([["conv2", "bn2"], ["relu1", "conv1"]], ArgumentError, message)
 
 
+@pytest.mark.parametrize(
+    ("chains", "message"),
+    [
+        (
+            [["conv1", "bn1"], ["bn1", "relu1"]],
+            r"'bn1' is.*\['conv1', 'bn1'\] and \['bn1', 'relu1'\]",
+        ),
+        ([["conv1", "bn1", "relu1"], ["conv1", "bn1"]], r"'conv1' is to be fused twice"),
+        ([["conv1", "conv1"]], r"'conv1' is.*\['conv1', 'conv1'\] and \['conv1', 'conv1'\]"),
+        ([["conv1", "bn1"], ["again", "relu1"]], r"'again', which is the module 'conv1', is"),
+        ([["conv1", "bn1"], []], "a chain to fuse is empty"),
+        ([], "a chain to fuse is empty"),
+    ],
+)
+def test_a_module_is_fused_once(chains, message):
+    model = conv_net()
+    model.again = model.conv1
+    refused(chains, ArgumentError, message, model)
+
+
 def test_an_unknown_path_names_the_nearest():
     refused([["conv2", "bn2"], ["conv1", "bn_1"]], UnknownNameError, "Did you mean 'bn1'")
 

@@ -166,8 +166,38 @@ def test_nothing_was_run_yet(pair):
     model(x)
     with pytest.raises(UncalibratedError, match="the quantized model has kept nothing"):
         get_matching_activations(model, quantized)
+
+
+def test_observers_are_not_replaced(pair):
+    model, quantized, _ = pair
     with pytest.raises(ArgumentError, match=r"no logger can be hung on the float.*an observer on"):
-        prepare_model_outputs(model, quantized)
+        prepare_model_outputs(tq.prepare(model), quantized)
+
+
+def test_models_are_compared_again_with_other_loggers(pair):
+    class Shape(OutputLogger):
+        def forward(self, x):
+            self.stats["tensor_val"].append(tuple(x.shape))
+            return x
+
+    model, quantized, x = pair
+    first = compare_model_outputs(model, quantized, x)
+    again = compare_model_outputs(model, quantized, x, logger_cls=Shape)
+    assert again.keys() == first.keys()
+    assert again["conv.stats"]["float"] == [tuple(first["conv.stats"]["float"][0].shape)]
+    assert all(len(again[key]["float"]) == len(first[key]["float"]) for key in first)
+
+
+def test_a_second_shadow_takes_the_place_of_the_first():
+    model = nn.Sequential(tq.QuantStub(), nn.Linear(2, 2)).eval()
+    model.qconfig = tq.default_qconfig
+    prepared, x = tq.prepare(model), torch.randn(3, 2)
+    prepared(x)
+    quantized = tq.convert(prepared)
+    first = compare_model_stub(model, quantized, {nn.Linear}, x)
+    again = compare_model_stub(model, quantized, {nn.Linear}, x)
+    assert list(first) == list(again) == ["1.stats"]
+    assert torch.equal(again["1.stats"]["float"][0], first["1.stats"]["float"][0])
 
 
 def test_models_that_do_not_correspond(pair):
