@@ -19,7 +19,7 @@ and the table of kernels. Select a row to read the whole documentation.
 *Any* device means plain PyTorch operators. The data types are those of the codes; *any* stands
 where a name does not look at them, *as the qconfigs ask* where it quantizes a model.
 """
-SHOWN = ("name", "kind", "does", "data types", "devices", "place")
+SHOWN = ("name", "kind", "data types", "does", "devices", "place")
 
 
 def draw(view: View) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 #: Cards in one row; a layer seldom has more.
 ROW = 3
-SHARES = ("clipping", "mean shift", "quantized input", "unused sign range", "too few samples")
+SHARES = ("clipping", "mean shift", "quantized input", "unused sign range")
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
@@ -105,6 +105,8 @@ def measured(cause: Cause) -> str:
 def _with_unit(kind: str, value: float) -> str:
     if kind in SHARES:
         return percent(value)
+    if kind == "too few samples":
+        return number(value, "dB")
     if kind == "few bits":
         return f"{count(value)} bits"
     return count(value) if kind == "dead channels" else f"{number(value)}×"

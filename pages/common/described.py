@@ -64,8 +64,10 @@ class Described:
         return self.rows.assign(sqnr=self.rows[ERRORS[error]])
 
     def table(self) -> pd.DataFrame:
-        """What people read, one row per layer."""
-        return self.rows.drop(columns=["inputs", "reason"]).rename_axis("layer")
+        """What people read, one row per layer; what they compare first, for a narrow screen."""
+        first = ["type", "execution", *ERRORS.values(), "parameters"]
+        rest = self.rows.columns.difference([*first, "inputs", "reason"], sort=False)
+        return self.rows.reindex(columns=[*first, *rest]).rename_axis("layer")
 
     def errors_of(self, name: str) -> dict[str, float]:
         """SQNR [dB] of one layer by the name of the error; nothing if it is not quantized."""

@@ -14,8 +14,9 @@ from pages.figures.layout import CONFIG, MONOSPACE, figure
 #: Streamlit's argument `config`: the wheel zooms, dragging moves.
 ZOOMABLE: dict[str, Any] = {**CONFIG, "scrollZoom": True}
 HEIGHT, LEVELS = 680, 18
-#: Room to the right of the last column, in columns, for its names.
-NAMES = 1.0
+#: Room beside the outer columns, in columns, for their names: right of the last one, left of the
+#: first where there are several, since what stands to its right would cover them.
+NAMES, LEFT = 1.8, 1.3
 #: Beside so many columns there is room for a name's last part only; the hover tells all of it.
 CROWDED = 2.2
 SYMBOLS = {"integer": "square", "simulated": "diamond", "dynamic": "diamond"}
@@ -42,7 +43,8 @@ def network(layers: pd.DataFrame, *, selected: str | None = None, stale: bool = 
     labels = _labels(layers, selected, whole=columns < CROWDED)
     _marks(chart, layers.assign(label=labels), placement, selected, stale)
     deepest = max(placement.level.values(), default=0)
-    chart.update_xaxes(visible=False, range=[-0.3, max(columns + NAMES, 3.0)])
+    left = -LEFT if columns else -0.3
+    chart.update_xaxes(visible=False, range=[left, max(columns + NAMES, left + 3.3)])
     chart.update_yaxes(visible=False, range=[min(deepest, LEVELS) + 0.6, -0.6])
     return chart
 
@@ -101,6 +103,7 @@ def _marks(
     for kind in dict.fromkeys(kinds):
         rows = layers.iloc[[i for i, each in enumerate(kinds) if each == kind]]
         names = [str(name) for name in rows.index]
+        sides = ["left" if _first_of_several(placement, name) else "right" for name in names]
         numbers = rows["sqnr"].to_numpy(float)
         marker: dict[str, Any] = {
             "symbol": SYMBOLS.get(kind, OTHER),
@@ -117,8 +120,11 @@ def _marks(
             y=[placement.level[name] for name in names],
             mode="markers+text",
             name=kind,
-            text=list(rows["label"]),
-            textposition="middle right",
+            text=[
+                label.strip() + " " if side == "left" else label
+                for label, side in zip(rows["label"], sides, strict=True)
+            ],
+            textposition=[f"middle {side}" for side in sides],
             textfont={"family": MONOSPACE, "size": 11},
             customdata=names,
             hovertext=[
@@ -132,6 +138,11 @@ def _marks(
             selected={"marker": {"opacity": 1}},
             unselected={"marker": {"opacity": 1}},
         )
+
+
+def _first_of_several(placement: Placement, name: str) -> bool:
+    """Whether a layer stands in the first column of several."""
+    return placement.x[name] < 0.01 < max(placement.x.values())
 
 
 def _labels(layers: pd.DataFrame, selected: str | None, *, whole: bool) -> list[str]:

@@ -7,8 +7,9 @@ from pages.common.format import number
 from pages.common.theme import CLIPPED, FLOAT, NEUTRAL, QUANTIZED
 from pages.figures.layout import figure
 
-#: Codes written above the line; more would overlap.
-MOST_LABELS = 17
+#: Room for a written code, in parts of the line: per character, and between two. So many fit on
+#: the narrowest line, 340 pixels.
+CHARACTER, GAP = 0.021, 0.02
 #: Levels drawn as ticks; more are thinned.
 MOST_TICKS = 512
 
@@ -33,7 +34,7 @@ def number_line(
         span: Left and right end of the line, real units.
     """
     chart = _line(210, span, (float(levels[0]), float(levels[-1])))
-    _add_levels(chart, levels, codes)
+    _add_levels(chart, levels, codes, span[1] - span[0])
     _add_arrow(chart, value, code, reconstruction)
     chart.update_yaxes(visible=False, range=[-0.75, 1.3])
     return chart
@@ -50,7 +51,7 @@ def _line(height: int, span: tuple[float, float], bounds: tuple[float, float]) -
     return chart
 
 
-def _add_levels(chart: go.Figure, levels: np.ndarray, codes: np.ndarray) -> None:
+def _add_levels(chart: go.Figure, levels: np.ndarray, codes: np.ndarray, width: float) -> None:
     chart.add_hline(y=0, line={"color": NEUTRAL, "width": 1})
     stride = -(-len(levels) // MOST_TICKS)
     chart.add_scatter(
@@ -62,7 +63,7 @@ def _add_levels(chart: go.Figure, levels: np.ndarray, codes: np.ndarray) -> None
         customdata=codes[::stride],
         hovertemplate="code %{customdata} = %{x:.4g}<extra></extra>",
     )
-    stride = -(-len(levels) // MOST_LABELS)
+    stride = _label_stride(levels, codes, width)
     chart.add_scatter(
         x=levels[::stride],
         y=np.full(len(levels[::stride]), -0.38),
@@ -72,6 +73,17 @@ def _add_levels(chart: go.Figure, levels: np.ndarray, codes: np.ndarray) -> None
         textfont={"color": QUANTIZED, "size": 12},
         hoverinfo="skip",
     )
+
+
+def _label_stride(levels: np.ndarray, codes: np.ndarray, width: float) -> int:
+    """Every how many codes one is written, so that none touches the next: a power of two."""
+    longest = max(len(str(code)) for code in (codes[0], codes[-1]))
+    room = (CHARACTER * longest + GAP) * width
+    step = float(levels[-1] - levels[0]) / max(len(levels) - 1, 1)
+    stride = 1
+    while stride * step < room and stride < len(levels):
+        stride *= 2
+    return stride
 
 
 def _add_arrow(chart: go.Figure, value: float, code: int, reconstruction: float) -> None:

@@ -39,6 +39,7 @@ from qlab.errors import ArgumentError
 from qlab.execution import Program
 from qlab.granularity import PerAxis
 from qlab.graph import Plan
+from qlab.graph.plan import Step
 from qlab.qconfig import QConfigMapping
 from qlab.qparams import QParams, fake_quantize
 from qlab.ranges import Fixed
@@ -216,11 +217,32 @@ def _write_readings(
         if not known or step is None or factor == 1.0:
             continue  # the network's own input has no rule of its own
         assert step.output is not None and step.requested is not None
+        apart = _apart(plan, mapping, step)
+        if apart is None:
+            continue  # its rule decides about another inner tensor, whose range this is not
+        mapping = apart
         qparams = subject.study.activation_qparams(node, step.output)
         spec = replace(step.output, policy=Fixed.of(_scaled(qparams, factor)))
         mapping = SpecChange(step.address, "activation", spec, step.requested)(mapping)
         moved[step.name] = factor
     return mapping, moved
+
+
+def _apart(plan: Plan, mapping: QConfigMapping, step: Step) -> QConfigMapping | None:
+    """The mapping in which a step's rule decides about its own output alone.
+
+    Inputs of the network that it decided about have the same rule by their own name. None where
+    it decides about another tensor that has no name of its own in a mapping.
+    """
+    made, taken = mapping.copy(), {s.node for s in plan.steps} | {s.name for s in plan.steps}
+    for value in plan.values:
+        elsewhere = value.asked_by != step.name or value.source == step.node
+        if elsewhere or value.constant or value.fixed:
+            continue
+        if value.node in taken or value.name in taken:
+            return None
+        made.set_module_name(value.name, value.requested)
+    return made
 
 
 def _outcome(name: str, numbers: dict[str, float]) -> Outcome:

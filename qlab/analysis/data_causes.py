@@ -18,14 +18,15 @@ from qlab.analysis.causes import (
     fixed,
     searched,
 )
-from qlab.ranges import MinMax, MovingAverage
+from qlab.analysis.stability import THRESHOLD_DB, range_change
+from qlab.ranges import MinMax
 
 DEAD_CHANNELS = 1
 DRIFT = 1.5  # typical batch after over before a moment, all of them apart; half a bit
 JUMP = 8.0  # largest over typical batch; 1 % of sets of 8 batches of Student's t with 3 degrees
-RANGE_GROWTH = 0.05  # by one more batch: the range is not settled; 0.4 dB
 FEWEST_BATCHES = 8  # four on either side of a moment: all apart by chance in 2 of 70 cases
 
+MORE_DATA = "Calibrate on more data, in several batches"
 WHOLE_LABEL = "Take the range of all values (min-max)"
 
 
@@ -105,22 +106,32 @@ def _drift(reach: Tensor) -> tuple[float, int]:
 
 
 def moving_range(evidence: Evidence, tensor: Quantized) -> Iterator[Cause]:
-    """Too few samples; the counterfactual is a range that rests on no extremum."""
-    if not isinstance(tensor.spec.policy, MinMax | MovingAverage) or tensor.kind == "weight":
+    """Too few samples, by the number of `Stability`; the counterfactual is the other range."""
+    if tensor.kind == "weight" or fixed(tensor.spec):
         return
-    growth = range_growth(tensor.stats.batch_min, tensor.stats.batch_max)
-    if growth < RANGE_GROWTH:
+    batches, change = tensor.stats.batch_index.numel(), range_change(tensor.stats)
+    if not batches or change <= THRESHOLD_DB:
         return
+    remedy, label = _other_range(evidence, tensor)
+    sentence = (
+        f"Half of the {batches} batches would have given a range whose error differs by "
+        f"{change:.3g} dB: calibration has not seen enough."
+    )
+    if batches < 2:
+        remedy, label = None, MORE_DATA
+        sentence = (
+            "Cannot tell from 1 batch whether calibration has seen enough: how much a range moves "
+            "shows between batches."
+        )
     yield Cause(
         "too few samples",
         evidence.name,
         tensor.kind,
-        growth,
-        RANGE_GROWTH,
-        f"After {tensor.stats.batch_index.numel()} batches one more batch still widens the range "
-        f"by {100 * growth:.3g} %: calibration has not seen enough.",
-        evidence.change("activation", searched(tensor.spec)),
-        f"{MSE_LABEL}, or calibrate on more data",
+        change,
+        THRESHOLD_DB,
+        sentence,
+        remedy,
+        label,
     )
 
 
@@ -134,22 +145,3 @@ def _other_range(evidence: Evidence, tensor: Quantized) -> tuple[SpecChange | No
     if can_search(tensor.spec):
         return evidence.change(tensor.kind, searched(tensor.spec)), MSE_LABEL
     return evidence.change(tensor.kind, replace(tensor.spec, policy=MinMax())), WHOLE_LABEL
-
-
-def range_growth(batch_min: Tensor, batch_max: Tensor) -> float:
-    """By how much one more batch widens a min-max range that includes 0, in any order, relative.
-
-    The mean over batches of the share of the range that this batch alone adds; 0 for fewer than
-    two batches, from which nothing can be told.
-
-    Args:
-        batch_min: Smallest value of each batch, float32 (B,).
-        batch_max: Largest value of each batch, float32 (B,).
-    """
-    if batch_min.numel() < 2:
-        return 0.0
-    tops, bottoms = (x.clamp(min=0).sort(descending=True).values for x in (batch_max, -batch_min))
-    width = float(tops[0] + bottoms[0])
-    # Only the batch at either end adds anything: what it reaches beyond the next one.
-    added = float(tops[0] - tops[1] + bottoms[0] - bottoms[1])
-    return added / width / batch_min.numel() if width > 0 else 0.0

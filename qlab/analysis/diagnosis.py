@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 
 from qlab import ops, registry
+from qlab.analysis.batches import Batches
 from qlab.analysis.cause_finders import find_causes
 from qlab.analysis.causes import Cause, Evidence, Operand, Quantized, Source
+from qlab.analysis.data_causes import MORE_DATA
 from qlab.analysis.metrics import ErrorSums
 from qlab.analysis.study import Study
+from qlab.analysis.unseen import unseen_errors
 from qlab.analysis.what_if import deployed, what_if
 from qlab.errors import DTypeError, MissingDataError
 from qlab.graph import Plan
@@ -24,17 +27,23 @@ from qlab.ranges import Fixed
 
 _MEASURED = ("integer", "simulated")
 _WHOLE_DATA = ("non-stationary batches",)  # a sample of the first batch cannot show these
+_UNSEEN_DATA = ("too few samples",)  # nor can the samples that the range was fitted to show these
 
 
-def causes_of(study: Study, mapping: QConfigMapping, name: str) -> tuple[Cause, ...]:
+def causes_of(
+    study: Study, mapping: QConfigMapping, name: str, evaluation: Batches | None = None
+) -> tuple[Cause, ...]:
     """Every cause of a layer's error: what gains most first, what gains nothing last.
 
     Causes without a remedy in the configuration stand between the two. A gain is measured on the
     layer alone, as it is deployed, fed the float network's values on a small fixed sample; where
-    batches differ, on some samples of each.
+    batches differ, on some samples of each; where they are too few, on samples that the range was
+    not fitted to: of ``evaluation``, else half of the batches judge the range of the others.
     """
     study.probe(name)  # says why where nothing is known of it
-    found = [_with_gain(study, mapping, cause) for cause in _unmeasured(study, mapping, name)]
+    found = [
+        _with_gain(study, mapping, cause, evaluation) for cause in _unmeasured(study, mapping, name)
+    ]
     return tuple(sorted(found, key=_rank))
 
 
@@ -152,23 +161,34 @@ def _output_error(study: Study, plan: Plan, step: Step) -> Tensor:
     return (output - step.counting(values[probe.node])).double()
 
 
-def _with_gain(study: Study, mapping: QConfigMapping, cause: Cause) -> Cause:
+def _with_gain(
+    study: Study, mapping: QConfigMapping, cause: Cause, evaluation: Batches | None
+) -> Cause:
     if cause.remedy is None:
         return cause
-    now, then = study.plan(mapping), study.plan(cause.apply(mapping))
-    step = then.step(cause.layer)
+    plans, name = (study.plan(mapping), study.plan(cause.apply(mapping))), cause.layer
+    step = plans[1].step(name)
     if step.execution not in _MEASURED:  # the layer cannot be quantized so
         return replace(cause, remedy=None)
-    whole, probe = cause.kind in _WHOLE_DATA, study.probe(cause.layer)
-    values = study.float_values(probe, few=True) if whole else [study.sample()[0]]
-    before, after = ErrorSums(), ErrorSums()
     try:
-        for batch in values:
-            _errors(study, now, now.step(cause.layer), [batch], before)
-            _errors(study, then, step, [batch], after)
+        if cause.kind in _UNSEEN_DATA:
+            return _unless_worse(cause, _gained(*unseen_errors(study, plans, name, evaluation)))
+        probe, before, after = study.probe(name), ErrorSums(), ErrorSums()
+        whole = cause.kind in _WHOLE_DATA
+        for batch in study.float_values(probe, few=True) if whole else [study.sample()[0]]:
+            _errors(study, plans[0], plans[0].step(name), [batch], before)
+            _errors(study, plans[1], step, [batch], after)
     except MissingDataError:
         return cause
     return replace(cause, gain=_gained(before, after))
+
+
+def _unless_worse(cause: Cause, gain: float) -> Cause:
+    """The cause with its gain; without its remedy where that does harm, and it says so."""
+    if gain > 0:
+        return replace(cause, gain=gain, remedy_label=f"{cause.remedy_label}, or on more data")
+    label = f"{MORE_DATA}: another range would change {gain:.3g} dB"
+    return replace(cause, remedy=None, remedy_label=label)
 
 
 def _gained(before: ErrorSums, after: ErrorSums) -> float:

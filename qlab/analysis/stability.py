@@ -152,11 +152,7 @@ _COLUMNS = (
 def _row(stats: TensorStats, samples: int) -> dict[str, object]:
     low, high = _extrema(stats)
     count = len(low)
-    quarter, half = max(count // 4, 1), max(count // 2, 1)
-    lows, highs = (
-        sign * _of_subsets(sign * ends, np.array([quarter, half, count]))[0] + 0.0
-        for sign, ends in ((-1, low), (1, high))
-    )
+    lows, highs = _mean_ranges(low, high)
     sqnr = [_sqnr(stats, *ends) for ends in zip(lows, highs, strict=True)]
     step = float(_SPEC.choose(*map(torch.tensor, (lows[-1], highs[-1]))).scale)
     change = _difference(sqnr[2], sqnr[1])
@@ -176,6 +172,22 @@ def _row(stats: TensorStats, samples: int) -> dict[str, object]:
         "moving": moving,
         "more_samples": _more(samples, change, _difference(sqnr[1], sqnr[0]), count),
     }
+
+
+def _mean_ranges(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean bounds over all choices of a quarter of the batches, of half of them, and of all."""
+    count = len(low)
+    sizes = np.array([max(count // 4, 1), max(count // 2, 1), count])
+    lows, highs = -_of_subsets(-low, sizes)[0], _of_subsets(high, sizes)[0]
+    return lows + 0.0, highs + 0.0
+
+
+def range_change(stats: TensorStats) -> float:
+    """``change`` of `Stability.table` for one tensor [dB]; NaN with fewer than two batches."""
+    if stats.batch_index.numel() < 2:
+        return math.nan
+    lows, highs = _mean_ranges(*_extrema(stats))
+    return _difference(_sqnr(stats, lows[2], highs[2]), _sqnr(stats, lows[1], highs[1]))
 
 
 _SPEC = TensorSpec.uint8_activation()

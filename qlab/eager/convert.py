@@ -57,6 +57,14 @@ def convert(
     if is_reference:
         raise ArgumentError("convert: is_reference=True is not supported", fix="Leave it out.")
     if mapping is None and not _is_prepared(module):
+        if next(module.children(), None) and all(hasattr(m, "qconfig") for m in module.modules()):
+            kinds = dict.fromkeys(type_of(m).__name__ for m in module.modules())
+            raise ArgumentError(
+                "convert: the model was prepared, but no module of it can be observed",
+                expected="a qconfig, and a module that has a quantized form",
+                received=", ".join(kinds),
+                fix="Leave the model in float, or wrap layers that have a quantized form.",
+            )
         raise ArgumentError(
             "convert: the model was not prepared: no module of it has an observer",
             fix="Set model.qconfig, call prepare, run calibration data through its result, "

@@ -111,7 +111,8 @@ def prepare(
 
     Warns:
         UserWarning: No module has a qconfig, so nothing is observed; or modules have observers
-            already, which stay as they are.
+            already, which stay as they are; or a module has a qconfig of its own, and no form that
+            follows it. Names the modules.
 
     Raises:
         DTypeError: A ``qconfig`` attribute is no pair of observer factories.
@@ -129,11 +130,47 @@ def prepare(
         )
     classes = set(static_mappings() if allow_list is None else allow_list)
     whole = {*(observer_non_leaf_module_list or ())}
+    own = _with_own_qconfig(model) if allow_list is None else {}
     custom = custom_mappings()[0]
     if prepare_custom_config_dict is not None:
         custom = prepare_custom_config_dict.get("float_to_observed_custom_module_class", {})
     add_observer_(model, classes, whole, custom_module_class_mapping=custom)
+    _warn_of_impossible_pairs({p: m for p, m in own.items() if type_of(m) not in custom})
     return loads_as_a_whole(model)
+
+
+def _with_own_qconfig(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules without children whose qconfig is not their parent's, by path."""
+    found: dict[str, nn.Module] = {}
+
+    def visit(current: nn.Module, path: str, inherited: Any) -> None:
+        qconfig = getattr(current, "qconfig", None)
+        children = list(current.named_children())
+        if not children and qconfig is not None and qconfig is not inherited:
+            found[path] = current
+        for name, child in children:
+            visit(child, f"{path}.{name}" if path else name, qconfig)
+
+    visit(model, "", None)
+    return found
+
+
+def _warn_of_impossible_pairs(own: Mapping[str, nn.Module]) -> None:
+    """Names modules of a qconfig of their own that nothing observes: they stay in float."""
+    lines: list[str] = []
+    for path, module in own.items():
+        row = registry.row_for_module(type_of(module))
+        shared = row is not None and row.output.kind is OutputKind.SHARED
+        if hasattr(module, "activation_post_process") or shared or isinstance(module, DeQuantStub):
+            continue
+        kind = type_of(module).__name__
+        dynamic = ", only a dynamic one" if row is not None and row.dynamic is not None else ""
+        lines.append(
+            f"{path or 'the model'!r} ({kind}) stays in float: there is no static form of {kind}"
+            f"{dynamic}. Its qconfig: {module.qconfig}"
+        )
+    if lines:
+        warnings.warn("prepare: " + "; ".join(lines), stacklevel=3)
 
 
 def _warn_of_observers(model: nn.Module) -> None:

@@ -9,10 +9,14 @@ from torch import nn
 
 from qlab.errors import ShapeError
 from qlab.granularity import PerAxis, PerTensor
-from qlab.graph.plan import Plan
+from qlab.graph.backend import half_static
+from qlab.graph.plan import Plan, Step
+from qlab.graph.requests import is_standard
 from qlab.nn.intrinsic.fold import core
+from qlab.qconfig import QConfigMapping, Rule
 from qlab.ranges import TensorSpec
 from qlab.registry import Row
+from qlab.registry.asked import asked_by
 
 #: A reason that is a mistake in the qconfig, of which `prepare_fx` warns.
 SEVERAL_SCALES = "an activation has one scale for the whole tensor, its qconfig asks for more"
@@ -64,13 +68,45 @@ def weight_obstacle(layer: nn.Module, spec: TensorSpec | None) -> str | None:
     return None
 
 
-def warn_of_impossible_pairs(plan: Plan) -> None:
-    """Names the operators that stay in float because their qconfig asks what nothing can do."""
-    stay = [step for step in plan.steps if step.reason == SEVERAL_SCALES]
-    if stay:
-        named = ", ".join(f"{step.name!r} ({step.type})" for step in stay)
-        warnings.warn(
-            f"prepare_fx: {named} stay in float: {SEVERAL_SCALES}. The qconfig of "
-            f"{stay[0].name!r}: {stay[0].requested}",
-            stacklevel=4,
-        )
+def warn_of_impossible_pairs(
+    caller: str, plan: Plan, mapping: QConfigMapping, *, whole: bool = True
+) -> None:
+    """Names, in one warning, the rules of a mapping that cannot be followed, and why.
+
+    A rule that holds for everything, and what the default mapping says of types, meet operators of
+    no integer form by their nature; so does a path or pattern of modules around them.
+
+    Args:
+        caller: Named in the warning.
+        plan: What the operators get.
+        mapping: What was asked for.
+        whole: Whether rules that match nothing count.
+    """
+    rules = {str(r): r for r in mapping.rules() if r.qconfig is not None and not is_standard(r)}
+    lines = [
+        f"{step.name!r} ({step.type}) stays in float: {step.reason}. {step.rule} asks for "
+        f"{step.requested}"
+        for step in plan.steps
+        if step.reason == SEVERAL_SCALES or _is_refused(step, rules.get(step.rule))
+    ]
+    inner = {name for step in plan.steps for name in step.fused}
+    named = (r for r in mapping.rules() if r.style != "object_type" and r.key not in inner)
+    missing = [str(rule) for rule in named if str(rule) in plan.unmatched]
+    if whole and missing:
+        lines.append(f"nothing matches {', '.join(missing)}")
+    if lines:
+        warnings.warn(f"{caller}: " + "; ".join(lines), stacklevel=4)
+
+
+def _is_refused(step: Step, rule: Rule | None) -> bool:
+    """Whether a rule that a person gave asks an operator for what it does not get."""
+    if rule is None or step.execution != "float" or step.requested is None:
+        return False
+    asked = [asked_by(factory) for factory in step.requested]
+    if not (half_static(step.requested) or any(a.spec is not None or a.dynamic for a in asked)):
+        return False
+    exact = rule.key in (step.name, step.address.path) or rule.style not in (
+        "module_name",
+        "module_name_regex",
+    )
+    return exact or step.row is not None

@@ -106,7 +106,7 @@ def requests_for(
         if not _matches(rule, addresses)
     }
     used = {request.rule for request in (*requests.values(), *inputs.values())}
-    unused = (r for r in mapping.rules() if str(r) not in used and not _standard(r))
+    unused = (r for r in mapping.rules() if str(r) not in used and not is_standard(r))
     unmatched = tuple(str(rule) for rule in unused if not _matches(rule, addresses))
     return requests, inputs, unmatched
 
@@ -118,7 +118,7 @@ def asked_of(graph_module: fx.GraphModule, mapping: QConfigMapping) -> dict[str,
     can be: not in float, nor with an input quantized as it comes. What only the default mapping
     says of a type counts as what is asked of all. Batch norms are left out.
     """
-    standard = {str(rule) for rule in mapping.rules() if _standard(rule)}
+    standard = {str(rule) for rule in mapping.rules() if is_standard(rule)}
     found: dict[str, object] = {}
     for node, address in _operators(graph_module):
         kind = address.types[0]
@@ -166,7 +166,7 @@ def _default_types() -> frozenset[Any]:
     return frozenset(get_default_qconfig_mapping().object_type_qconfigs)
 
 
-def _standard(rule: Rule) -> bool:
+def is_standard(rule: Rule) -> bool:
     """Whether a rule came with the default mapping rather than from a person."""
     return rule.style == "global" or (rule.style == "object_type" and rule.key in _default_types())
 

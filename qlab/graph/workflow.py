@@ -143,14 +143,20 @@ def _prepared(
     backend: BackendConfig | None,
     *,
     training: bool = False,
+    inner: bool = False,
 ) -> fx.GraphModule:
-    """A model traced, fused, annotated and prepared, to be calibrated or to be trained."""
+    """A model traced, fused, annotated and prepared, to be calibrated or to be trained.
+
+    An inner one is a standalone module of another.
+    """
     kept = preserved(model, custom.preserved_attributes)
     traced = trace(model, example_inputs, leaves=custom.leaves, training=training)
     traced = fuse(traced, fused_patterns(backend), asked_of(traced, mapping))
     mark(traced, custom)
     plan = annotate(traced, mapping, backend)
-    warn_of_impossible_pairs(plan)
+    caller = "prepare_qat_fx" if training else "prepare_fx"
+    alone = {*custom.standalone_module_names, *custom.standalone_module_classes}
+    warn_of_impossible_pairs(caller, plan, mapping, whole=not (alone or inner))
     prepared = prepare_for_training(traced, plan) if training else prepare(traced, plan)
 
     def own(module: nn.Module, entry: StandaloneModuleConfigEntry) -> fx.GraphModule:
@@ -162,8 +168,8 @@ def _prepared(
                 received=repr(entry.example_inputs),
             )
         its = mapping if entry.qconfig_mapping is None else as_mapping(entry.qconfig_mapping)
-        inner = entry.prepare_custom_config or PrepareCustomConfig()
-        return _prepared(module, its, entry.example_inputs, inner, its_backend, training=training)
+        config, given = entry.prepare_custom_config or PrepareCustomConfig(), entry.example_inputs
+        return _prepared(module, its, given, config, its_backend, training=training, inner=True)
 
     observe(prepared, plan, custom, own)
     prepared.meta["custom"], prepared.meta["backend"] = custom, backend

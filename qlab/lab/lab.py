@@ -269,7 +269,10 @@ class Lab(RepairableLab, DeployableLab, TensorLab):
         Raises:
             UnknownNameError: No such layer.
         """
-        return with_algorithms(causes_of(self._study, resolve_mapping(mapping), name))
+        data, seen = self._evaluation_data, self._study.sources
+        unseen = None if any(data is source for source in seen) else data
+        found = causes_of(self._study, resolve_mapping(mapping), name, unseen)
+        return with_algorithms(found)
 
     def remedy(self, cause: Cause, mapping: Mapping = None) -> QConfigMapping:
         """A configuration with a cause's remedy in every layer that has the same cause.

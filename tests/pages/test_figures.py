@@ -175,8 +175,21 @@ class TestNumberLine:
         ]
         assert shaded == [(-6, -4.0), (3.5, 6)]
 
-    def test_few_codes_are_all_written(self):
-        assert named(self.line(), "codes")[0].text == tuple(str(c) for c in range(16))
+    @pytest.mark.parametrize(("spacing", "stride"), [(1.0, 1), (0.5, 2), (0.125, 8)])
+    def test_as_many_codes_are_written_as_do_not_touch(self, spacing: float, stride: int):
+        codes = np.arange(-8, 8)
+        chart = number_line(
+            codes * spacing,
+            codes,
+            value=0.0,
+            code=0,
+            reconstruction=0.0,
+            span=(-8.0, 8.0),
+        )
+        written = named(chart, "codes")[0]
+        assert written.text == tuple(str(c) for c in codes[::stride])
+        # Two characters and a gap on a line of 340 pixels, 7 pixels each.
+        assert np.diff(written.x).min() / 16 * 340 > 2 * 7
 
     def test_the_error_curve_tells_rounding_from_clipping(self):
         values = np.array([-5.0, 0.0, 0.2, 4.0])

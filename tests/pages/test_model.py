@@ -49,6 +49,8 @@ def test_numbers_are_those_of_the_comparison(lab):
     report = qlab.Lab(
         sample.model, sample.example_inputs, sample.calibration(64), sample.evaluation()
     ).compare()
+    # What is compared stands before what is only described: a narrow screen shows no more.
+    assert list(table.columns)[2:5] == ["sqnr_local", "sqnr_accumulated", "parameters"]
     for name in ("block1.conv1", "fc"):
         expected = report.layers.loc[name, "sqnr_local"]
         assert table.loc[name, "sqnr_local"] == pytest.approx(expected)

@@ -76,3 +76,19 @@ def test_stale_marks_are_grey_without_a_scale():
 @pytest.mark.parametrize("values", [np.nan, np.inf, 3.0])
 def test_it_draws_whatever_the_errors_are(values):
     assert len(marks(network(LAYERS.assign(sqnr=values)))) == len(LAYERS)
+
+
+def test_names_of_the_first_of_several_columns_stand_where_nothing_covers_them():
+    inputs = [("input",), ("stem",), ("stem", "branch"), ("add",)]
+    chart = network(
+        LAYERS.assign(inputs=inputs).set_axis(["stem", "branch", "add", "fc"], axis="index")
+    )
+    found = marks(chart)
+    columns = {name: trace.x[i] for name, (trace, i) in found.items()}
+    sides = {name: trace.textposition[i] for name, (trace, i) in found.items()}
+    assert len(set(columns.values())) > 1
+    assert sides == {
+        name: "middle left" if x == 0 else "middle right" for name, x in columns.items()
+    }
+    left, right = chart.layout.xaxis.range
+    assert left <= -1 and right >= max(columns.values()) + 1  # room for the names on both sides

@@ -133,7 +133,9 @@ def test_other_data_types_stay_in_float():
 )
 def test_dynamic_and_weight_only_need_types_of_their_own(qconfig, dtypes):
     mapping = QConfigMapping().set_object_type(nn.Linear, qconfig)
-    assert prepared(of(only(nn.Linear, INT8)), mapping).meta["plan"].step("linear").weight is None
+    with pytest.warns(UserWarning, match=r"'linear' \(Linear\) stays in float: mine does not take"):
+        refused = prepared(of(only(nn.Linear, INT8)), mapping)
+    assert refused.meta["plan"].step("linear").weight is None
     allowed = prepared(of(only(nn.Linear, INT8, dtypes)), mapping)
     assert allowed.meta["plan"].step("linear").weight is not None
 

@@ -152,7 +152,8 @@ def test_a_custom_module_stays_float_where_it_is_not_asked_for_or_has_no_such_fo
     prepared = prepare_fx(net(), none, X, config)
     assert type(prepared.custom) is Custom
     dynamic = QConfigMapping().set_object_type(Custom, default_dynamic_qconfig)
-    step = prepare_fx(net(), dynamic, X, config).meta["plan"].step("custom")
+    with pytest.warns(UserWarning, match=r"'custom' \(Custom\) stays in float: a custom module"):
+        step = prepare_fx(net(), dynamic, X, config).meta["plan"].step("custom")
     assert step.execution == "float" and step.reason == "a custom module without a dynamic form"
 
 

@@ -110,3 +110,26 @@ def test_keeping_in_float_can_be_cancelled_and_refused(residual):
     assert report.refusals == {"flatten": "it is not quantized"}
     with pytest.raises(ArgumentError, match="count >= 1"):
         residual.repair_with("keep_in_float", count=0)
+
+
+@pytest.mark.parametrize("preset", ["int8", "int4-weights"])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_an_input_that_asks_the_same_rule_keeps_its_range(preset, seed):
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU6(), nn.Conv2d(8, 4, 3)).eval()
+    data = [torch.randn(8, 3, 8, 8)]
+    lab = qlab.Lab(model, (data[0],), data, data)
+    repaired = lab.repair_with("ranges", preset)
+    (source,) = [n.name for n in lab.graph.graph.nodes if n.op == "placeholder"]
+    specs = [
+        one.plan(mapping).by_node.get(source)
+        for one, mapping in (
+            (lab, qlab.presets.get(preset).mapping()),
+            (lab.apply(repaired), repaired.mapping),
+        )
+    ]
+    before, after = (None if value is None else value.spec for value in specs)
+    assert before == after
+    assert repaired.report.gain("sqnr") > -0.5
+    if preset == "int8":
+        assert before is not None

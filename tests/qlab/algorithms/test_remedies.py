@@ -19,7 +19,7 @@ from qlab.analysis import cause_finders, data_causes
 from qlab.analysis.causes import Cause
 from qlab.errors import UnknownNameError
 
-# Nothing in the configuration or the model's arithmetic helps against these.
+# Repairs leave these alone: they take another model or more data.
 HELPLESS = {"dead channels", "too few samples"}
 
 

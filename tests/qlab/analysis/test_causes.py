@@ -11,7 +11,7 @@ import sample_models
 from qlab import QConfigMapping, TensorSpec
 from qlab.analysis.cause_finders import FINDERS
 from qlab.analysis.causes import Cause
-from qlab.analysis.data_causes import RANGE_GROWTH, range_growth
+from qlab.analysis.stability import THRESHOLD_DB
 from qlab.dtypes import qint8, quint8
 from qlab.errors import UnknownNameError, UnsupportedError
 from qlab.granularity import PerAxis
@@ -74,8 +74,9 @@ def quiet(data: list[Tensor] | None = None, mapping: QConfigMapping = DEFAULT) -
 
 
 def test_an_even_layer_has_no_cause_of_its_own():
-    assert quiet() <= {"quantized input"}
-    assert quiet(mapping=MINMAX) <= {"quantized input"}
+    data = batches(count=16, size=256)
+    assert quiet(data) <= {"quantized input"}
+    assert quiet(data, MINMAX) <= {"quantized input"}
 
 
 def test_one_far_channel_of_a_weight_is_an_outlier_and_one_scale_per_channel_helps():
@@ -221,8 +222,9 @@ def test_what_only_the_data_could_measure_has_no_gain_where_it_is_not_there(tmp_
     loaded = qlab.load_lab(lab.save(tmp_path / "lab"))
     name = lab.layers[0].name
     gains = [{c.kind: c.gain for c in each.causes(name, averaged)} for each in (lab, loaded)]
-    assert gains[0].pop("non-stationary batches") > 0
-    assert gains[1].pop("non-stationary batches") is None
+    for kind in ("non-stationary batches", "too few samples"):
+        assert gains[0].pop(kind) > 0
+        assert gains[1].pop(kind) is None
     assert gains[0] == pytest.approx(gains[1])
 
 
@@ -242,31 +244,55 @@ def test_batches_of_one_distribution_are_steady(seed):
     assert "non-stationary batches" not in quiet([heavy.sample((64, 16)) for _ in range(8)])
 
 
-def test_a_range_that_the_next_batch_would_widen_needs_more_data():
+@pytest.mark.parametrize("mapping", [MINMAX, DEFAULT], ids=["min-max", "least squares"])
+def test_a_range_that_half_of_the_batches_would_have_given_otherwise_needs_more_data(mapping):
     data = batches(count=2)
     data[1] *= 3
-    cause = found(linear(), MINMAX, data)["too few samples", "activation"]
-    assert cause.value >= RANGE_GROWTH
-    assert cause.gain is not None and "more data" in cause.remedy_label
-    assert cause.apply(MINMAX).module_name_qconfigs["0"].activation_spec.policy == MSE()
+    cause = found(linear(), mapping, data)["too few samples", "activation"]
+    assert cause.value > cause.threshold == THRESHOLD_DB
+    assert "more data" in cause.remedy_label and "2 batches" in cause.sentence
+    assert "too few samples" not in quiet(batches(count=16, size=256), mapping)
+
+
+def few_samples(lab: qlab.Lab, mapping: QConfigMapping | str) -> Cause:
+    return next(c for c in lab.causes("0", mapping) if c.kind == "too few samples")
+
+
+def test_too_few_samples_by_the_number_of_stability_under_every_policy():
+    model, data = linear(), batches(count=4, size=1)
+    lab = qlab.Lab(model, data[0], data, batches(count=2, size=256))
+    assert lab.stability().settled is False
+    for preset in ("int8", "int8-minmax", "int8-per-tensor", "int16-activations"):
+        cause = few_samples(lab, preset)
+        assert cause.value == lab.stability(preset).table.loc["0", "change"]
+
+
+def test_the_gain_against_too_few_samples_is_that_on_samples_the_range_has_not_seen():
+    model, data = linear(), batches(count=4, size=1)
+    evaluation = batches(count=2, size=8)
+    lab = qlab.Lab(model, data[0], data, evaluation)
+    pairs = [(m, few_samples(lab, m)) for m in (DEFAULT, MINMAX)]  # each the other's remedy
+    [(mapping, cause)] = [pair for pair in pairs if pair[1].remedy is not None]
+    mappings = mapping, cause.apply(mapping)
+    before, after = (lab.compare(m).layers.loc["0", "sqnr_local"] for m in mappings)
+    assert cause.gain == pytest.approx(after - before, abs=1e-4) and after > before
+    [worse] = [found for _, found in pairs if found.remedy is None]
+    assert worse.gain is None and "another range would change -" in worse.remedy_label
+
+
+def test_without_other_data_half_of_the_batches_judges_the_range_of_the_others():
     spiked = batches(count=2, size=512)
     spiked[1][0, 0] = 30.0  # one value alone decides about the range
     few = found(linear(), mapping_of(TensorSpec(quint8).with_bits(4), PER_CHANNEL), spiked)
     gain = few["too few samples", "activation"].gain
-    assert gain is not None and gain > 3
-    assert "too few samples" not in quiet(batches(count=16, size=256), MINMAX)
-    assert "too few samples" not in quiet(data, DEFAULT)  # least squares rests on no extremum
+    assert gain is not None and gain > 0.3
 
 
-def test_range_growth_is_the_mean_of_what_each_batch_adds():
-    low, high = torch.tensor([-1.0, -2.0, -1.5]), torch.tensor([4.0, 3.0, 1.0])
-    alone = []
-    for left_out in range(3):
-        kept = [i for i in range(3) if i != left_out]
-        alone.append(6.0 - float(high[kept].max() - low[kept].min()))
-    assert range_growth(low, high) == pytest.approx(sum(alone) / 3 / 6.0)
-    assert range_growth(low[:1], high[:1]) == 0.0
-    assert range_growth(torch.zeros(3), torch.zeros(3)) == 0.0
+def test_one_batch_cannot_tell_whether_it_was_enough():
+    cause = found(linear(), DEFAULT, batches(count=1))["too few samples", "activation"]
+    assert "Cannot tell from 1 batch" in cause.sentence
+    assert math.isnan(cause.value) and cause.remedy is None
+    assert "several batches" in cause.remedy_label
 
 
 class Joined(nn.Module):

@@ -12,7 +12,7 @@ from qlab.eager import (
     prepare,
     propagate_qconfig_,
 )
-from qlab.errors import DTypeError
+from qlab.errors import ArgumentError, DTypeError
 from qlab.nn.stubs import QuantStub, QuantWrapper
 from qlab.observers import FixedQParamsObserver, HistogramObserver, MinMaxObserver
 from qlab.qconfig import QConfig, default_qconfig, get_default_qconfig
@@ -201,3 +201,34 @@ def test_preparing_twice_warns_and_keeps_what_was_observed():
     assert repr(again) == shown
     for name, part in again.named_modules():
         assert len(part._forward_hooks) == len(prepared.get_submodule(name)._forward_hooks)
+
+
+def test_a_qconfig_of_its_own_that_a_module_cannot_follow_is_reported():
+    model = nn.Sequential(QuantStub(), nn.Softplus(), nn.ReLU(), nn.Mish(), nn.GRU(2, 2))
+    for index in (0, 1, 2, 4):
+        model[index].qconfig = OTHER
+    with pytest.warns(UserWarning) as caught:
+        prepare(model)
+    assert len(caught) == 1
+    said = str(caught[0].message)
+    assert said.startswith("prepare: '1' (Softplus) stays in float: there is no static form of ")
+    assert "'4' (GRU) stays in float: there is no static form of GRU, only a dynamic one" in said
+    assert f"Its qconfig: {OTHER}" in said
+    assert "ReLU" not in said and "Mish" not in said
+
+
+def test_a_qconfig_for_everything_is_silent():
+    model = nn.Sequential(QuantStub(), nn.Softplus())
+    model.qconfig = OTHER
+    propagate_qconfig_(model)
+    assert hasattr(prepare(model)[0], "activation_post_process")
+
+
+def test_a_prepared_model_of_nothing_that_can_be_observed():
+    model = nn.Sequential(nn.Softplus())
+    model.qconfig = OTHER
+    with pytest.raises(ArgumentError, match="was not prepared"):
+        convert(model)
+    message = r"was prepared, but no module of it can be observed.*Received Sequential, Softplus"
+    with pytest.raises(ArgumentError, match=message):
+        convert(prepare(model))

@@ -170,6 +170,7 @@ def test_an_activation_with_several_scales_is_reported():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)).eval()
     mapping = QConfigMapping().set_global(INT8).set_module_name("1", asked)
     with pytest.warns(
-        UserWarning, match=r"prepare_fx: '1' \(Linear\) stay.*one scale.*'1': QConfig\(.*PerChannel"
+        UserWarning,
+        match=r"prepare_fx: '1' \(Linear\) stay.*one scale.*'1' asks.* QConfig\(.*PerChannel",
     ):
         prepare_fx(model, mapping, (torch.randn(2, 4),))
