@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
+_TORCH: Any = torch.backends
 _BACKENDS: tuple[Any, ...] = (
-    torch.backends.cuda.matmul,
-    torch.backends.cudnn.conv,
-    torch.backends.cudnn.rnn,
-    torch.backends.mkldnn.matmul,
-    torch.backends.mkldnn.conv,
-    torch.backends.mkldnn.rnn,
+    _TORCH.cuda.matmul,
+    _TORCH.cudnn.conv,
+    _TORCH.cudnn.rnn,
+    _TORCH.mkldnn.matmul,
+    _TORCH.mkldnn.conv,
+    _TORCH.mkldnn.rnn,
 )
 _LOCK = threading.Lock()
 _depth = 0
@@ -55,7 +56,7 @@ def full_precision() -> Iterator[None]:
 def _settings() -> tuple[str | None, bool | None, list[str]]:
     """By both of PyTorch's interfaces: a reader of either must not meet the other half-set."""
     matmul = _older(torch.get_float32_matmul_precision)
-    cudnn = _older(lambda: torch.backends.cudnn.allow_tf32)
+    cudnn = _older(lambda: _TORCH.cudnn.allow_tf32)
     return matmul, cudnn, [backend.fp32_precision for backend in _BACKENDS]
 
 
@@ -71,6 +72,6 @@ def _apply(matmul: str | None, cudnn: bool | None, precisions: list[str]) -> Non
     if matmul is not None:
         torch.set_float32_matmul_precision(matmul)
     if cudnn is not None:
-        torch.backends.cudnn.allow_tf32 = cudnn
+        _TORCH.cudnn.allow_tf32 = cudnn
     for backend, precision in zip(_BACKENDS, precisions, strict=True):
         backend.fp32_precision = precision

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 import qlab
 from qlab.execution import full_precision
 
-BACKENDS = torch.backends
+BACKENDS: Any = torch.backends
 PARTS = (
     BACKENDS.cuda.matmul,
     BACKENDS.cudnn.conv,
