@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from functools import cache
 
 from torch import Tensor, fx, nn
 from torch.nn.modules.dropout import _DropoutNd
@@ -10,6 +11,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from qlab import registry
 from qlab.errors import QlabError
 from qlab.fake_quantize import FakeQuantize, FakeQuantizeBase, FixedQParamsFakeQuantize
+from qlab.graph.lift import is_tensor
 from qlab.graph.plan import Plan, Step, Value
 from qlab.graph.prepare import asked_factory, hang, insert_behind
 from qlab.observers import observer_for
@@ -19,10 +21,11 @@ from qlab.qparams import fake_quantize
 class Rounded(nn.Module):
     """Rounds as a fake quantizer elsewhere in the graph does, without showing it the data.
 
-    For operators that compute on codes and keep their input's scale, such as average pooling.
+    For a tensor that takes the range of a clamp behind it, before that clamp: what the clamp
+    cuts off must not widen the range.
 
     Args:
-        source: The fake quantizer of the input.
+        source: The fake quantizer behind the clamp.
     """
 
     def __init__(self, source: FakeQuantize) -> None:
@@ -40,7 +43,9 @@ def prepare_for_training(graph_module: fx.GraphModule, plan: Plan) -> fx.GraphMo
     """Makes a float graph train as it will compute after conversion, in place.
 
     Layers whose weight the plan quantizes become quantization-aware; what it quantizes passes a
-    fake quantizer, outputs of a fixed range and constants included.
+    fake quantizer, outputs of a fixed range and constants included. Behind an operator that keeps
+    its input's range hangs the input's own fake quantizer once more, which so observes both, as in
+    the reference. It is one module under several names.
 
     Args:
         graph_module: A graph in training mode, made by `trace` and `fuse`.
@@ -55,11 +60,16 @@ def prepare_for_training(graph_module: fx.GraphModule, plan: Plan) -> fx.GraphMo
     for step in plan.steps:
         if step.weight is not None:
             _make_aware(graph_module, step)
-    names = hang(graph_module, _factories(plan))
     nodes = {node.name: node for node in graph_module.graph.nodes}
+    keeping = {
+        value.node
+        for value in plan.values
+        if value.node != value.source and _shows_its_output(graph_module, nodes[value.node])
+    }
+    names = hang(graph_module, _factories(plan, keeping))
     for value in plan.values:
         source = names.get(value.source)
-        if value.node == value.source or source is None or nodes[value.node].op != "call_module":
+        if value.node in names or source is None or nodes[value.node].op != "call_module":
             continue
         fake = graph_module.get_submodule(source)
         module = graph_module.get_submodule(str(nodes[value.node].target))
@@ -87,15 +97,35 @@ def _make_aware(graph_module: fx.GraphModule, step: Step) -> None:
         raise type(error)(f"prepare_qat_fx: {step.name!r} ({step.type}): {error}") from error
 
 
-def _factories(plan: Plan) -> Iterator[tuple[Value, Callable[[], nn.Module]]]:
+def _factories(
+    plan: Plan, keeping: Collection[str]
+) -> Iterator[tuple[Value, Callable[[], nn.Module]]]:
+    """What makes the fake quantizer behind every tensor: for those in ``keeping`` the source's."""
+    made: dict[str, Callable[[], nn.Module]] = {}
     for value in plan.values:
-        factory = asked_factory(value)
         if value.node != value.source:
+            # Not there yet: the tensor takes the range of a clamp behind it.
+            if value.node in keeping and value.source in made:
+                yield value, made[value.source]
             continue
-        if not value.observed and not isinstance(factory(), FakeQuantizeBase):
+        factory = asked_factory(value)
+        rounds = isinstance(factory(), FakeQuantizeBase)
+        if not value.observed and not rounds:
             continue
         fixed = FixedQParamsFakeQuantize.with_args(observer=observer_for(value.spec))
-        yield value, (fixed if value.fixed else factory)
+        factory = cache(fixed if value.fixed else factory)
+        if rounds:
+            made[value.node] = factory
+        yield value, factory
+
+
+def _shows_its_output(graph_module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether an operator that keeps its input's range shows its output to the fake quantizer.
+
+    Dropout does not: in training it gives larger numbers than in evaluation.
+    """
+    module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    return is_tensor(node) and not isinstance(module, _DropoutNd)
 
 
 def _computes_on_codes(module: nn.Module) -> bool:

@@ -15,7 +15,7 @@ from torch.ao import quantization
 from torch.ao.nn.intrinsic.qat import LinearBn1d, freeze_bn_stats
 from torch.ao.quantization import quantize_fx
 
-from tests.golden.qat_cases import CASES, Case, Net, build, build_fx, finish, train
+from tests.golden.qat_cases import CASES, SHARING, Case, Net, build, build_fx, finish, train
 
 TARGET = Path(__file__).with_name("qat.safetensors")
 
@@ -33,9 +33,18 @@ def vectors(case: Case) -> dict[str, Tensor]:
     for parameter in plain.parameters():
         parameter.data.add_(0.2 * torch.randn_like(parameter))
     state = {key: value.clone() for key, value in plain.state_dict().items()}
-    prepared = build(quantization, case, state)
     x = case.inputs()
-    target = torch.randn(len(x), *plain(x[0]).shape)
+    with torch.no_grad():
+        target = torch.randn(len(x), *plain(x[0]).shape)
+    tensors = {f"state.{key}": value for key, value in state.items()}
+    tensors |= {"x": x, "target": target}
+    if case not in SHARING:
+        tensors |= eager(case, state, x, target)
+    return tensors if case.special else tensors | graph(case, state, x, target)
+
+
+def eager(case: Case, state: dict[str, Tensor], x: Tensor, target: Tensor) -> dict[str, Tensor]:
+    prepared = build(quantization, case, state)
     losses = train(prepared, x, target, freeze)
     gradients = {
         f"gradient.{name}": parameter.grad.clone()
@@ -45,14 +54,19 @@ def vectors(case: Case) -> dict[str, Tensor]:
     prepared.eval()
     with torch.no_grad():
         y_fake, y = prepared(x[0]), finish(quantization, case, prepared)(x[0])
-    tensors = {"x": x, "target": target, "losses": losses, "y_fake": y_fake, "y": y}
-    if not case.special:
-        graph = build_fx(quantization, quantize_fx, case, state)
-        tensors["fx_losses"] = train(graph, x, target, freeze)
-        graph.eval()
-        with torch.no_grad():
-            tensors["fx_y_fake"], tensors["fx_y"] = graph(x[0]), quantize_fx.convert_fx(graph)(x[0])
-    return {**{f"state.{key}": v for key, v in state.items()}, **gradients, **trained, **tensors}
+    return gradients | trained | {"losses": losses, "y_fake": y_fake, "y": y}
+
+
+def graph(case: Case, state: dict[str, Tensor], x: Tensor, target: Tensor) -> dict[str, Tensor]:
+    prepared = build_fx(quantization, quantize_fx, case, state)
+    tensors = {"fx_losses": train(prepared, x, target, freeze)}
+    if case in SHARING:
+        trained = prepared.state_dict()
+        tensors |= {f"fx_trained.{key}": value.clone() for key, value in trained.items()}
+    prepared.eval()
+    with torch.no_grad():
+        tensors |= {"fx_y_fake": prepared(x[0]), "fx_y": quantize_fx.convert_fx(prepared)(x[0])}
+    return tensors
 
 
 def main() -> None:
@@ -62,7 +76,7 @@ def main() -> None:
     known = {name.partition("/")[0] for name in kept}
     named = kept | {
         f"{case.name}/{key}": value.contiguous()
-        for case in CASES
+        for case in CASES + SHARING
         if case.name not in known
         for key, value in vectors(case).items()
     }

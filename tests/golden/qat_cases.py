@@ -120,8 +120,44 @@ CASES = (
     ),
 )
 
-#: Those that are also trained as graphs.
-GRAPHS = tuple(case for case in CASES if not case.special)
+
+class Apply(nn.Module):
+    """A function of one tensor as a layer that is traced through."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def _keeping(*between: Callable[[Tensor], Tensor] | nn.Module) -> list[nn.Module]:
+    """A convolution, what is called in between, and a linear layer of six inputs."""
+    layers = [part if isinstance(part, nn.Module) else Apply(part) for part in between]
+    return [nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), *layers, nn.Linear(6, 4)]
+
+
+def _flat(x: Tensor) -> Tensor:
+    return torch.flatten(x, 1)
+
+
+#: Operators that keep their input's range; trained as graphs only.
+SHARING = tuple(
+    Case(name, layers, (4, 3, 8, 8))
+    for name, layers in (
+        ("adaptive-avg-pool", lambda: _keeping(nn.AdaptiveAvgPool2d(1), _flat)),
+        ("avg-pool", lambda: _keeping(lambda x: F.avg_pool2d(x, 6), _flat)),
+        ("mean", lambda: _keeping(lambda x: x.mean((2, 3)))),
+        ("max-pool", lambda: _keeping(lambda x: F.max_pool2d(x, 6).squeeze(-1).squeeze(-1))),
+        ("reshape", lambda: _keeping(nn.MaxPool2d(6), lambda x: x.reshape(x.shape[0], 6))),
+        ("view", lambda: _keeping(nn.AdaptiveAvgPool2d(1), lambda x: x.view(-1, 6))),
+        ("permute", lambda: _keeping(lambda x: x.permute(0, 2, 3, 1).mean((1, 2)))),
+    )
+)
+
+#: Those that are trained as graphs.
+GRAPHS = (*(case for case in CASES if not case.special), *SHARING)
 
 
 class Net(nn.Module):

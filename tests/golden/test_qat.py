@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from qlab import quantization
 from qlab.nn.intrinsic.qat import freeze_bn_stats
 from qlab.quantization import quantize_fx
-from tests.golden.qat_cases import CASES, GRAPHS, Case, build, build_fx, finish, train
+from tests.golden.qat_cases import CASES, GRAPHS, SHARING, Case, build, build_fx, finish, train
 
 
 @cache
@@ -73,6 +73,16 @@ def test_six_steps_of_a_graph_and_its_integers(case: Case):
     prepared = build_fx(quantization, quantize_fx, case, vectors(case, "state."))
     losses = train(prepared, given["x"], given["target"], freeze)
     torch.testing.assert_close(losses, given["fx_losses"], rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        close_codes(prepared.eval()(given["x"][0]), given["fx_y_fake"])
+        close_codes(quantize_fx.convert_fx(prepared)(given["x"][0]), given["fx_y"])
+
+
+@pytest.mark.parametrize("case", SHARING, ids=lambda case: case.name)
+def test_a_training_state_of_a_graph_of_the_reference_loads(case: Case):
+    given, prepared = vectors(case), build_fx(quantization, quantize_fx, case)
+    prepared.load_state_dict(vectors(case, "fx_trained."))
+    prepared.apply(freeze)
     with torch.no_grad():
         close_codes(prepared.eval()(given["x"][0]), given["fx_y_fake"])
         close_codes(quantize_fx.convert_fx(prepared)(given["x"][0]), given["fx_y"])

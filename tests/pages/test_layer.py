@@ -249,3 +249,14 @@ def test_a_large_weight_compares_observers_only_when_asked():
     assert len(page.dataframe) == 1
     page.toggle(key="weight_compare").set_value(True).run()
     assert len(page.dataframe) == 2
+
+
+@pytest.mark.parametrize("kind", ["weight", "activation"])
+def test_counts_are_logarithmic_or_linear(page: AppTest, kind: str):
+    def axis() -> tuple[str, str]:
+        found = chart(page, f"{kind}_histogram").layout.yaxis
+        return found.type, found.title.text
+
+    assert axis() == ("log", "count (log)")
+    page.toggle(key=f"{kind}_log").set_value(False).run()
+    assert axis() == ("linear", "count")

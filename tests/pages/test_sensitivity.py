@@ -303,6 +303,16 @@ def test_another_budget_takes_the_measurements_of_the_first(
     assert searched(mixed, 80).search.budget > searched(mixed).search.budget
 
 
+def test_a_budget_of_bit_operations_is_another_question(mixed: AppTest):
+    mixed.segmented_control(key="search_by").set_value("bit_ops").run()
+    settle(mixed.button(key="search").click().run())
+    assert not mixed.error
+    base = qlab.presets.get("int8").mapping()
+    by_work = searches.Question("mlp", 256, base, "bit_ops", 60)
+    found = engine.board().find(by_work.key("search")).result.search
+    assert found.budget != searched(mixed).search.budget
+
+
 def test_a_stopped_search_leaves_its_measurement():
     loaded = engine.board().find(("loaded", "mlp", 256, "cpu")).result
     base = qlab.presets.get("int8-minmax").mapping()

@@ -18,6 +18,7 @@ from qlab.quantization import (
     default_fake_quant,
     default_per_channel_weight_fake_quant,
     disable_fake_quant,
+    disable_observer,
     get_default_qat_qconfig_mapping,
 )
 from qlab.quantization.quantize_fx import convert_fx, prepare_qat_fx
@@ -198,3 +199,46 @@ def test_errors_name_what_is_wrong():
         prepared = prepare_qat_fx(net(), MAPPING, X)
         prepared(X)
         convert_fx(convert_fx(prepared.eval()))
+
+
+class Pooled(nn.Module):
+    """Operators that keep their input's range, dropout among them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.drop, self.fc = nn.Conv2d(3, 6, 3), nn.Dropout(0.5), nn.Linear(6, 2)
+
+    def forward(self, x):
+        x = F.max_pool2d(self.conv(x), 2).mean((2, 3))
+        return self.fc(self.drop(x).reshape(-1, 6))
+
+
+def test_operators_that_keep_a_range_share_its_fake_quantizer_and_so_do_copies():
+    prepared = prepare_qat_fx(Pooled().train(), MAPPING, X)
+    for model in (prepared, copy.deepcopy(prepared)):
+        behind = {
+            str(node.args[0]): model.get_submodule(str(node.target))
+            for node in model.graph.nodes
+            if "activation_post_process" in str(node.target)
+        }
+        assert list(behind) == ["x", "conv", "max_pool2d", "mean", "reshape", "fc"]
+        shared = behind["conv"]
+        assert all(behind[name] is shared for name in ("max_pool2d", "mean", "reshape"))
+        assert behind["x"] is not shared is not behind["fc"]
+    saved = prepared.state_dict()
+    scales = [saved[f"activation_post_process_{index}.scale"] for index in (1, 2, 3, 4)]
+    assert len({scale.data_ptr() for scale in scales}) == 1
+
+
+def test_a_shared_fake_quantizer_observes_every_output_and_converts_once():
+    torch.manual_seed(0)
+    prepared = prepare_qat_fx(Pooled().train(), MAPPING, X)
+    calls = []
+    shared = prepared.get_submodule("activation_post_process_1")
+    shared.register_forward_hook(lambda *_: calls.append(1))
+    prepared(X)
+    assert len(calls) == 4
+    prepared.eval()
+    converted = convert_fx(prepared)
+    prepared.apply(disable_observer)
+    assert (converted(X) - prepared(X)).abs().max() <= 0.01
