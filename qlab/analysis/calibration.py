@@ -178,9 +178,9 @@ def collect(
     result = Calibration() if start is None else copy.deepcopy(start)
     known = result.seen or (result.batches,)
     seen = [*known, *[0] * len(sources)][: len(sources)]
-    sizes = [len(source) for source in sources]
+    sizes = list(map(_counted, sources))
     total = result.batches + sum(
-        max(size - done, 0) for size, done in zip(sizes, seen, strict=True)
+        max((size or 0) - done, 0) for size, done in zip(sizes, seen, strict=True)
     )
     broken: UnfinishedError | None = None
     stopped, rest = False, _rest(sources, sizes, seen)
@@ -197,25 +197,35 @@ def collect(
         result.batches += 1
         result.samples += batch.samples
         if on_progress is not None:
-            on_progress(result.batches, total, "calibrating")
+            on_progress(result.batches, max(total, result.batches), "calibrating")
         stopped = should_stop is not None and should_stop()
     result.seen = tuple(seen)
-    result.complete = broken is None and (not stopped or result.batches >= total)
+    at_end = None not in sizes and result.batches >= total
+    result.complete = broken is None and (not stopped or at_end)
     place = {node: index for index, node in enumerate(order)}
     result.statistics = dict(sorted(result.statistics.items(), key=lambda kv: place[kv[0]]))
     if broken is not None:
-        broken.partial = result
-        raise broken
+        fix = "Repair the loader. What was seen before stays: calibrate() goes on from there."
+        cause = broken.__cause__ or broken
+        raise UnfinishedError.of(broken.problem, cause, fix, result) from broken.__cause__
     return result
 
 
+def _counted(source: Batches) -> int | None:
+    """How many batches there are; None where counting them failed, as the pass itself may too."""
+    try:
+        return len(source)
+    except UnfinishedError:
+        return None
+
+
 def _rest(
-    sources: Sequence[Batches], sizes: Sequence[int], seen: Sequence[int]
+    sources: Sequence[Batches], sizes: Sequence[int | None], seen: Sequence[int]
 ) -> Iterator[tuple[int, Batch]]:
     """Batches not yet seen, each with the index of its source; what was seen whole is not asked."""
     skipped = tuple(seen)
     for which, source in enumerate(sources):
-        if skipped[which] < sizes[which] or not sizes[which]:
+        if not (size := sizes[which]) or skipped[which] < size:
             for batch in itertools.islice(source, skipped[which], None):
                 yield which, batch
 

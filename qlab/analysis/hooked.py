@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
@@ -186,9 +186,14 @@ class ModuleStudy(Study):
         named = dict(zip(self.inputs[name], copies, strict=False))
         return {**named, self.nodes[name]: output.clone()}
 
-    def float_values(self, probe: LayerProbe, few: bool = False) -> Iterator[dict[str, Any]]:
+    def float_values(
+        self,
+        probe: LayerProbe,
+        few: bool = False,
+        samples: Iterable[tuple[Any, ...]] | None = None,
+    ) -> Iterator[dict[str, Any]]:
         """The float values around a layer for all calibration data, call by call."""
-        for inputs in self._inputs(few):
+        for inputs in self._inputs(few) if samples is None else samples:
             calls: list[dict[str, Any]] = []
 
             def keep(name: str, given: Any, output: Any, calls: Any = calls) -> None:

@@ -16,6 +16,7 @@ from qlab.errors import QlabError
 from qlab.graph.inputs import Call
 from qlab.graph.islands import arguments_of
 from qlab.graph.shapes import refusal, tensors_in
+from qlab.graph.state import State
 
 #: Called with a layer's name, its arguments by position and its output, after each of its calls.
 Observe = Callable[[str, Sequence[Any], Any], None]
@@ -43,13 +44,15 @@ class HookedRun:
     """Runs a model and shows every call of its layers, in the order in which they end.
 
     Args:
-        model: The model, in evaluation mode; between runs it is as it was.
+        model: The model, in evaluation mode. Every run begins with the buffers that it has now,
+            and leaves them so: what a forward writes to them is no part of what runs are compared
+            for, nor does it depend on which run comes first.
         graph: Its islands, as `qlab.graph.islands` made them.
         call: How it is called.
     """
 
     def __init__(self, model: nn.Module, graph: fx.GraphModule, call: Call) -> None:
-        self.model, self.call = model, call
+        self.model, self.call, self._state = model, call, State(model)
         self.nodes = {n.target: n for n in graph.graph.nodes if n.op == "call_module"}
 
     def run(
@@ -78,7 +81,9 @@ class HookedRun:
         replaced = replaced or {}
         watched = set(self.nodes) if watch is None else set(watch)
         current: list[tuple[str, tuple[Any, ...]]] = []
+        self._state.restored()  # who else calls the model may have written to it
         with ExitStack() as hooks, torch.no_grad():
+            hooks.callback(self._state.restored)
             for path in watched | set(replaced):
                 call = _Call(path, replaced.get(path), observe if path in watched else None)
                 module = self.model.get_submodule(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -24,7 +24,7 @@ from qlab.analysis.calibration import (
 )
 from qlab.analysis.fingerprint import model_fingerprint
 from qlab.analysis.probe import LayerProbe
-from qlab.errors import DTypeError, UncalibratedError, UnfinishedError
+from qlab.errors import ArgumentError, DTypeError, UncalibratedError, UnfinishedError
 from qlab.execution import GraphRunner
 from qlab.stats import TensorStats
 
@@ -116,15 +116,21 @@ class Observed:
         self.calibration = replace(calibration, seen=seen)
         self.sample_inputs = sample_inputs
 
-    def float_values(self, probe: LayerProbe, few: bool = False) -> Iterator[dict[str, Any]]:
+    def float_values(
+        self,
+        probe: LayerProbe,
+        few: bool = False,
+        samples: Iterable[tuple[Any, ...]] | None = None,
+    ) -> Iterator[dict[str, Any]]:
         """The float values around a layer for all calibration data, call by call.
 
         Args:
             probe: The layer.
             few: Of some samples of every batch only, see `few_of_each`.
+            samples: Inputs to take instead.
         """
         runner = GraphRunner(self.reference, {probe.node, *probe.inputs})
-        for inputs in self._inputs(few):
+        for inputs in self._inputs(few) if samples is None else samples:
             yield runner.collect(inputs)[1]
 
     def _inputs(self, few: bool) -> Iterator[tuple[Any, ...]]:
@@ -173,6 +179,12 @@ class Observed:
             )
         with self._lock:
             mine = self.calibration or self.calibrate()
+            if other is mine:
+                raise ArgumentError(
+                    "A Lab has seen its own calibration already: merged, it would count twice",
+                    expected="the `calibrated` of another Lab, which saw other data",
+                    received="this Lab's own",
+                )
             merged = mine.merge(other)
             self.calibration = replace(merged, seen=mine.seen, complete=mine.complete)
             self._forget()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,8 @@ __all__ = [
     "Sensitivity",
     "answer",
     "check_question",
+    "checked_since",
+    "checked_ways",
     "kept_in_float",
     "known_of",
     "measure_sensitivity",
@@ -123,7 +125,7 @@ def measure_sensitivity(
 
     Raises:
         ArgumentError: No candidate, or no way.
-        DTypeError: Neither an executor, or no sensitivity to go on from.
+        DTypeError: Not an executor, or no sensitivity to go on from.
         UnknownNameError: Another way.
         NonFiniteError: NaN or infinity in an output.
         UnfinishedError: A loader, a worker or the executor failed; ``partial`` is the answer so
@@ -232,21 +234,51 @@ def summary(cases: Cases, complete: bool) -> Sensitivity:
 
 def check_question(ways: tuple[str, ...], candidates: Candidates, since: Any) -> None:
     """Raises as `measure_sensitivity` does where there is nothing to measure, or go on from."""
-    if since is not None and not isinstance(since, Sensitivity):
-        raise DTypeError(
-            "Not an answer to go on from",
-            expected="what Lab.sensitivity returned before, or an UnfinishedError's `partial`",
-            received=repr(since),
-        )
-    for way in ways:
-        if way not in WAYS:
-            raise UnknownNameError.of("way to measure sensitivity", way, WAYS)
+    checked_since(since)
+    checked_ways(ways)
     if not ways or not candidates:
         raise ArgumentError(
             "Sensitivity has nothing to measure",
             expected=f"at least one configuration, and at least one way of {', '.join(WAYS)}",
             received=f"{len(candidates)} configurations, ways {tuple(ways)}",
         )
+
+
+def checked_since(since: Any) -> Sensitivity | None:
+    """An earlier answer, or None.
+
+    Raises:
+        DTypeError: Something else.
+    """
+    if since is None or isinstance(since, Sensitivity):
+        return since
+    raise DTypeError(
+        "Not an answer to go on from",
+        expected="what Lab.sensitivity returned before, or an UnfinishedError's `partial`",
+        received=repr(since),
+    )
+
+
+def checked_ways(ways: Any) -> tuple[str, ...] | None:
+    """Ways to measure sensitivity from one, several, or None.
+
+    Raises:
+        DTypeError: Neither text nor a sequence.
+        UnknownNameError: There is no such way.
+    """
+    if ways is None:
+        return None
+    if not isinstance(ways, Iterable):
+        raise DTypeError(
+            "Not a way to measure sensitivity",
+            expected=f"some of {', '.join(WAYS)}, or None for all",
+            received=repr(ways),
+        )
+    found = (ways,) if isinstance(ways, str) else tuple(ways)
+    for way in found:
+        if way not in WAYS:
+            raise UnknownNameError.of("way to measure sensitivity", way, WAYS)
+    return found
 
 
 def rank_correlation(table: pd.DataFrame) -> float | None:

@@ -154,6 +154,27 @@ def checked_executor(executor: Any) -> Executor | None:
     )
 
 
+def checked_hooks(on_progress: Any, should_stop: Any) -> None:
+    """Refuses hooks that cannot be called, before anything is run.
+
+    Raises:
+        DTypeError: One is neither a function nor None.
+    """
+    for name, hook, taken in (
+        ("on_progress", on_progress, "(done, total, label)"),
+        ("should_stop", should_stop, "nothing"),
+    ):
+        if hook is not None and not callable(hook):
+            raise DTypeError(
+                f"{name} cannot be called",
+                expected=f"a function of {taken}, or None",
+                received=repr(hook),
+                fix="Pass should_stop=threading.Event().is_set, for example."
+                if name == "should_stop"
+                else "Pass on_progress=print, for example.",
+            )
+
+
 def checked_count(name: str, value: Any) -> int:
     """A number of points.
 

@@ -9,7 +9,7 @@ from typing import Any
 from qlab.analysis.batches import Batches
 from qlab.analysis.calibration import first_samples
 from qlab.analysis.metrics import ErrorSums
-from qlab.analysis.probe import QuantizedLayer
+from qlab.analysis.probe import LayerProbe, QuantizedLayer
 from qlab.analysis.study import Study
 from qlab.analysis.what_if import deployed
 from qlab.execution import GraphRunner
@@ -60,7 +60,7 @@ def _judge(
     """Adds the errors on ``unseen``, with the ranges of ``seen`` or of all calibration data."""
     probe, steps = study.probe(name), [plan.step(name) for plan in plans]
     layers = [_layer(study, plan, name, seen) for plan in plans]
-    for values in _values(study, {probe.node, *probe.inputs}, unseen):
+    for values in _values(study, probe, {probe.node, *probe.inputs}, unseen):
         for step, layer, total in zip(steps, layers, sums, strict=True):
             output = layer.run([values[node] for node in probe.inputs])
             total.update(step.counting(values[probe.node]), step.counting(output))
@@ -75,7 +75,7 @@ def _layer(
         return deployed(study, plan, name, (step.weight, step.output))
     node = plan.range_node(probe.node)
     stats = TensorStats(channel_axis=study.stats(node).channel_axis)
-    for values in _values(study, {node}, seen):
+    for values in _values(study, probe, {node}, seen):
         stats.update(values[node])
     weight = study.weight_qparams(name, step.weight)[0] if step.weight else None
     output = step.output.qparams(stats).whole_range().to(study.graph_device)
@@ -83,8 +83,12 @@ def _layer(
 
 
 def _values(
-    study: Study, nodes: set[str], samples: Iterable[tuple[Any, ...]]
+    study: Study, probe: LayerProbe, nodes: set[str], samples: Iterable[tuple[Any, ...]]
 ) -> Iterator[dict[str, Any]]:
+    """Float values at some nodes; without a graph those around the layer, call by call."""
+    if study.trace_error is not None:
+        yield from study.float_values(probe, samples=samples)
+        return
     runner = GraphRunner(study.reference, nodes)
     for inputs in samples:
         yield runner.collect(inputs)[1]

@@ -32,9 +32,10 @@ from qlab.graph.aten import (
     passes_on,
     writes,
 )
-from qlab.graph.inputs import each_tensor, parts_of
+from qlab.graph.inputs import ANY, each_tensor, parts_of, tensors_of
 from qlab.graph.shapes import tensors_in
 from qlab.graph.sizes import check_sizes
+from qlab.graph.state import state_error
 from qlab.graph.stops import check_names
 
 _WEIGHTED = frozenset({"linear", "conv1d", "conv2d", "conv3d", "layer_norm", "prelu"})
@@ -115,27 +116,33 @@ def _free(value: Any) -> Any:
 
 
 def rebuild(
-    root: nn.Module, program: ExportedProgram, names: Sequence[str], is_leaf: IsLeaf
+    root: nn.Module, program: ExportedProgram, inputs: inspect.BoundArguments, is_leaf: IsLeaf
 ) -> fx.GraphModule:
     """The graph of a program over the model's own modules and parameters.
 
     Args:
         root: The model; tensors that the program holds as constants become its buffers.
         program: What `export` gave for it.
-        names: The arguments that are the graph's inputs, in order.
+        inputs: Example inputs; those that are known are the graph's inputs, in order.
         is_leaf: Whether the module of a path shall stay whole.
 
     Raises:
         TraceError: The program does what a graph cannot say.
     """
-    return _Rebuilding(root, program, is_leaf).run(names)
+    return _Rebuilding(root, program, inputs, is_leaf).run()
 
 
 class _Rebuilding:
     """The graph being written, and for each node of the program what carries its value."""
 
-    def __init__(self, root: nn.Module, program: ExportedProgram, is_leaf: IsLeaf) -> None:
-        self.root, self.program = root, program
+    def __init__(
+        self,
+        root: nn.Module,
+        program: ExportedProgram,
+        inputs: inspect.BoundArguments,
+        is_leaf: IsLeaf,
+    ) -> None:
+        self.root, self.program, self.inputs = root, program, inputs
         self.modules = dict(root.named_modules(remove_duplicate=False))
         self.graph = fx.Graph()
         self.values: dict[fx.Node, Any] = {}
@@ -145,7 +152,8 @@ class _Rebuilding:
         self.returned = self._returned()
         self.layers = dict(self._layers(is_leaf))
 
-    def run(self, names: Sequence[str]) -> fx.GraphModule:
+    def run(self) -> fx.GraphModule:
+        names = [name for name, value in tensors_of(self.inputs) if value is not ANY]
         placeholders = self._write_inputs(names)
         for node, path in self.parameters.items():
             self.values[node] = self.graph.get_attr(path)
@@ -201,11 +209,7 @@ class _Rebuilding:
             if spec.kind is OutputKind.USER_OUTPUT:
                 returned.append(value)
             elif not self._is_a_statistic(str(spec.target)):
-                raise TraceError(
-                    "The model writes to its own state when it is called",
-                    received=f"a new value for {spec.target!r}",
-                    fix="Keep it out of the forward in evaluation mode.",
-                )
+                raise state_error(self.root, str(spec.target), self.inputs)
         return returned
 
     def _is_a_statistic(self, target: str) -> bool:

@@ -21,6 +21,7 @@ from torch import Tensor, fx, nn
 from qlab.errors import ArgumentError
 from qlab.graph.inputs import Call
 from qlab.graph.shapes import describe_value
+from qlab.graph.state import State
 from qlab.graph.trace import is_library_leaf
 
 
@@ -79,9 +80,10 @@ def islands(model: nn.Module, call: Call) -> Islands:
     Raises:
         ArgumentError: The model calls no layer.
     """
-    layers = dict(layers_of(model))
+    layers, before = dict(layers_of(model)), State(model)
     seen: dict[str, Calls] = {}
     with ExitStack() as hooks, torch.no_grad():
+        hooks.callback(before.restored)
         for path, module in layers.items():
             hook = module.register_forward_hook(_note(seen, path), with_kwargs=True)
             hooks.callback(hook.remove)

@@ -32,7 +32,7 @@ def trace_error(root: nn.Module, error: Exception, path: str | None = None) -> T
     """
     frames = list(_own_frames(error))
     if path is None:
-        path = next((p for f, _ in reversed(frames) if (p := _path(root, f)) is not None), "")
+        path = next((p for f, _ in reversed(frames) if (p := owner_of(root, f)) is not None), "")
     module = root.get_submodule(path)
     place = f"module {path!r}" if path else "the model itself"
     file, line, where = None, None, ""
@@ -73,8 +73,18 @@ def _steps(traceback: TracebackType | None) -> Iterator[TracebackType]:
         traceback = traceback.tb_next
 
 
-def _path(root: nn.Module, frame: FrameType) -> str | None:
-    owner = frame.f_locals.get("self")
+def own_frames_above(frame: FrameType | None) -> Iterator[FrameType]:
+    """The user's frames among those that a call came through, the innermost first."""
+    while frame is not None:
+        if not frame.f_code.co_filename.startswith(_FRAMEWORK):
+            yield frame
+        frame = frame.f_back
+
+
+def owner_of(root: nn.Module, frame: FrameType) -> str | None:
+    """The path of the module whose method a frame is in; None where it is no module's."""
+    code = frame.f_code
+    owner = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
     return next((path for path, module in root.named_modules() if module is owner), None)
 
 

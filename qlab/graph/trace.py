@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-import torch
 from torch import fx, nn
 from torch.nn.parameter import UninitializedParameter
 
@@ -21,6 +20,7 @@ from qlab.graph.inputs import ANY, Inputs, bind, replace, tensors_of
 from qlab.graph.lift import attribute, lift
 from qlab.graph.shapes import record_shapes
 from qlab.graph.sizes import check_agreement
+from qlab.graph.state import State, state_error
 from qlab.graph.stops import check_names, trace_error
 from qlab.nn.quantized import FloatFunctional, FXFloatFunctional
 from qlab.nn.stubs import DeQuantStub, QuantStub, QuantWrapper
@@ -129,7 +129,7 @@ def symbolic(root: nn.Module, inputs: inspect.BoundArguments, leaves: Leaves) ->
     """Runs the forward once with stand-ins for the inputs and records what it does with them."""
     tracer = _Tracer(inputs, leaves)
     with _ONE_AT_A_TIME:
-        before = _State(root)
+        before = State(root)
         try:
             graph = tracer.trace(root)
         except Exception as error:
@@ -137,37 +137,9 @@ def symbolic(root: nn.Module, inputs: inspect.BoundArguments, leaves: Leaves) ->
         finally:
             written = before.restored()
     if written:
-        raise TraceError(
-            "The model writes to its own state when it is called",
-            received=f"a new value for {written[0]!r}",
-            fix="Keep it out of the forward.",
-        )
+        raise state_error(root, written[0], inputs)
     check_names(graph)
     return fx.GraphModule(root, graph, type(root).__name__)
-
-
-class _State:
-    """The buffers of a model, to be told what its forward did to them: a stand-in's way through it
-    writes to the real ones, once, and the graph would know nothing of it."""
-
-    def __init__(self, root: nn.Module) -> None:
-        self.kept = [
-            (module, path, name, buffer, buffer._version, buffer.detach().clone())
-            for path, module in root.named_modules()
-            for name, buffer in module._buffers.items()
-            if buffer is not None and not buffer.is_inference()
-        ]
-
-    def restored(self) -> list[str]:
-        """Puts back what was written to, into the same tensors; the paths of it."""
-        written = []
-        for module, path, name, buffer, version, value in self.kept:
-            if module._buffers.get(name) is not buffer or buffer._version != version:
-                with torch.no_grad():
-                    buffer.copy_(value)
-                module._buffers[name] = buffer
-                written.append(f"{path}.{name}".lstrip("."))
-        return written
 
 
 def exported(root: nn.Module, inputs: inspect.BoundArguments, leaves: Leaves) -> fx.GraphModule:
@@ -193,8 +165,10 @@ def exported(root: nn.Module, inputs: inspect.BoundArguments, leaves: Leaves) ->
             refusals.append(trace_error(root, error))
             continue
         try:
-            graph_module = rebuild(root, program, names, is_leaf)
+            graph_module, before = rebuild(root, program, inputs, is_leaf), State(root)
             check_agreement(root, graph_module, inputs)
+            if written := before.restored():  # a buffer that is replaced is not in the program
+                raise state_error(root, written[0], inputs)
         except TraceError as refusal:
             refusals.append(refusal)
         else:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from qlab import presets
 from qlab.algorithms import RepairReport
 from qlab.analysis.batches import Batches
 from qlab.analysis.calibration import Calibration, Progress, Stop
@@ -24,20 +23,17 @@ from qlab.analysis.hooked import study_of
 from qlab.analysis.layers import Layer, types_of
 from qlab.analysis.stability import Stability
 from qlab.analysis.study import Study
+from qlab.analysis.tasks import checked_hooks
 from qlab.errors import DTypeError, NonFiniteError, TraceError, UnknownNameError
 from qlab.execution import usable_device
 from qlab.graph import Plan
 from qlab.graph.inputs import Call, Inputs
-from qlab.graph.shapes import tensors_in
 from qlab.io.float_graph import is_float_graph
 from qlab.io.lab_file import LabFile, RepairFile, save_lab
+from qlab.lab.arguments import Mapping, resolve_mapping, tensors_alone
 from qlab.object_types import ObjectType
-from qlab.qconfig import QConfigMapping
 from qlab.registry import PATTERNS, Pattern
 from qlab.runs import Runs
-
-Mapping = QConfigMapping | str | None
-DEFAULT_PRESET = "int8"
 
 
 class LabBase:
@@ -66,7 +62,7 @@ class LabBase:
         self.device = usable_device(home if device is None else device)
         inputs = example_inputs
         if isinstance(model, fx.GraphModule) and is_float_graph(model):
-            inputs = _tensors_alone(inputs)
+            inputs = tensors_alone(inputs)
         self._call = Call.of(model, _to(inputs, self.device))
         data = self._batches(calibration, "calibration")
         self._evaluation_data = (
@@ -174,19 +170,22 @@ class LabBase:
             should_stop: Asked after each batch.
 
         Raises:
+            DTypeError: A hook that cannot be called.
             NonFiniteError: NaN in the float model, or infinity made of finite numbers; names the
                 first layer that produced it, or the input that came so. The Lab is left as it
                 was before the call.
             UnfinishedError: The loader failed; names the batch. What was seen before is kept, and
                 the next call goes on from there.
         """
+        checked_hooks(on_progress, should_stop)
         return self._study.calibrate(on_progress, should_stop)
 
     def _calibrated_whole(
         self, on_progress: Progress | None = None, should_stop: Stop | None = None
     ) -> bool:
-        """Calibrates where that has not begun; False where it was stopped, and an answer is too."""
-        return self.calibrated is not None or self.calibrate(on_progress, should_stop).complete
+        """Calibrates what is left of the data; False where it was stopped: then no answer is
+        complete."""
+        return self.calibrate(on_progress, should_stop).complete
 
     def add_data(
         self, batches: Any, on_progress: Progress | None = None, should_stop: Stop | None = None
@@ -205,6 +204,7 @@ class LabBase:
             NonFiniteError: As in `calibrate`; none of the new data is kept then.
             UnfinishedError: As in `calibrate`, which goes on from there.
         """
+        checked_hooks(on_progress, should_stop)
         return self._study.add_data(self._batches(batches, "added"), on_progress, should_stop)
 
     def with_data(
@@ -219,11 +219,14 @@ class LabBase:
     def merge(self, other: Calibration) -> Calibration:
         """Takes in what a Lab of the same model saw of other data, in any process or machine.
 
+        Who comes first matters to the policy `qlab.ranges.MovingAverage` alone, which follows the
+        order of the batches.
+
         Args:
             other: Its ``calibrated``; its batches count as coming after those seen here.
 
         Raises:
-            ArgumentError: It is of another model.
+            ArgumentError: It is of another model, or this Lab's own.
         """
         return self._study.merge(other)
 
@@ -361,24 +364,6 @@ class LabBase:
         return lab
 
 
-def resolve_mapping(mapping: Mapping) -> QConfigMapping:
-    """A configuration from any of its spellings.
-
-    Raises:
-        UnknownNameError: No preset has this name.
-        DTypeError: Neither a `QConfigMapping`, a preset's name nor None.
-    """
-    if isinstance(mapping, QConfigMapping):
-        return mapping
-    if mapping is None or isinstance(mapping, str):
-        return presets.get(DEFAULT_PRESET if mapping is None else mapping).mapping()
-    raise DTypeError(
-        "Not a configuration",
-        expected="a QConfigMapping, the name of a preset, or None",
-        received=type(mapping).__name__,
-    )
-
-
 def _device_of(model: nn.Module) -> torch.device:
     tensors = [*model.parameters(), *model.buffers()]
     return tensors[0].device if tensors else torch.device("cpu")
@@ -388,12 +373,3 @@ def _to(value: Any, device: torch.device) -> Any:
     """A value with all tensors inside it on a device."""
     value = dict(value) if isinstance(value, Named) else value
     return pytree.tree_map_only(Tensor, lambda tensor: tensor.to(device), value)
-
-
-def _tensors_alone(inputs: Any) -> Any:
-    """Example inputs without what a graph has fixed."""
-    if isinstance(inputs, Named):
-        return {name: value for name, value in inputs.items() if tensors_in(value)}
-    if isinstance(inputs, tuple | list):
-        return tuple(value for value in inputs if tensors_in(value))
-    return inputs

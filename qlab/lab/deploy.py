@@ -17,7 +17,8 @@ from qlab.io.exports import export
 from qlab.io.files import path_of
 from qlab.io.onnx_check import OnnxCheck, check_onnx
 from qlab.io.replay import Origin
-from qlab.lab.base import LabBase, Mapping, resolve_mapping
+from qlab.lab.arguments import Mapping, resolve_mapping
+from qlab.lab.base import LabBase
 
 
 class DeployableLab(LabBase):

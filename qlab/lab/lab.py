@@ -19,10 +19,10 @@ from qlab.analysis.fidelity import Fidelity, measure_fidelity
 from qlab.analysis.parts import only
 from qlab.analysis.report import Report
 from qlab.analysis.search import Candidate, Measure, Search, Space, budget_limits, search_mappings
-from qlab.analysis.sensitivity import Sensitivity, names_of
+from qlab.analysis.sensitivity import Sensitivity, checked_since, checked_ways, names_of
 from qlab.analysis.tasks import checked_count, checked_executor
 from qlab.analysis.what_if import WhatIf, what_if
-from qlab.lab.base import DEFAULT_PRESET, Mapping, resolve_mapping
+from qlab.lab.arguments import DEFAULT_PRESET, Mapping, resolve_mapping
 from qlab.lab.deploy import DeployableLab
 from qlab.lab.repairs import RepairableLab
 from qlab.lab.tensors import TensorLab
@@ -133,7 +133,7 @@ class Lab(RepairableLab, DeployableLab, TensorLab):
         self,
         mappings: Mapping | dict[str, Mapping] | Sequence[Mapping] = None,
         *,
-        ways: Sequence[str] | None = None,
+        ways: str | Sequence[str] | None = None,
         executor: Executor | None = None,
         since: Sensitivity | None = None,
         on_progress: Progress | None = None,
@@ -143,9 +143,9 @@ class Lab(RepairableLab, DeployableLab, TensorLab):
 
         Args:
             mappings: The candidate configurations: one, a sequence of them, or a dict by name.
-            ways: Which of ``"on"`` (the layer alone is quantized), ``"off"`` (it alone is not) and
-                ``"estimate"`` (``"on"`` to first order, for all layers in one pass) to answer; all
-                if not given, without a graph all but the estimate.
+            ways: One or some of ``"on"`` (the layer alone is quantized), ``"off"`` (it alone is
+                not) and ``"estimate"`` (``"on"`` to first order, for all layers in one pass) to
+                answer; all if not given, without a graph all but the estimate.
             executor: Any `concurrent.futures.Executor`, of threads, processes or a cluster; it
                 changes when the answer comes, not what it says.
             since: An earlier answer, such as one that was stopped: what it measured of the same
@@ -165,18 +165,16 @@ class Lab(RepairableLab, DeployableLab, TensorLab):
         """
         named = [(DEFAULT_PRESET, None)] if mappings is None else names_of(mappings)
         candidates = {name: resolve_mapping(mapping) for name, mapping in named}
+        asked = checked_ways(ways)
         seen_all = self._calibrated_whole(on_progress, should_stop)
-        with self._finding_the_first():
-            found = self._study.sensitivity(
-                candidates,
-                self._evaluation_data,
-                None if ways is None else tuple(ways),
-                executor,
-                since=since,
-                on_progress=on_progress,
-                should_stop=should_stop,
-            )
+        hooks: Any = {"on_progress": on_progress, "should_stop": should_stop}
+        found = self._sensitivity(candidates, asked, executor, since=since, **hooks)
         return found if seen_all else replace(found, complete=False)
+
+    def _sensitivity(self, candidates: Any, *how: Any, **more: Any) -> Sensitivity:
+        """As far as calibration went; see `Study.sensitivity`."""
+        with self._finding_the_first():
+            return self._study.sensitivity(candidates, self._evaluation_data, *how, **more)
 
     def search(
         self,
@@ -205,7 +203,8 @@ class Lab(RepairableLab, DeployableLab, TensorLab):
             points: How many points the front has at most, the 20 nearest the budget without gaps;
                 None for all that there are.
             on_progress: Called as ``(done, total, label)``.
-            should_stop: Asked after each task; the front then holds what was found.
+            should_stop: Asked after each task, and before each layer that is prepared; the front
+                then holds what was found.
 
         Raises:
             ArgumentError: An impossible budget; states the smallest possible.
@@ -215,14 +214,19 @@ class Lab(RepairableLab, DeployableLab, TensorLab):
         checked_executor(executor)
         if points is not None:
             checked_count("points", points)
+        checked_since(sensitivity)
         resolved = resolve_mapping(mapping)
         seen_all = self.calibrate(on_progress, should_stop).complete
-        space = Space(self._study, resolved, candidates, by, on_progress=on_progress)
-        budget_limits(space, budget)  # refused before anything is measured
         hooks: Any = {"on_progress": on_progress, "should_stop": should_stop}
+        space = Space(self._study, resolved, candidates, by, **hooks)
+        budget_limits(space, budget)  # refused before anything is measured
+        if not space.complete:
+            hooks["should_stop"] = lambda: True
         if sensitivity is None or not sensitivity.complete:
-            asked: Any = {"ways": ("on",), "executor": executor, "since": sensitivity}
-            sensitivity = self.sensitivity(space.configurations(), **asked, **hooks)
+            configurations = space.configurations() or {"base": resolved}
+            sensitivity = self._sensitivity(
+                configurations, ("on",), executor, since=sensitivity, **hooks
+            )
         before = self.runs.latest(self.subject)
         compare = partial(self.compare, parent=None if before is None else before.id)
         found = search_mappings(space, budget, sensitivity, compare, points=points, **hooks)

@@ -23,7 +23,8 @@ from qlab.algorithms import (
 from qlab.algorithms.finetune import Loss
 from qlab.analysis.calibration import Progress, Stop
 from qlab.errors import ArgumentError
-from qlab.lab.base import LabBase, Mapping, resolve_mapping
+from qlab.lab.arguments import Mapping, resolve_mapping
+from qlab.lab.base import LabBase
 from qlab.qconfig import QConfigMapping
 from qlab.runs import record_report
 

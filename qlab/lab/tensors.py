@@ -8,7 +8,8 @@ from qlab.analysis.what_if import compare_policies
 from qlab.analysis.worked_norms import WorkedNorm, norm_in_layer
 from qlab.analysis.worked_sums import WorkedSum, sum_in_layer
 from qlab.errors import DTypeError, UnknownNameError
-from qlab.lab.base import LabBase, Mapping
+from qlab.lab.arguments import Mapping
+from qlab.lab.base import LabBase
 from qlab.qparams import QParams
 from qlab.ranges import QuantizationError, TensorSpec
 from qlab.stats import TensorStats

@@ -6,7 +6,14 @@ import torch
 from torch import nn
 
 import qlab
-from qlab.errors import ArgumentError, DTypeError, NonFiniteError, UnsupportedError
+from qlab.analysis.study import Study
+from qlab.errors import (
+    ArgumentError,
+    DTypeError,
+    NonFiniteError,
+    UnknownNameError,
+    UnsupportedError,
+)
 
 
 def small_net() -> nn.Sequential:
@@ -234,3 +241,64 @@ def test_complex_outputs_are_refused_in_words(question):
     lab = qlab.Lab(Complex().eval(), x, [x])
     with pytest.raises(UnsupportedError, match=r"output 'output' holds complex.*view_as_real"):
         getattr(lab, question)()
+
+
+@pytest.mark.parametrize("wrong", [3, [3], "w8a8"])
+def test_candidates_that_are_none_are_refused_by_name(wrong):
+    x = torch.randn(4, 6)
+    lab = qlab.Lab(nn.Linear(6, 3).eval(), x, [x])
+    with pytest.raises(DTypeError, match=r"Not a candidate of a search.*qlab\.Candidate"):
+        lab.search(0.5, candidates=wrong)
+
+
+def test_what_is_no_sensitivity_and_no_way_is_refused_before_anything_runs():
+    x = torch.randn(4, 6)
+    lab = qlab.Lab(nn.Linear(6, 3).eval(), x, [x])
+    with pytest.raises(DTypeError, match=r"Not an answer to go on from.*3"):
+        lab.search(0.5, sensitivity=3)
+    with pytest.raises(DTypeError, match=r"Not a way to measure sensitivity.*some of on, off"):
+        lab.sensitivity(ways=3)
+    with pytest.raises(UnknownNameError, match="Unknown way to measure sensitivity 'of'"):
+        lab.sensitivity(ways="of")
+    assert lab.calibrated is None
+    one, several = lab.sensitivity(ways="on"), lab.sensitivity(ways=("on",))
+    assert one.table.equals(several.table)
+
+
+@pytest.mark.parametrize("after", [0, 2])
+def test_a_search_is_stopped_while_it_prepares(after, monkeypatch):
+    x = torch.randn(4, 6)
+    net = nn.Sequential(nn.Linear(6, 64), nn.ReLU(), nn.Linear(64, 3)).eval()
+    lab, made = qlab.Lab(net, x, [x] * 2), []
+    lab.calibrate()
+    sized = Study.execute
+    monkeypatch.setattr(Study, "execute", lambda *a, **k: made.append(1) or sized(*a, **k))
+    found = lab.search(0.9, should_stop=lambda: len(made) > after)
+    assert len(made) <= after + 2  # the base twice: for its size, and for what is not decided
+    assert (found.complete, len(found), found.groups) == (False, 0, ())
+    assert lab.search(0.9).complete
+
+
+def test_a_search_is_shown_in_a_few_words():
+    x = torch.randn(4, 6)
+    net = nn.Sequential(nn.Linear(6, 64), nn.ReLU(), nn.Linear(64, 3)).eval()
+    shown = repr(qlab.Lab(net, x, [x]).search(0.9, points=3))
+    assert "budget=" in shown and "Group(" not in shown and "Sensitivity(" not in shown
+
+
+def test_a_lab_is_not_shown_twice_what_it_saw():
+    x = torch.randn(4, 6)
+    lab = qlab.Lab(nn.Linear(6, 3).eval(), x, [x])
+    with pytest.raises(ArgumentError, match=r"counts? twice.*another Lab"):
+        lab.merge(lab.calibrate())
+    assert lab.calibrated.batches == 1
+
+
+def test_a_budget_that_is_true_and_a_parent_that_is_no_run_are_refused():
+    x = torch.randn(4, 6)
+    with pytest.raises(ArgumentError, match="memory budget is a number of bytes"):
+        qlab.Lab(nn.Linear(6, 3).eval(), x, [x], memory_budget=True)
+    lab = qlab.Lab(nn.Linear(6, 3).eval(), x, [x])
+    lab.compare()
+    with pytest.raises(UnknownNameError, match="999"):
+        lab.compare(parent=999)

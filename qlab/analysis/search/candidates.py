@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -11,11 +11,11 @@ from typing import Literal
 import torch
 from torch import fx
 
-from qlab.analysis.calibration import Progress
+from qlab.analysis.calibration import Progress, Stop
 from qlab.analysis.report import graph_bytes, module_bytes
 from qlab.analysis.study import Study
 from qlab.dtypes import integer
-from qlab.errors import ArgumentError, UnknownNameError
+from qlab.errors import ArgumentError, DTypeError, UnknownNameError
 from qlab.graph.plan import Plan, Step
 from qlab.nn.intrinsic.fold import core
 from qlab.qconfig import QConfig, QConfigMapping, qconfig_of
@@ -126,8 +126,13 @@ class Space:
         by: What the budget limits.
         on_progress: Called as ``(candidates done, candidates in all, label)`` while their sizes are
             measured.
+        should_stop: Asked before each tensor whose range that takes, and each candidate.
+
+    Attributes:
+        complete: False where it was stopped: nothing can be decided then, there are no groups.
 
     Raises:
+        DTypeError: Candidates that are none.
         ArgumentError: Candidates without unique names, or no layer whose weight is quantized.
         UnknownNameError: ``by`` is neither ``"size"`` nor ``"bit_ops"``.
     """
@@ -140,6 +145,7 @@ class Space:
         by: Measure,
         *,
         on_progress: Progress | None = None,
+        should_stop: Stop | None = None,
     ) -> None:
         if by not in ("size", "bit_ops"):
             raise UnknownNameError.of("measure of a budget", by, ("size", "bit_ops"))
@@ -160,15 +166,26 @@ class Space:
         self.candidates = _checked(candidates, by, steps[0])
         uniform = {c.name: self.uniform(c) for c in self.candidates}
         self._plans = {name: study.plan(mapping) for name, mapping in uniform.items()}
-        self._converted: dict[str, fx.GraphModule] = {}
-        for done, candidate in enumerate(self.candidates, start=1):
-            if not candidate.is_float:
-                self._converted[candidate.name] = self._sized(uniform[candidate.name])
-            if on_progress is not None:
-                on_progress(done, len(self.candidates), f"preparing {candidate.name}")
         self.base_bytes = graph_bytes(self._sized(mapping))
         self.base_bit_ops = sum(self._macs(s.name) * _bits(s) for s in steps)
-        self.groups = tuple(map(self._group, self._together(plan)))
+        self._converted: dict[str, fx.GraphModule] = {}
+        self.complete = self._prepare(on_progress, should_stop or (lambda: False))
+        self.groups = tuple(map(self._group, self._together(plan))) if self.complete else ()
+
+    def _prepare(self, on_progress: Progress | None, stop: Stop) -> bool:
+        """Quantizes every candidate for its size; False where it was stopped."""
+        for done, candidate in enumerate(self.candidates, start=1):
+            if not candidate.is_float:
+                plan = self._plans[candidate.name]
+                for value in plan.values:
+                    if stop():
+                        return False
+                    if value.observed:
+                        self.study.activation_qparams(value.node, value.spec)
+                self._converted[candidate.name] = self.study.execute(plan, sized=True)
+            if on_progress is not None:
+                on_progress(done, len(self.candidates), f"preparing {candidate.name}")
+        return True
 
     @cached_property
     def fixed_bytes(self) -> int:
@@ -297,11 +314,23 @@ def _checked(
         qconfig = step.requested
         assert qconfig is not None
         return default_candidates(by, _named(qconfig.weight_spec, qconfig.activation_spec))
-    names = [candidate.name for candidate in candidates]
+    given = [candidates] if isinstance(candidates, Candidate) else candidates
+    wrong = [c for c in given if not isinstance(c, Candidate)] if _several(given) else [given]
+    if wrong:
+        raise DTypeError(
+            "Not a candidate of a search",
+            expected="a sequence of qlab.Candidate, or None for the default ones",
+            received=repr(wrong[0]),
+        )
+    names = [candidate.name for candidate in given]
     if not names or len(set(names)) < len(names):
         raise ArgumentError(
             "A search needs candidates with names of their own",
             expected="at least one Candidate, each with another name",
             received=f"{names}",
         )
-    return tuple(candidates)
+    return tuple(given)
+
+
+def _several(value: object) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, str)

@@ -104,8 +104,8 @@ class Search:
     budget: int
     smallest: int
     bound: float
-    groups: tuple[Group, ...]
-    sensitivity: Sensitivity
+    groups: tuple[Group, ...] = field(repr=False)
+    sensitivity: Sensitivity = field(repr=False)
     complete: bool
     _space: Space = field(repr=False)
     _solutions: tuple[Solution, ...] = field(repr=False)

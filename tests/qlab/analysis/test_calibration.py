@@ -13,7 +13,7 @@ import qlab
 import sample_models
 from qlab.analysis.calibration import Calibration
 from qlab.counting import load
-from qlab.errors import ArgumentError, NonFiniteError
+from qlab.errors import ArgumentError, DTypeError, NonFiniteError, UnfinishedError
 
 
 def _model() -> nn.Module:
@@ -54,6 +54,55 @@ def test_a_stopped_pass_goes_on_to_the_result_of_an_uninterrupted_one():
         assert (part.batches, part.complete) == (stop, False)
     assert lab.calibrate(lambda *p: done.append(p[:2])) == whole
     assert done == [(i, 7) for i in range(1, 8)]
+
+
+@pytest.mark.parametrize("ask", ["compare", "sensitivity", "fidelity"])
+def test_a_question_after_a_stopped_calibration_sees_the_rest_of_the_data_first(ask):
+    lab = _lab(_batches(7))
+    assert not getattr(lab, ask)(should_stop=lambda: True).complete
+    assert lab.calibrated.batches == 1
+    assert getattr(lab, ask)().complete
+    assert lab.calibrated.complete
+    assert lab.calibrated == _lab(_batches(7)).calibrate()
+
+
+class FailsOnce:
+    """A loader of unknown length, which fails at batch 3 of the first ``passes`` passes."""
+
+    def __init__(self, data, passes: int) -> None:
+        self.data, self.passes = data, passes
+
+    def __iter__(self):
+        self.passes -= 1
+        for index, batch in enumerate(self.data):
+            if index == 3 and self.passes >= 0:
+                raise OSError("disk")
+            yield batch
+
+
+def test_a_loader_that_fails_even_where_it_is_counted_leaves_what_was_seen():
+    lab = _lab(FailsOnce(_batches(7), 2))
+    with pytest.raises(UnfinishedError, match=r"Batch 3 .*OSError: disk.*calibrate\(\) goes on"):
+        lab.calibrate()
+    assert (lab.calibrated.batches, lab.calibrated.complete) == (3, False)
+    assert lab.calibrate() == _lab(_batches(7)).calibrate()
+
+
+def test_a_stop_is_one_where_the_number_of_batches_is_not_known():
+    lab, done = _lab(FailsOnce(_batches(7), 1)), []
+    part = lab.calibrate(lambda *p: done.append(p[:2]), lambda: len(done) == 3)
+    assert (part.batches, part.complete) == (3, False)
+    assert done == [(1, 1), (2, 2), (3, 3)]
+    assert lab.calibrate().batches == 7
+
+
+@pytest.mark.parametrize("ask", ["calibrate", "compare", "sensitivity", "fidelity"])
+@pytest.mark.parametrize("hook", ["on_progress", "should_stop"])
+def test_a_hook_that_cannot_be_called_is_refused_before_anything_runs(ask, hook):
+    lab = _lab(data := Lazy(3))
+    with pytest.raises(DTypeError, match=f"{hook} cannot be called.*a function of .*True"):
+        getattr(lab, ask)(**{hook: True})
+    assert lab.calibrated is None and not data.read
 
 
 def test_added_data_is_merged_and_only_it_is_run():

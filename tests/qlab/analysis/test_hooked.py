@@ -434,7 +434,8 @@ def test_causes_are_found_layer_by_layer():
     traced, hooked = (qlab.Lab(model, BATCHES[0], BATCHES) for model in (net, Opaque(net)))
     a, b = traced.causes("3", "int8-per-tensor"), hooked.causes("net.3", "int8-per-tensor")
     assert [(c.kind, c.tensor, c.value) for c in b] == [(c.kind, c.tensor, c.value) for c in a]
-    assert [c.gain for c in b] == pytest.approx([c.gain for c in a])
+    gains = [c.gain for c in a]
+    assert [c.gain for c in b] == pytest.approx(gains, abs=0.02)  # dB: of few samples
     spread = next(c for c in b if c.kind == "channel spread")
     assert "net.3" in hooked.remedy(spread, "int8-per-tensor").module_name_qconfigs
 

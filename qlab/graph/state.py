@@ -1,0 +1,149 @@
+"""The buffers of a model that its forward writes to: which, in which line, and what they were."""
+
+from __future__ import annotations
+
+import inspect
+import linecache
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_buffer_registration_hook
+from torch.overrides import TorchFunctionMode
+
+from qlab.errors import QlabError, TraceError
+from qlab.graph.inputs import ANY, tensors_of
+from qlab.graph.stops import own_frames_above, owner_of
+
+_FIX = "Keep it out of the forward."
+
+
+class State:
+    """The buffers of a model, to be told what its forward did to them, and to put them back.
+
+    Args:
+        root: The model, as it is to be.
+    """
+
+    def __init__(self, root: nn.Module) -> None:
+        self._kept = [
+            _Kept(module, name, f"{path}.{name}".lstrip("."), buffer)
+            for path, module in root.named_modules()
+            for name, buffer in module._buffers.items()
+            if buffer is not None and not buffer.is_inference()
+        ]
+
+    def restored(self) -> list[str]:
+        """Puts back what was written to, into the same tensors; the paths of it."""
+        written = [kept for kept in self._kept if kept.is_written()]
+        for kept in written:
+            kept.restore()
+        for kept in self._kept:  # several may be one tensor
+            kept.version = kept.buffer._version
+        return [kept.path for kept in written]
+
+
+class _Kept:
+    """One buffer, and what it held."""
+
+    def __init__(self, module: nn.Module, name: str, path: str, buffer: Tensor) -> None:
+        self.module, self.name, self.path, self.buffer = module, name, path, buffer
+        self.version, self.value = buffer._version, buffer.detach().clone()
+
+    def is_written(self) -> bool:
+        other = self.module._buffers.get(self.name) is not self.buffer
+        return other or self.buffer._version != self.version
+
+    def restore(self) -> None:
+        with torch.no_grad():
+            self.buffer.copy_(self.value)
+        self.module._buffers[self.name] = self.buffer
+
+
+def state_error(root: nn.Module, target: str, inputs: inspect.BoundArguments) -> TraceError:
+    """The error for a model whose forward writes to a buffer; names module, file and line.
+
+    The line is found by running the model once more on its example inputs; where there are none,
+    or it does not write to the buffer then, only the module that owns the buffer is named.
+
+    Args:
+        root: The model; it stays as it is.
+        target: The buffer's path.
+        inputs: Of one call.
+    """
+    place = _where(root, target, inputs)
+    path, file, line = (target.rpartition(".")[0], None, None) if place is None else place
+    module = f"module {path!r}" if path else "the model itself"
+    code = ""
+    if file is not None and line is not None:
+        code = f" at {file}, line {line}: {linecache.getline(file, line).strip()}"
+    why = f"a new value for {target!r}"
+    error = TraceError(
+        f"The model writes to its own state when it is called, in {module} "
+        f"({type(root.get_submodule(path)).__name__}){code}",
+        received=why,
+        fix=_FIX,
+    )
+    error.module, error.file, error.line, error.why = path, file, line, why
+    return error
+
+
+def _where(
+    root: nn.Module, target: str, inputs: inspect.BoundArguments
+) -> tuple[str, str | None, int | None] | None:
+    """Module, file and line that write to a buffer; None where a run does not show it."""
+    if any(value is ANY for _, value in tensors_of(inputs)):
+        return None
+    before, owner = State(root), target.rpartition(".")[0]
+    watch = _Watch(root, root.get_submodule(owner), target.rpartition(".")[2])
+    hook = register_module_buffer_registration_hook(watch.assigned)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), watch:
+            root(*inputs.args[1:], **inputs.kwargs)
+    except (QlabError, RuntimeError, TypeError, ValueError, IndexError, AttributeError):
+        pass  # the line may come before what fails
+    finally:
+        hook.remove()
+        before.restored()
+    return watch.found
+
+
+class _Watch(TorchFunctionMode):
+    """Notes the line of the first call of this thread that writes to a buffer, or replaces it."""
+
+    def __init__(self, root: nn.Module, owner: nn.Module, name: str) -> None:
+        super().__init__()
+        self.root, self.owner, self.name = root, owner, name
+        buffer = owner._buffers[name]
+        assert buffer is not None
+        self.buffer, self.version = buffer, buffer._version
+        self.thread = threading.get_ident()
+        self.found: tuple[str, str | None, int | None] | None = None
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if self.found is None and self.buffer._version != self.version:
+            self._note()
+        return result
+
+    def assigned(self, module: nn.Module, name: str, value: Tensor | None) -> None:
+        """Sees every assignment to a buffer in the process."""
+        own = threading.get_ident() == self.thread and module is self.owner
+        if own and name == self.name and value is not self.buffer and self.found is None:
+            self._note()
+
+    def _note(self) -> None:
+        for frame in own_frames_above(sys._getframe(1)):
+            path = owner_of(self.root, frame)
+            if path is not None:
+                self.found = path, frame.f_code.co_filename, frame.f_lineno
+                return
