@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from qlab.qconfig import QConfigMapping
 
 STYLE = """<style>
+:is([data-testid=stSidebarNavLink], [data-testid=stPageLink-NavLink]):focus-visible {
+  outline: 2px solid currentColor; outline-offset: -2px}
 [data-testid=stMainBlockContainer] {padding-left: 2.5rem; padding-right: 2.5rem}
 [data-testid=stMetricValue] {font-size: 1.6rem}
 [class*=st-key-stale] {opacity: 0.45}

@@ -84,7 +84,10 @@ def _channel_spread(evidence: Evidence, tensor: Quantized) -> Iterator[Cause]:
 def _spread(
     evidence: Evidence, tensor: Quantized, number: tuple[str, float, float], sentence: str
 ) -> Cause:
-    """A cause that one scale per channel would avoid, which only a weight can have."""
+    """A cause that one scale per channel would avoid, which only a weight can have.
+
+    An output's range of least squared error weighs its channels already; then it takes more codes.
+    """
     remedy: Remedy | None = None
     label = "Even out the channels across layers (equalization)"
     if tensor.kind == "weight":
@@ -92,6 +95,9 @@ def _spread(
         remedy, label = evidence.change("weight", spec), "Use one scale per channel"
     elif can_search(tensor.spec):
         remedy, label = evidence.change("activation", searched(tensor.spec)), MSE_LABEL
+    elif _widened(tensor.spec) != tensor.spec:
+        remedy = evidence.change("activation", _widened(tensor.spec))
+        label = f"Use {MORE_BITS} bits for this output, or {label[0].lower()}{label[1:]}"
     kind, value, threshold = number
     return Cause(kind, evidence.name, tensor.kind, value, threshold, sentence, remedy, label)
 

@@ -110,7 +110,7 @@ class Cause:
             outside the configuration.
         gain: Change of the layer's output SQNR under the remedy [dB], measured, higher is better;
             None where there is no remedy to measure, or where measuring takes calibration data
-            that the Lab was loaded without.
+            that the Lab was loaded without; 0 without a remedy where the cause costs no precision.
     """
 
     kind: str

@@ -19,7 +19,7 @@ from qlab.analysis.causes import (
     searched,
 )
 from qlab.analysis.stability import THRESHOLD_DB, range_change
-from qlab.ranges import MinMax
+from qlab.ranges import MSE, Entropy, MinMax, Percentile, RangePolicy
 
 DEAD_CHANNELS = 1
 DRIFT = 1.5  # typical batch after over before a moment, all of them apart; half a bit
@@ -27,19 +27,31 @@ JUMP = 8.0  # largest over typical batch; 1 % of sets of 8 batches of Student's 
 FEWEST_BATCHES = 8  # four on either side of a moment: all apart by chance in 2 of 70 cases
 
 MORE_DATA = "Calibrate on more data, in several batches"
+REMOVE_LABEL = "Remove them from the model"
 WHOLE_LABEL = "Take the range of all values (min-max)"
 
 
 def dead_channels(evidence: Evidence, tensor: Quantized) -> Iterator[Cause]:
-    """Channels that are always 0; the counterfactual is a range that does not count them."""
+    """Channels that are always 0; the counterfactual is a range that does not count them.
+
+    A policy that counts values lets zeros have a say. Extrema and squared errors do not: 0 is in
+    every range and has a code of its own, so there the gain is 0 and nothing is offered.
+    """
     ranges = tensor.channel_ranges
-    dead, saved = int((ranges == 0).sum()), ""
+    dead, costs, saved = int((ranges == 0).sum()), "they cost time and no precision.", ""
     if dead < DEAD_CHANNELS:
         return
     if tensor.channel_size:
         saved = f" Removing them saves {dead * tensor.channel_size:,} weights of this layer."
-    remedy, label = _other_range(evidence, tensor)
-    label = "Remove them from the model" if remedy is None else f"{label}, which zeros do not move"
+    remedy, label = None, REMOVE_LABEL
+    policy = tensor.spec.policy
+    if isinstance(policy, Percentile | Entropy) and tensor.one_scale and dead < ranges.numel():
+        without: RangePolicy = MSE()
+        if isinstance(policy, Percentile):  # what lies beyond it is the same number of values
+            without = Percentile(100 - (100 - policy.percent) * (1 - dead / ranges.numel()))
+        remedy = evidence.change(tensor.kind, replace(tensor.spec, policy=without))
+        label = f"Choose the range without them ({without.label})"
+        costs = "the range counts their zeros as values."
     yield Cause(
         "dead channels",
         evidence.name,
@@ -47,9 +59,10 @@ def dead_channels(evidence: Evidence, tensor: Quantized) -> Iterator[Cause]:
         dead,
         DEAD_CHANNELS,
         f"{dead} of {ranges.numel()} channels of the {tensor.kind} "
-        f"{'is' if dead == 1 else 'are'} always 0: they cost time and no precision.{saved}",
+        f"{'is' if dead == 1 else 'are'} always 0: {costs}{saved}",
         remedy,
         label,
+        None if remedy else 0.0,
     )
 
 
@@ -138,7 +151,7 @@ def moving_range(evidence: Evidence, tensor: Quantized) -> Iterator[Cause]:
 def _other_range(evidence: Evidence, tensor: Quantized) -> tuple[SpecChange | None, str]:
     """The range of least squared error over all that was seen; where that is it, of all values.
 
-    The counterfactual to a range that channels of zeros or the order of batches had a say in.
+    The counterfactual to a range that the order or the number of batches had a say in.
     """
     if fixed(tensor.spec):
         return None, "Shuffle the calibration data and check where it comes from"

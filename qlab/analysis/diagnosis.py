@@ -14,7 +14,7 @@ from qlab import ops, registry
 from qlab.analysis.batches import Batches
 from qlab.analysis.cause_finders import find_causes
 from qlab.analysis.causes import Cause, Evidence, Operand, Quantized, Source
-from qlab.analysis.data_causes import MORE_DATA
+from qlab.analysis.data_causes import MORE_DATA, REMOVE_LABEL
 from qlab.analysis.metrics import ErrorSums
 from qlab.analysis.study import Study
 from qlab.analysis.unseen import unseen_errors
@@ -180,7 +180,10 @@ def _with_gain(
             _errors(study, plans[1], step, [batch], after)
     except MissingDataError:
         return cause
-    return replace(cause, gain=_gained(before, after))
+    gain = _gained(before, after)
+    if cause.kind == "dead channels" and gain <= 0:
+        return replace(cause, remedy=None, remedy_label=REMOVE_LABEL, gain=0.0)
+    return replace(cause, gain=gain)
 
 
 def _unless_worse(cause: Cause, gain: float) -> Cause:

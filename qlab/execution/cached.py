@@ -110,7 +110,7 @@ class RunStore:
     """
 
     def __init__(self, program: Program, budget: int) -> None:
-        if not isinstance(budget, int) or budget < 0:
+        if isinstance(budget, bool) or not isinstance(budget, int) or budget < 0:
             raise ArgumentError(
                 "The memory budget is a number of bytes",
                 expected="a whole number, 0 or more",

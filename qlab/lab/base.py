@@ -219,11 +219,14 @@ class LabBase:
     def merge(self, other: Calibration) -> Calibration:
         """Takes in what a Lab of the same model saw of other data, in any process or machine.
 
+        Who comes first matters to the policy `qlab.ranges.MovingAverage` alone, which follows the
+        order of the batches.
+
         Args:
             other: Its ``calibrated``; its batches count as coming after those seen here.
 
         Raises:
-            ArgumentError: It is of another model.
+            ArgumentError: It is of another model, or this Lab's own.
         """
         return self._study.merge(other)
 

@@ -227,7 +227,8 @@ def expected_error(stats: TensorStats, qparams: QParams) -> QuantizationError:
     An integral over the histogram's bins: inside a bin values are taken to lie evenly around the
     bin's own mean with the bin's own variance, so that a bin whose values lie on one point counts
     as that point. Within 1 % of the error measured on data from 2 to 8 bits, for smooth and for
-    discrete data.
+    discrete data, where bins hold many values. Where they hold a few each, chance decides where
+    these lie: of 4,096 values in 704 bins it was seen 1.4 % off, of 1,024 values 2.4 %.
 
     Args:
         stats: With a histogram.

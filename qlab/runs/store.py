@@ -131,6 +131,8 @@ class Runs:
         """
         values = encoded(mapping, metrics, layers) | {"seconds": seconds, "subject": subject}
         with self._writing() as database:
+            if parent is not None:
+                self._get(database, parent)
             known = database.execute(
                 "SELECT id FROM runs WHERE subject = ? AND identity = ? ORDER BY turn DESC LIMIT 1",
                 (subject, values["identity"]),

@@ -110,8 +110,8 @@ def test_a_remedy_elsewhere_names_the_layer_that_it_changes(lab: Lab):
 
 
 def test_what_no_setting_avoids_has_advice_and_no_button():
-    page = open_page("layer", model="depthwise", layer="block1.pw.conv")
-    advice = fmt.escape("Even out the channels across layers (equalization)")
+    page = open_page("layer", model="depthwise", preset="int16-activations", layer="fc")
+    advice = fmt.escape("Correct the biases")
     assert f"No setting avoids it. {advice}." in captions(page)
     assert not has_button(page, "apply_cause_0")
 

@@ -284,3 +284,21 @@ def test_a_search_is_shown_in_a_few_words():
     net = nn.Sequential(nn.Linear(6, 64), nn.ReLU(), nn.Linear(64, 3)).eval()
     shown = repr(qlab.Lab(net, x, [x]).search(0.9, points=3))
     assert "budget=" in shown and "Group(" not in shown and "Sensitivity(" not in shown
+
+
+def test_a_lab_is_not_shown_twice_what_it_saw():
+    x = torch.randn(4, 6)
+    lab = qlab.Lab(nn.Linear(6, 3).eval(), x, [x])
+    with pytest.raises(ArgumentError, match=r"counts? twice.*another Lab"):
+        lab.merge(lab.calibrate())
+    assert lab.calibrated.batches == 1
+
+
+def test_a_budget_that_is_true_and_a_parent_that_is_no_run_are_refused():
+    x = torch.randn(4, 6)
+    with pytest.raises(ArgumentError, match="memory budget is a number of bytes"):
+        qlab.Lab(nn.Linear(6, 3).eval(), x, [x], memory_budget=True)
+    lab = qlab.Lab(nn.Linear(6, 3).eval(), x, [x])
+    lab.compare()
+    with pytest.raises(UnknownNameError, match="999"):
+        lab.compare(parent=999)

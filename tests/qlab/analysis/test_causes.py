@@ -57,7 +57,8 @@ def check(lab: qlab.Lab, cause: Cause, mapping: QConfigMapping) -> None:
     """What holds for every cause: numbers in the words, a remedy that is one, nothing mutated."""
     before = mapping.copy()
     assert cause.sentence.endswith(".") and any(c.isdigit() for c in cause.sentence)
-    assert (cause.remedy is None) == (cause.gain is None)
+    harmless = cause.kind == "dead channels" and cause.gain == 0
+    assert (cause.remedy is None) == (cause.gain is None or harmless)
     if cause.remedy is None:
         with pytest.raises(UnsupportedError, match="No change of the configuration avoids"):
             cause.apply(mapping)
@@ -105,13 +106,17 @@ def test_channels_of_all_sizes_are_a_spread_and_one_scale_per_channel_helps():
     assert ("channel spread", "weight") not in found(model, DEFAULT)
 
 
-def test_small_activation_channels_are_named_though_one_scale_is_all_that_kernels_take():
+def test_small_activation_channels_get_more_bits_as_one_scale_is_all_that_kernels_take():
     model = linear()
     with torch.no_grad():
         model[0].weight *= torch.logspace(-1.5, 0, 16)[:, None]
     cause = found(model, DEFAULT)["channel spread", "activation"]
-    assert cause.remedy is None and cause.gain is None
-    assert "equalization" in cause.remedy_label
+    assert cause.gain is not None and cause.gain > 1
+    changed = cause.apply(DEFAULT).module_name_qconfigs["0"]
+    assert changed is not None and changed.activation_spec.dtype.bits == 16
+    assert "16 bits" in cause.remedy_label and "equalization" in cause.remedy_label
+    wide = found(model, mapping_of(SEARCHED.with_bits(16), PER_CHANNEL))
+    assert wide["channel spread", "activation"].remedy is None
     searched = found(model, MINMAX)["channel spread", "activation"]
     assert searched.gain is not None
 
@@ -120,7 +125,9 @@ def test_a_far_activation_channel_is_an_outlier():
     model = linear()
     with torch.no_grad():
         model[0].weight[0] *= 30
-    assert found(model, DEFAULT)["outlier channels", "activation"].value > 8
+    cause = found(model, DEFAULT)["outlier channels", "activation"]
+    assert cause.value > 8
+    assert cause.gain is not None and "16 bits" in cause.remedy_label
 
 
 def test_a_side_of_zero_that_is_never_used_costs_a_bit():
@@ -175,23 +182,40 @@ def test_few_bits_are_told_and_eight_help():
     assert ("few bits", "weight") not in found(linear(), DEFAULT)
 
 
-def test_dead_channels_are_reported_with_a_range_that_does_not_count_them():
+def test_dead_channels_cost_nothing_where_no_policy_counts_them():
     model = nn.Sequential(nn.Linear(16, 16), nn.ReLU())
     with torch.no_grad():
         model[0].weight[:2] = 0
         model[0].bias[:2] = -1
-    causes = found(model, DEFAULT)
-    assert causes["dead channels", "weight"].value == 2
-    assert "saves 32 weights" in causes["dead channels", "weight"].sentence
-    assert causes["dead channels", "activation"].value >= 2
-    assert causes["dead channels", "activation"].gain is not None
-    model[0].weight.data[:15] = model[0].bias.data[:15] = 0  # zeros: nearly all that is counted
-    counted = mapping_of(TensorSpec(quint8, policy=Percentile(95.0)), PER_CHANNEL)
-    helped = found(model, counted)["dead channels", "activation"]
-    assert helped.gain is not None and helped.gain > 10
-    changed = helped.apply(counted).module_name_qconfigs["0"]
-    assert changed is not None and changed.activation_spec.policy == MSE()
+    for mapping in (DEFAULT, MINMAX):
+        causes = found(model, mapping)
+        assert causes["dead channels", "weight"].value == 2
+        assert "saves 32 weights" in causes["dead channels", "weight"].sentence
+        dead = causes["dead channels", "activation"]
+        assert dead.value >= 2 and "no precision" in dead.sentence
+        assert dead.remedy is None and dead.gain == 0 and "Remove" in dead.remedy_label
     assert ("dead channels", "weight") not in found(linear(), DEFAULT)
+
+
+def test_dead_channels_that_a_percentile_counts_are_left_out_of_its_range():
+    model = nn.Sequential(nn.Linear(16, 16), nn.ReLU())
+    with torch.no_grad():
+        model[0].weight[:12] = model[0].bias[:12] = 0  # zeros: most of what is counted
+    data = batches()
+    counted = mapping_of(TensorSpec(quint8, policy=Percentile(98.0)), PER_CHANNEL)
+    cause = found(model, counted, data)["dead channels", "activation"]
+    assert cause.gain is not None and cause.gain > 3
+    changed = cause.apply(counted).module_name_qconfigs["0"]
+    assert changed is not None and changed.activation_spec.policy == Percentile(99.5)
+    alive = nn.Sequential(nn.Linear(16, 4), nn.ReLU())
+    with torch.no_grad():
+        alive[0].weight[:], alive[0].bias[:] = model[0].weight[12:], model[0].bias[12:]
+    scales = []
+    for net, mapping in ((model, cause.apply(counted)), (alive, counted)):
+        spec = mapping.module_name_qconfigs.get("0") or mapping.global_qconfig
+        lab = qlab.Lab(net.eval(), data[0][:1], data)
+        scales.append(spec.activation_spec.qparams(lab.statistics("0")).scale_value)
+    assert scales[0] == pytest.approx(scales[1], rel=0.01)  # that of the other channels alone
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,23 @@ def test_of_every_observable_tensor(name: str):
     assert not far
 
 
+@pytest.mark.parametrize(("samples", "bound"), [(8, 0.03), (32, 0.02), (256, 0.01)])
+def test_of_few_values_under_every_policy(samples: int, bound: float):
+    """The limit that `expected_error` states: with few values in a bin, chance places them."""
+    sample = sample_models.load("mlp")
+    data = sample.calibration(samples, samples)
+    lab = qlab.Lab(sample.model, sample.example_inputs, data)
+    statistics = lab.calibrate().statistics
+    _, values = GraphRunner(lab.graph, statistics).collect((data[0],))
+    for node in ("fc1", "fc2"):
+        for bits in BITS:
+            for policy in POLICIES:
+                spec = TensorSpec(integer(bits, signed=False), policy=policy)
+                qparams = spec.qparams(statistics[node])
+                expected = expected_error(statistics[node], qparams).total
+                assert expected == pytest.approx(measured_error(values[node], qparams).total, bound)
+
+
 @pytest.mark.parametrize("name", sample_models.names(trained=True))
 def test_of_every_weight(name: str):
     sample = sample_models.load(name)
