@@ -20,8 +20,9 @@ def machine() -> str:
         name = next(line.split(":")[1].strip() for line in cpu.splitlines() if "Model name" in line)
     except (OSError, StopIteration, subprocess.CalledProcessError):
         name = platform.processor() or platform.machine()
+    threads = torch.get_num_threads()
     return (
-        f"{name}, {torch.get_num_threads()} threads, Python {platform.python_version()}, "
+        f"{name}, {threads} thread{'s' * (threads != 1)}, Python {platform.python_version()}, "
         f"torch {torch.__version__}, qlab {version('qlab')}, {datetime.now(UTC):%Y-%m-%d}"
     )
 

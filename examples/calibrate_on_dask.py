@@ -1,7 +1,8 @@
 """Calibration shared among the workers of a Dask cluster, merged into one Lab.
 
 Statistics are integers, extrema and counts by bin, so that they merge exactly: whatever the number
-of workers, the result is that of one process, as long as all compute with as many threads.
+of workers, the result is that of one process, as long as all compute with as many threads and the
+shares are merged in the order of the data: moving averages and questions about drift depend on it.
 """
 
 import math

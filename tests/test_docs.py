@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import qlab
+
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 
@@ -44,6 +46,10 @@ def test_the_substitution_of_the_migration_guide_does_what_the_table_says(tmp_pa
         "import torch.ao.ns._numeric_suite_fx as ns\n"
         "x = torch.quantize_per_tensor(y, 0.1, 0, torch.quint8)\ns = torch.per_tensor_affine\n"
         "w = torch.quantize_per_channel(y, a, b, 0, torch.qint8); torch.dequantize(x)\n"
+        "import torch.quantization as tq\nm = torch.nn.quantized.Linear(torch.nn.Linear, 2)\n"
+        "from torch.nn.intrinsic.qat import ConvBn2d\ntorch.quantized_batch_norm(x)\n"
+        "torch._make_per_tensor_quantized_tensor(c); torch._make_per_channel_quantized_tensor(c)\n"
+        "torch._empty_affine_quantized([2]); torch._empty_per_channel_affine_quantized([2])\n"
     )
     subprocess.run(["sh", "-c", f"{script} {source}"], check=True)
     assert source.read_text() == (
@@ -51,4 +57,10 @@ def test_the_substitution_of_the_migration_guide_does_what_the_table_says(tmp_pa
         "import qlab.ns._numeric_suite_fx as ns\n"
         "x = qlab.quantize_per_tensor(y, 0.1, 0, qlab.quint8)\ns = qlab.per_tensor_affine\n"
         "w = qlab.quantize_per_channel(y, a, b, 0, qlab.qint8); qlab.dequantize(x)\n"
+        "import qlab.quantization as tq\nm = qlab.nn.quantized.Linear(torch.nn.Linear, 2)\n"
+        "from qlab.nn.intrinsic.qat import ConvBn2d\nqlab.quantized_batch_norm(x)\n"
+        "qlab._make_per_tensor_quantized_tensor(c); qlab._make_per_channel_quantized_tensor(c)\n"
+        "qlab._empty_affine_quantized([2]); qlab._empty_per_channel_affine_quantized([2])\n"
     )
+    for name in set(re.findall(r"qlab\.(\w+)\(", source.read_text())):
+        assert callable(getattr(qlab, name))

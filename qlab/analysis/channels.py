@@ -16,7 +16,7 @@ from qlab.analysis.metrics import ErrorSums
 from qlab.analysis.networks import Networks, places_of
 from qlab.analysis.probe import QuantizedLayer
 from qlab.errors import NonFiniteError, UnsupportedError
-from qlab.execution import RunStore
+from qlab.execution import RunStore, full_precision
 from qlab.graph.plan import Step
 
 _OF_STEPS = ("nmse_rounding", "nmse_clipping", "clipped_share")
@@ -35,7 +35,7 @@ def channel_errors(networks: Networks, name: str, data: tuple[Batches, RunStore]
         raise not_quantized(step)
     batches, floats = data
     sums = ChannelSums(step, place.layer, channel_axes(networks.float_graph).get(step.node))
-    with torch.no_grad():
+    with torch.no_grad(), full_precision():
         for index, batch in enumerate(batches):
             run = floats.get(index, len(batches), batch.inputs)
             value, reference = changed_value(run, step.node, place.layer, place.inputs)

@@ -20,7 +20,7 @@ from qlab.analysis.probe import QuantizedLayer, real
 from qlab.analysis.report import Report, Size, coverage_of, graph_bytes, module_bytes
 from qlab.analysis.tasks import DataPass
 from qlab.errors import NonFiniteError
-from qlab.execution import CachedRun, GraphRunner, RunStore
+from qlab.execution import CachedRun, GraphRunner, RunStore, full_precision
 from qlab.graph.plan import Plan, Step
 from qlab.qparams import QParams
 from qlab.ranges import TensorSpec
@@ -137,7 +137,7 @@ def compare_graphs(
     quantized_run = GraphRunner(networks.converted, carried)
     output = NetworkOutput()
     data_pass = DataPass([batches], "comparing", on_progress, should_stop)
-    with torch.no_grad():
+    with torch.no_grad(), full_precision():
         for batch in data_pass:
             place_of_batch = data_pass.done, data_pass.total, batch.inputs
             run = floats.get(*place_of_batch)

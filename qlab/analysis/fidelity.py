@@ -24,7 +24,7 @@ from qlab.analysis.metrics import ErrorSums
 from qlab.analysis.networks import OutputSums
 from qlab.analysis.simulation import codes_of, module_of, simulate, simulated_layers
 from qlab.analysis.tasks import DataPass
-from qlab.execution import GraphRunner
+from qlab.execution import GraphRunner, full_precision
 from qlab.graph.plan import Plan, Step
 from qlab.nn.quantized.base import QuantizedModule
 from qlab.qparams import QParams, quantize_round_first
@@ -238,7 +238,7 @@ def measure_fidelity(
     networks = _Networks(*graphs, plan, reference or graphs[0])
     output, label = _Output(), "comparing simulation and integers"
     data_pass = DataPass([batches], label, on_progress, should_stop)
-    with torch.no_grad():
+    with torch.no_grad(), full_precision():
         for batch in data_pass:
             networks.measure(batch, output)
     rows = {layer.step.name: layer.row() for layer in networks.layers.values()}

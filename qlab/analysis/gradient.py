@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qlab.analysis.networks import outputs_of
 from qlab.analysis.probe import QuantizedLayer
-from qlab.execution import CachedRun, Program, channels_last
+from qlab.execution import CachedRun, Program, channels_last, full_precision
 
 PROBES = 2
 
@@ -89,13 +89,14 @@ def _slopes(
         signs = [
             torch.randint(0, 2, y.shape, generator=generator).mul_(2).sub_(1).to(y) for y in counted
         ]
-        grads = torch.autograd.grad(
-            counted,
-            list(values.values()),
-            signs,
-            retain_graph=probe < PROBES - 1,
-            allow_unused=True,
-        )
+        with full_precision():
+            grads = torch.autograd.grad(
+                counted,
+                list(values.values()),
+                signs,
+                retain_graph=probe < PROBES - 1,
+                allow_unused=True,
+            )
         for name, grad in zip(values, grads, strict=True):
             slopes[name].append(grad)
     return slopes

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from qlab.analysis.probe import QuantizedLayer
 from qlab.errors import QlabError
+from qlab.execution import full_precision
 from qlab.graph.inputs import Call
 from qlab.graph.islands import arguments_of
 from qlab.graph.shapes import refusal, tensors_in
@@ -29,7 +30,7 @@ class DynamicLayer(QuantizedLayer):
         self, inputs: Sequence[Any], order: torch.memory_format = torch.contiguous_format
     ) -> Any:
         """The float layer's arguments, in any order of memory → what it gives."""
-        with torch.no_grad():
+        with torch.no_grad(), full_precision():
             return self.module(*inputs)
 
 
@@ -82,7 +83,7 @@ class HookedRun:
         watched = set(self.nodes) if watch is None else set(watch)
         current: list[tuple[str, tuple[Any, ...]]] = []
         self._state.restored()  # who else calls the model may have written to it
-        with ExitStack() as hooks, torch.no_grad():
+        with ExitStack() as hooks, torch.no_grad(), full_precision():
             hooks.callback(self._state.restored)
             for path in watched | set(replaced):
                 call = _Call(path, replaced.get(path), observe if path in watched else None)

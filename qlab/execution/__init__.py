@@ -3,6 +3,7 @@
 from qlab.execution.cached import CachedRun, RunStore
 from qlab.execution.devices import device_names, no_cuda, usable_device
 from qlab.execution.layout import channels_last
+from qlab.execution.precision import full_precision
 from qlab.execution.program import Program
 from qlab.execution.runner import GraphRunner
 
@@ -13,6 +14,7 @@ __all__ = [
     "RunStore",
     "channels_last",
     "device_names",
+    "full_precision",
     "no_cuda",
     "usable_device",
 ]

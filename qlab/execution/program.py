@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qlab.errors import ArgumentError, QlabError
+from qlab.execution.precision import full_precision
 from qlab.graph.shapes import refusal, tensors_in
 
 _REFUSALS = (RuntimeError, TypeError, ValueError, IndexError, AttributeError)
@@ -106,7 +107,7 @@ class Program:
         observe: Observe | None = None,
         live: dict[str, Any] | None = None,
     ) -> Any:
-        """Runs all of it; a value is dropped after its last use.
+        """Runs all of it in full float32; a value is dropped after its last use.
 
         Args:
             inputs: Positional inputs of the graph.
@@ -125,7 +126,8 @@ class Program:
             for name, value in known.items():
                 observe(name, value)
         todo = [i for i in self.instructions if i.op != "placeholder"]
-        return _execute(todo, known, (self.output,), observe, live)[self.output]
+        with full_precision():
+            return _execute(todo, known, (self.output,), observe, live)[self.output]
 
     def bind(self, inputs: tuple[Any, ...]) -> dict[str, Any]:
         """The values of the graph's placeholders.
@@ -146,7 +148,7 @@ class Program:
     def resume(
         self, known: Mapping[str, Any], wanted: Collection[str], observe: Observe | None = None
     ) -> dict[str, Any]:
-        """Computes values from others, running only what is needed for them.
+        """Computes values from others in full float32, running only what is needed for them.
 
         Args:
             known: Values by name: enough for the wanted ones to be computed from.
@@ -156,7 +158,8 @@ class Program:
         Returns:
             The wanted values by name.
         """
-        return _execute(self._needed(known, wanted), known, wanted, observe)
+        with full_precision():
+            return _execute(self._needed(known, wanted), known, wanted, observe)
 
     def _needed(self, known: Mapping[str, Any], wanted: Collection[str]) -> list[Instruction]:
         needed, pending = set(), [name for name in wanted if name not in known]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from qlab.errors import QlabError
 from qlab.graph.convert import Conversion, cannot_convert
 from qlab.graph.lift import is_tensor
-from qlab.graph.plan import Step
+from qlab.graph.plan import Plan, Step
 from qlab.nn.intrinsic.fold import core
 from qlab.nn.quantized.dynamic.request import DynamicRequest
 from qlab.nn.quantized.reference import RNNBase, RNNCellBase
@@ -153,3 +153,19 @@ class ReferenceConversion(Conversion):
         written = self.graph.create_node("call_method", method, (x,), {}, name=name)
         written.meta["source"] = node.name
         return written
+
+
+def forget_reference(converted: fx.GraphModule, plan: Plan, unseen: Collection[str]) -> None:
+    """Makes scales of a graph in reference form unknown (NaN), until a state dict brings them.
+
+    Args:
+        converted: The graph, changed in place.
+        plan: Which tensor takes its scale from which.
+        unseen: The nodes whose observers saw no data.
+    """
+    for node in converted.graph.nodes:
+        source = plan.range_node(str(node.meta.get("source")))
+        if node.target is quantize_per_tensor and source in unseen:
+            parent, _, name = str(node.args[1].target).rpartition(".")
+            owner = converted.get_submodule(parent)
+            setattr(owner, name, torch.full_like(owner.get_buffer(name), torch.nan))

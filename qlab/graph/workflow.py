@@ -28,7 +28,7 @@ from qlab.graph.plan import Plan
 from qlab.graph.prepare import prepare, without_observers
 from qlab.graph.qat import prepare_for_training
 from qlab.graph.reasons import warn_of_impossible_pairs
-from qlab.graph.reference import ReferenceConversion
+from qlab.graph.reference import ReferenceConversion, forget_reference
 from qlab.graph.requests import asked_of
 from qlab.graph.special import at_borders, mark, observe, quantized, read_standalone
 from qlab.graph.trace import Inputs, trace
@@ -272,7 +272,7 @@ def _converted(
     if given is not None:
         check_allowed(caller, floating, plan, given)
     check_parameters(floating, plan)  # before NaN that they cause is taken for missing data
-    unseen = {} if writer is not Conversion else without_data(plan, observers)
+    unseen = without_data(plan, observers)
     observers = {**observers, **{node: placeholder(unseen[node]) for node in unseen}}
     qparams = observed_qparams(plan, observers)
     inner = replace(custom, preserved_attributes=[])
@@ -288,6 +288,7 @@ def _converted(
     attach_preserved_attrs_to_model(converted, kept)
     if unseen:
         forget_calibration(converted)
+        forget_reference(converted, plan, unseen)
         warn_uncalibrated(caller, unseen)
     return loads_as_a_whole(converted)
 

@@ -318,7 +318,8 @@ class UniformQuantizationObserverBase(ObserverBase):
         if not self.min_val.numel() or bool((self.min_val > self.max_val).any()):
             raise UncalibratedError(
                 f"{type(self).__name__} has seen no data to choose a scale from",
-                fix="Run calibration data through the prepared model (or the observer) first.",
+                fix="Run calibration data through the prepared model (or the observer) first; "
+                "NaN and infinities do not count.",
             )
 
     def forward(self, x_orig: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]  (the reference's name)

@@ -301,6 +301,7 @@ def mean(
     checks.codes("mean", "input", x, x_qparams)
     checks.per_tensor("mean", "input", x_qparams)
     with checks.torch_refusal("mean", f"shape {tuple(x.shape)}, dim {dim}"):
-        if not x.numel():
-            raise IndexError("the mean of no elements is not defined")
+        named = (dim,) if isinstance(dim, int) else dim
+        if not all(x.shape[axis] for axis in named or range(x.ndim)):
+            raise IndexError("an axis of length 0 has no mean")
         return rounded_map(exact_mean(x, x_qparams, dim, keepdim), x_qparams, y_qparams)

@@ -1,5 +1,6 @@
 """Sums behind convolutions and GELU behind linear layers, fused on request, in the whole engine."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import onnxruntime
@@ -107,7 +108,8 @@ def test_kernels_agree(lab: qlab.Lab, kernel: str | None):
     made = lab.convert("int8")
     with ops.use("reference"):
         wanted = made(X)
-    assert torch.equal(made(X), wanted) and torch.equal(made(X), wanted)
+    with ops.use(kernel) if kernel else nullcontext():
+        assert torch.equal(made(X), wanted) and torch.equal(made(X), wanted)
 
 
 def test_channels_of_different_size_do_not_move_through_a_sum(model: nn.Module):

@@ -74,6 +74,9 @@ class _Migration:
             return rewritten(mod, lambda child, name: self.module(child, name), path)
         if not is_theirs(mod):
             return self._copied(mod, path)
+        if ".quantized.reference." in type(mod).__module__:
+            reason = "it is converted in reference form; call convert_fx on the prepared model"
+            raise refusal(path, mod, f"{reason} instead of convert_to_reference_fx")
         target = counterpart(mod)
         if target is None or hasattr(mod, "weight_fake_quant"):
             reason = "it is prepared for training, not converted; call convert first"

@@ -129,8 +129,15 @@ class QParamsHolder(nn.Module):
 
     def __prepare_scriptable__(self) -> NoReturn:
         """Called by ``torch.jit.script``: says what there is instead."""
+        self._refuse_torchscript("scripted")
+
+    def _slow_forward(self, *input: Any, **kwargs: Any) -> NoReturn:
+        """Called in place of ``forward`` by ``torch.jit.trace`` alone."""
+        self._refuse_torchscript("traced by torch.jit")
+
+    def _refuse_torchscript(self, what: str) -> NoReturn:
         raise UnsupportedError(
-            f"{self._get_name()} cannot be scripted: torch has deprecated TorchScript",
+            f"{self._get_name()} cannot be {what}: torch has deprecated TorchScript",
             fix="Save the state_dict, or use torch.export or torch.compile on a model that "
             "convert_fx made.",
         )

@@ -124,6 +124,7 @@ def warn_uncalibrated(caller: str, paths: Iterable[str]) -> None:
     shown = ", ".join(map(repr, named[:5])) + (", …" if len(named) > 5 else "")
     warnings.warn(
         f"{caller}: no calibration data reached {shown}. Their scales are not known, and using "
-        "them is an error until a state dict of a calibrated model is loaded.",
+        "them is an error until a state dict of a calibrated model is loaded. NaN and infinities "
+        "do not count as data.",
         stacklevel=4,
     )

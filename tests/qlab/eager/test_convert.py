@@ -222,3 +222,15 @@ def test_a_weight_only_qconfig_on_a_stub_is_no_missing_preparation():
         UnsupportedError, match=r"convert: '0' \(QuantStub\): .*activation in float.*Identity"
     ):
         convert(prepared)
+
+
+def test_data_that_does_not_count_is_said_not_to():
+    model = QuantWrapper(nn.Linear(2, 2))
+    model.qconfig = get_default_qconfig("onednn")
+    prepared = prepare(model)
+    prepared(torch.full((1, 2), torch.nan))
+    with pytest.warns(UserWarning, match="NaN and infinities do not count"):
+        blank = convert(prepared)
+    assert blank.quant.scale.isnan()
+    with pytest.raises(UncalibratedError, match="NaN and infinities do not count"):
+        prepared.quant.activation_post_process.calculate_qparams()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import qlab
-from qlab.errors import ArgumentError, UnsupportedError
+from qlab.errors import ArgumentError, QlabError, UnsupportedError
 from qlab.nn import intrinsic as nni
 from qlab.nn.quantized import reference as nnqr
 from qlab.quantization import QConfigMapping, default_dynamic_qconfig, default_qconfig
@@ -149,3 +149,16 @@ def test_codes_beyond_the_observers_range_are_used(eager):
         layer = made.get_submodule("0")
     codes = made(x * 3) / layer.scale + layer.zero_point
     assert codes.max() > 128
+
+
+def test_without_data_the_reference_form_is_warned_of_and_waits_for_a_state_dict():
+    model, x = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).eval(), torch.randn(5, 3)
+    prepared = prepare_fx(model, "int8", x)
+    with pytest.warns(UserWarning, match="convert_to_reference_fx: no calibration data reached"):
+        blank = convert_to_reference_fx(prepared)
+    with pytest.raises(QlabError, match="nan"):
+        blank(x)
+    prepared(x)
+    made = convert_to_reference_fx(prepared)
+    blank.load_state_dict(made.state_dict())
+    assert torch.equal(blank(x), made(x))

@@ -94,6 +94,10 @@ def test_ones_own_modules_are_copied_shared_parts_stay_shared_and_nothing_is_cha
             theirs("Linear", "torch.ao.nn.qat.modules.linear", weight_fake_quant=nn.Identity()),
             "prepared for training, not converted",
         ),
+        (
+            theirs("Conv2d", "torch.ao.nn.quantized.reference.modules.conv"),
+            "converted in reference form; call convert_fx",
+        ),
         (theirs("Strange", "torch.ao.nn.quantized.modules.strange"), "no module of qlab"),
         (linear(scale=None), "no scale and zero point"),
         (linear(in_features="two"), "positive whole numbers"),

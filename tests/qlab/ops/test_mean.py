@@ -28,10 +28,18 @@ def test_in_a_scale_of_its_own():
     assert int((result.int() - expected.int()).abs().max()) <= 1
 
 
+@pytest.mark.parametrize("keepdim", [False, True])
+def test_of_no_images(keepdim: bool):
+    found = ops.mean(X[:0], Q, (2, 3), keepdim)
+    assert found.dtype == torch.uint8
+    assert found.shape == torch.zeros(0, 3, 5, 7).mean((2, 3), keepdim).shape
+
+
 def test_bad_input():
     with pytest.raises(ArgumentError, match=r"mean: the arguments do not fit.*range"):
         ops.mean(X, Q, 4)
-    with pytest.raises(ArgumentError, match="mean of no elements"):
-        ops.mean(X[:0], Q)
+    for dim in (None, 0, (), (0, 1)):
+        with pytest.raises(ArgumentError, match=r"mean: .*an axis of length 0 has no mean"):
+            ops.mean(X[:0], Q, dim)
     with pytest.raises(DTypeError, match="mean: the input does not hold codes of quint8"):
         ops.mean(X.float(), Q)

@@ -1,6 +1,7 @@
 """Whole networks by Triton's kernels: the integers of the reference kernels on the CPU."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -70,19 +71,61 @@ def test_a_checkpoint_serves_every_kernel(triton_device: torch.device, tmp_path:
     assert torch.equal(by_triton(loaded, x, triton_device), wanted)
 
 
-@pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_lab_on_cuda_gives_networks_whose_integers_are_those_of_the_cpu():
-    x = torch.randn(8, 3, 6, 6)
-    lab = qlab.Lab(Net().eval(), x, [x], device="cuda")
-    model = lab.convert("int8").eval()
+@pytest.fixture
+def labs(device: torch.device) -> tuple[qlab.Lab, qlab.Lab, Tensor]:
+    """Two Labs of one network, on the CPU and on a device, and the data of both."""
+    x, net = torch.randn(8, 3, 6, 6), Net().eval()
+    made = [qlab.Lab(copy.deepcopy(net), x, [x], device=where) for where in ("cpu", device)]
+    return made[0], made[1], x
+
+
+def codes_of(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """The integers that every module of a converted network gives, on the CPU."""
+    codes: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, __: object, y: object) -> None:
+            if isinstance(y, Tensor) and not y.is_floating_point():
+                codes[name] = y.cpu()
+
+        return hook
+
+    hooks = [m.register_forward_hook(keep(name)) for name, m in model.named_modules() if name]
     with torch.no_grad():
-        found = model(x.cuda()).cpu()
-        assert torch.equal(found, model.to("cpu")(x))
-    report = lab.compare("int8")
-    on_cpu = qlab.Lab(Net().eval(), x, [x], device="cpu").compare("int8")
-    assert list(report.layers.index) == list(on_cpu.layers.index)
+        model(x)
+    for hook in hooks:
+        hook.remove()
+    assert len(codes) > 4
+    return codes
+
+
+def test_one_calibration_gives_the_same_integers_on_both_devices(
+    labs: tuple[qlab.Lab, qlab.Lab, Tensor], device: torch.device, tmp_path: Path
+):
+    on_cpu, _, x = labs
+    there = qlab.load_lab(on_cpu.save(tmp_path / "net.qlab"), device=device)
+    assert there.device.type == device.type
+    model = there.convert("int8").eval()
+    wanted, found = codes_of(on_cpu.convert("int8"), x), codes_of(model, x.to(device))
+    assert wanted.keys() == found.keys()
+    for name, codes in wanted.items():
+        assert torch.equal(found[name], codes), name
+    again = codes_of(model.to("cpu"), x)
+    assert all(torch.equal(again[name], codes) for name, codes in wanted.items())
+
+
+def test_calibrating_on_both_devices_differs_by_the_order_of_sums_at_most(
+    labs: tuple[qlab.Lab, qlab.Lab, Tensor],
+):
+    on_cpu, there, _ = labs
+    wanted, found = on_cpu.convert("int8").state_dict(), there.convert("int8").state_dict()
+    scales = [name for name in wanted if name.endswith("scale")]
+    assert len(scales) > 4
+    for name in scales:
+        torch.testing.assert_close(found[name].cpu(), wanted[name], rtol=1e-5, atol=0.0)
+    reports = on_cpu.compare("int8"), there.compare("int8")
+    assert list(reports[0].layers.index) == list(reports[1].layers.index)
     for column in ("sqnr_accumulated", "cosine_accumulated"):
-        assert report.layers[column].to_list() == pytest.approx(
-            on_cpu.layers[column].to_list(), rel=1e-2, nan_ok=True
+        assert reports[1].layers[column].to_list() == pytest.approx(
+            reports[0].layers[column].to_list(), rel=1e-2, nan_ok=True
         )

@@ -10,6 +10,7 @@ from torch import nn
 import qlab.nn.intrinsic as nni
 import qlab.nn.intrinsic.quantized as nniq
 import qlab.nn.quantized as nnq
+import qlab.nn.quantized.dynamic as nnqd
 from qlab.dtypes import as_qdtype, qint8, quint8
 from qlab.errors import (
     ArgumentError,
@@ -202,6 +203,16 @@ def test_scales_that_make_no_sense_are_refused(scale: float, error: type[Excepti
 def test_scripting_says_what_there_is_instead():
     with pytest.raises(UnsupportedError, match=r"ELU cannot be scripted.*torch\.export"):
         torch.jit.script(nn.Sequential(nnq.ELU(1.0, 0)))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace`:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace_method`:DeprecationWarning")
+@pytest.mark.parametrize("layer", [nnq.Quantize(0.1, 0, "quint8"), nnqd.Linear(5, 5)])
+def test_tracing_for_torchscript_says_the_same(layer):
+    message = rf"{type(layer).__name__} cannot be traced by torch.jit.*torch\.export"
+    with pytest.raises(UnsupportedError, match=message):
+        torch.jit.trace(nn.Sequential(layer), torch.ones(1, 5))
+    layer(torch.ones(1, 5))
 
 
 def test_what_is_forgotten_comes_back_with_a_state_dict():
