@@ -49,7 +49,8 @@ TEXTS: dict[str, Text] = {
         ("sᵢ = √(r₁ᵢ · r₂ᵢ) / r₂ᵢ", "W₁' = S⁻¹ · W₁ &nbsp; b₁' = S⁻¹ · b₁ &nbsp; W₂' = W₂ · S"),
         "weights",
         "One bar for each output channel of the layer, with one scale for all of them. Channels "
-        "that ReLU6 clips stay as they are.",
+        "that ReLU6 was seen to clip stay as they are; on images that drive others beyond what "
+        "calibration saw, the function is not quite the same.",
         layer="block2.dw.conv",
     ),
     "bias_correction": Text(

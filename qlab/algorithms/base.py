@@ -16,6 +16,7 @@ from qlab.analysis.calibration import Calibration, Progress, Stop
 from qlab.analysis.report import Report
 from qlab.analysis.study import Study
 from qlab.analysis.tables import pack_table, unpack_table
+from qlab.analysis.tasks import checked_hooks
 from qlab.errors import ArgumentError, DTypeError, FormatError
 from qlab.qconfig import QConfigMapping
 
@@ -89,18 +90,16 @@ class Hooks:
     Attributes:
         on_progress: Called as ``(done, total, label)``.
         should_stop: Asked at each step.
+
+    Raises:
+        DTypeError: One of them cannot be called.
     """
 
     on_progress: Progress | None = None
     should_stop: Stop | None = None
 
     def __post_init__(self) -> None:
-        for name in ("on_progress", "should_stop"):
-            given = getattr(self, name)
-            if given is not None and not callable(given):
-                raise DTypeError(
-                    f"{name} is called", expected="a function or None", received=repr(given)
-                )
+        checked_hooks(self.on_progress, self.should_stop)
 
     def step(self, done: int, total: int, label: str) -> None:
         """To be called at least every second.

@@ -339,7 +339,7 @@ def test_layers_that_are_no_names_are_refused(lab, layers):
 
 @pytest.mark.parametrize("hook", ["on_progress", "should_stop"])
 def test_hooks_that_cannot_be_called_are_refused(lab, hook):
-    with pytest.raises(DTypeError, match=f"{hook} is called.*5"):
+    with pytest.raises(DTypeError, match=f"{hook} cannot be called.*5"):
         lab.repair_with("bias_correction", MAPPING, **{hook: 5})
 
 
