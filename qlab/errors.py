@@ -54,6 +54,14 @@ class ArgumentError(QlabError, ValueError):
     """An argument has the right type and a value that makes no sense."""
 
 
+class OperandError(QlabError, RuntimeError, IndexError, ValueError):
+    """PyTorch refuses an operation on a quantized tensor: a shape, an index or a number is wrong.
+
+    It is each of the errors that PyTorch raises for the same call on a float tensor; but a
+    `DTypeError` comes for its TypeError, by which Python learns that two things do not compare.
+    """
+
+
 class MissingDataError(ArgumentError):
     """Data that a question needs is not there, as in a Lab that was loaded without it."""
 

@@ -13,6 +13,7 @@ from qlab.errors import (
     ArgumentError,
     DTypeError,
     NonFiniteError,
+    QlabError,
     ShapeError,
     UnknownNameError,
 )
@@ -135,6 +136,8 @@ def torch_refusal(op: str, received: object) -> Iterator[None]:
     """Turns what PyTorch says about an argument into an `ArgumentError`."""
     try:
         yield
+    except QlabError:
+        raise
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ArgumentError(
