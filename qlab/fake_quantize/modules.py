@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qlab.errors import ArgumentError, UnsupportedError
+from qlab.errors import ArgumentError, UnsupportedError, check_callable, check_type
 from qlab.granularity import (
     PerAxis,
     PerTensor,
@@ -49,6 +49,7 @@ class FakeQuantizeBase(ActivationPostProcess):
 
     def enable_fake_quant(self, enabled: bool = True) -> None:
         """Switches the rounding on or off."""
+        check_type("enable_fake_quant", "enabled", enabled, int, "True or False")
         self.fake_quant_enabled.fill_(int(enabled))
 
     def disable_fake_quant(self) -> None:
@@ -57,6 +58,7 @@ class FakeQuantizeBase(ActivationPostProcess):
 
     def enable_observer(self, enabled: bool = True) -> None:
         """Switches the following of the data on or off."""
+        check_type("enable_observer", "enabled", enabled, int, "True or False")
         self.observer_enabled.fill_(int(enabled))
 
     def disable_observer(self) -> None:
@@ -112,6 +114,7 @@ class FakeQuantize(FakeQuantizeBase):
             observer_kwargs |= {"quant_min": quant_min, "quant_max": quant_max}
         if is_dynamic:
             observer_kwargs["is_dynamic"] = True
+        check_callable("FakeQuantize", "the observer", observer)
         made = observer(**observer_kwargs)
         spec = made.spec if isinstance(made, ActivationPostProcess) else None
         if spec is None:

@@ -74,6 +74,7 @@ def hardtanh(x: Tensor, x_qparams: QParams, min_val: float = -1.0, max_val: floa
     Raises:
         ArgumentError: ``min_val`` is not below ``max_val``.
     """
+    checks.real_numbers("hardtanh", min_val=min_val, max_val=max_val)
     if not min_val < max_val:
         raise ArgumentError(
             "hardtanh: the smallest result must be below the largest",
@@ -151,6 +152,7 @@ def gelu(x: Tensor, x_qparams: QParams, y_qparams: QParams, *, approximate: str 
 @defined
 def elu(x: Tensor, x_qparams: QParams, y_qparams: QParams, *, alpha: float = 1.0) -> Tensor:
     """``x`` if positive, else ``alpha · (exp(x) - 1)``. Arguments as in `sigmoid`."""
+    checks.real_numbers("elu", alpha=alpha)
     return _through_float("elu", lambda real: F.elu(real, alpha), x, x_qparams, y_qparams)
 
 
@@ -161,6 +163,7 @@ def celu(x: Tensor, x_qparams: QParams, y_qparams: QParams, *, alpha: float = 1.
     Raises:
         ArgumentError: ``alpha`` is 0.
     """
+    checks.real_numbers("celu", alpha=alpha)
     if alpha == 0:
         raise ArgumentError("celu: alpha divides, so it must not be 0", received=alpha)
     return _through_float("celu", lambda real: F.celu(real, alpha), x, x_qparams, y_qparams)
@@ -177,6 +180,7 @@ def threshold(x: Tensor, x_qparams: QParams, threshold: float, value: float) -> 
         value: Real units; where codes cannot express it, the nearest that they can.
     """
     checks.per_tensor("threshold", "input", x_qparams)
+    checks.real_numbers("threshold", threshold=threshold, value=value)
     return _through_float(
         "threshold", lambda real: F.threshold(real, threshold, value), x, x_qparams, x_qparams
     )
@@ -220,6 +224,7 @@ def leaky_relu(
     x: Tensor, x_qparams: QParams, y_qparams: QParams, *, negative_slope: float = 0.01
 ) -> Tensor:
     """``x`` if positive, else ``negative_slope · x``. Arguments as in `sigmoid`."""
+    checks.real_numbers("leaky_relu", negative_slope=negative_slope)
     return _through_float(
         "leaky_relu", lambda real: F.leaky_relu(real, negative_slope), x, x_qparams, y_qparams
     )

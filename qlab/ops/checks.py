@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from reprlib import repr as brief
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from qlab.errors import (
     ArgumentError,
@@ -27,6 +29,14 @@ def tensor(op: str, what: str, value: object) -> None:
             f"{op}: the {what} is not a tensor",
             expected="a torch.Tensor",
             received=type(value).__name__,
+        )
+
+
+def model(caller: str, value: object) -> None:
+    """Raises `DTypeError` unless ``value`` is a module."""
+    if not isinstance(value, nn.Module):
+        raise DTypeError(
+            f"{caller}: not a model", expected="a torch.nn.Module", received=type(value).__name__
         )
 
 
@@ -118,6 +128,15 @@ def whole_numbers(
     )
 
 
+def real_numbers(op: str, **values: object) -> None:
+    """Raises `DTypeError` unless every value is a number; infinity is one."""
+    for name, value in values.items():
+        if not isinstance(value, int | float | np.number):
+            raise DTypeError(
+                f"{op}: {name} is not a number", expected="a number", received=brief(value)
+            )
+
+
 def broadcastable(op: str, a: Tensor, b: Tensor) -> None:
     """Raises `ShapeError` unless the two shapes broadcast."""
     if a.shape == b.shape:
@@ -141,7 +160,7 @@ def torch_refusal(op: str, received: object) -> Iterator[None]:
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ArgumentError(
-            f"{op}: the arguments do not fit the input", expected=reason, received=received
+            f"{op}: the arguments do not fit", received=f"{received}; {reason}"
         ) from error
 
 

@@ -234,7 +234,8 @@ def adaptive_avg_pool2d(
     x: Tensor, x_qparams: QParams, output_size: Sizes, *, y_qparams: QParams | None = None
 ) -> Tensor:
     """`adaptive_avg_pool1d` over 2 axes; None in ``output_size`` keeps the input's length."""
-    if output_size in _ONE and isinstance(x, Tensor) and x.numel():
+    whole = not isinstance(output_size, Tensor)
+    if whole and output_size in _ONE and isinstance(x, Tensor) and x.numel():
         _check("adaptive_avg_pool2d", x, x_qparams, 2)
         return rounded_map(exact_mean(x, x_qparams, (-2, -1), True), x_qparams, y_qparams)
     return _average(F.adaptive_avg_pool2d, 2, (x, x_qparams), y_qparams, output_size)
