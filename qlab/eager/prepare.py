@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,10 +12,12 @@ from torch import nn
 from torch.nn.utils.parametrize import type_before_parametrizations as type_of
 
 from qlab import registry
+from qlab.eager.suited import why_unsuited
 from qlab.errors import DTypeError, check_dict, check_maker, check_type
 from qlab.fake_quantize import FakeQuantizeBase, FixedQParamsFakeQuantize
 from qlab.nn.aware import QuantizationAware
 from qlab.nn.intrinsic import FusedModule
+from qlab.nn.quantizable.insides import TRAINED, insides_are
 from qlab.nn.quantized import FloatFunctional, QFunctional
 from qlab.nn.quantized.whole import loads_as_a_whole
 from qlab.nn.stubs import DeQuantStub, QuantWrapper
@@ -24,6 +26,8 @@ from qlab.ops import checks
 from qlab.registry import OutputKind
 from qlab.registry.asked import asked_by, output_spec
 
+_SHOWN = 8
+"""How many modules a warning names one by one."""
 _OBSERVERS = (ActivationPostProcess, FakeQuantizeBase)
 ModuleClasses = dict[type[nn.Module], type[nn.Module]]
 
@@ -114,12 +118,14 @@ def prepare(
     Warns:
         UserWarning: No module has a qconfig, so nothing is observed; or modules have observers
             already, which stay as they are; or a module has a qconfig of its own, and no form that
-            follows it. Names the modules.
+            follows it; or its quantized form cannot follow it, and `convert` will refuse it or
+            leave in float what is asked for. Names the modules, their qconfigs and the reasons.
 
     Raises:
         DTypeError: A ``qconfig`` attribute is no pair of observer factories.
     """
     checks.model("prepare", model)
+    trains = TRAINED.get() is True  # prepare_qat ends in this function
     custom = check_dict("prepare", "prepare_custom_config_dict", prepare_custom_config_dict)
     classes = static_mappings() if allow_list is None else allow_list
     classes = _classes("prepare", "allow_list", classes)
@@ -142,8 +148,20 @@ def prepare(
             stacklevel=2,
         )
     own = _with_own_qconfig(model) if allow_list is None else {}
-    add_observer_(model, classes, whole, custom_module_class_mapping=to_observed)
-    _warn_of_impossible_pairs({p: m for p, m in own.items() if type_of(m) not in to_observed})
+    unsuited = [
+        f"{path or 'the model'!r} ({type_of(part).__name__}) cannot follow its qconfig: "
+        f"{reason}. Its qconfig: {part.qconfig}"
+        for path, part in model.named_modules()
+        if is_observed(part, classes, whole)
+        and type_of(part) not in to_observed
+        and "activation_post_process" not in part._modules
+        and getattr(part, "qconfig", None) is not None
+        and (reason := why_unsuited(part, part.qconfig)) is not None
+    ]
+    with insides_are(trained=trains):
+        add_observer_(model, classes, whole, custom_module_class_mapping=to_observed)
+    own = {path: part for path, part in own.items() if type_of(part) not in to_observed}
+    _warn_of_impossible_pairs(own, unsuited)
     return loads_as_a_whole(model)
 
 
@@ -168,9 +186,16 @@ def _with_own_qconfig(model: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
-def _warn_of_impossible_pairs(own: Mapping[str, nn.Module]) -> None:
-    """Names modules of a qconfig of their own that nothing observes: they stay in float."""
-    lines: list[str] = []
+def _warn_of_impossible_pairs(own: Mapping[str, nn.Module], unsuited: Sequence[str]) -> None:
+    """Names modules that do not get what their qconfig asks for.
+
+    Args:
+        own: Modules of a qconfig of their own; where nothing observes them they stay in float.
+        unsuited: What is to be said of modules whose quantized form cannot follow their qconfig.
+    """
+    lines = list(unsuited[:_SHOWN])
+    if unsuited[_SHOWN:]:
+        lines.append(f"and {len(unsuited) - _SHOWN} more modules likewise")
     for path, module in own.items():
         row = registry.row_for_module(type_of(module))
         shared = row is not None and row.output.kind is OutputKind.SHARED

@@ -15,6 +15,7 @@ from qlab.eager.prepare import prepare, propagate_qconfig_
 from qlab.errors import ArgumentError, check_callable, check_dict, check_type
 from qlab.fake_quantize import FakeQuantizeBase
 from qlab.nn.aware import QuantizationAware
+from qlab.nn.quantizable.insides import insides_are
 from qlab.observers import ActivationPostProcess
 from qlab.ops import checks
 
@@ -57,7 +58,8 @@ def prepare_qat(
     propagate_qconfig_(model)
     swap_children("prepare_qat", model, (mapping, {}))
     _warn_of_observed_weights(model)
-    return prepare(model, inplace=True, observer_non_leaf_module_list=set(mapping.values()))
+    with insides_are(trained=True):
+        return prepare(model, inplace=True, observer_non_leaf_module_list=set(mapping.values()))
 
 
 def _warn_of_observed_weights(model: nn.Module) -> None:

@@ -175,7 +175,7 @@ class RecordingObserver(_NoQParamsObserver):
     def forward(self, x: Tensor) -> Tensor:
         """Keeps a copy of ``x`` and returns ``x``."""
         checks.tensor("RecordingObserver", "input", x)
-        self.tensor_val.append(x.clone())
+        self.tensor_val.append(x.detach().clone())
         return x
 
     def get_tensor_value(self) -> list[Tensor]:
