@@ -159,6 +159,7 @@ class WeightedModule(WeightModule):
             self._cache["call"] = described(type(self).op.__name__, *qparams, self._options())
         elif bound:
             self._cache["float"] = self._in_float()
+            self._result_qparams()
         self._cache["finish"] = self._finish()
         return True
 
