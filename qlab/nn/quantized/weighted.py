@@ -38,6 +38,7 @@ class WeightedModule(WeightModule):
     """
 
     takes_real_numbers = True
+    own_memory = True
     output_of = Output.OWN_OR_FLOAT
     relu: ClassVar[bool] = False
     op: ClassVar[Callable[..., Tensor]]
