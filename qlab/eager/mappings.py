@@ -11,8 +11,13 @@ from qlab import registry
 from qlab.eager.dynamic import dynamic_mappings, embedding_mappings
 from qlab.eager.prepare import custom_mappings, static_mappings
 from qlab.errors import UnknownNameError, check_dict, check_type
+from qlab.fake_quantize import (
+    default_fixed_qparams_range_0to1_fake_quant,
+    default_fixed_qparams_range_neg1to1_fake_quant,
+)
 from qlab.nn.quantized import FloatFunctional, functional
 from qlab.nn.stubs import DeQuantStub
+from qlab.registry.rows import SIGNED_UNIT_INTERVAL, UNIT_INTERVAL
 
 ModuleClass = type[nn.Module]
 ModuleClasses = dict[ModuleClass, ModuleClass]
@@ -148,6 +153,16 @@ def get_default_qconfig_propagation_list() -> set[ModuleClass]:
         *registry.qat_modules(),
         *custom_mappings()[0],
     }
+
+
+def get_default_module_to_act_post_process() -> dict[ModuleClass, Any]:
+    """What rounds, in training, the output of modules whose mathematics fixes its range."""
+    by_rule = {
+        UNIT_INTERVAL: default_fixed_qparams_range_0to1_fake_quant,
+        SIGNED_UNIT_INTERVAL: default_fixed_qparams_range_neg1to1_fake_quant,
+    }
+    fixed = [row for row in registry.ROWS if row.output in by_rule]
+    return {kind: by_rule[row.output] for row in fixed for kind in row.modules}
 
 
 def get_default_compare_output_module_list() -> set[ModuleClass]:

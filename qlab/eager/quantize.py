@@ -43,7 +43,7 @@ def quantize(
 
 def default_eval_fn(model: nn.Module, calib_data: Iterable[tuple[Any, Any]]) -> None:
     """Runs a model over ``(data, target)`` pairs; a ``run_fn`` for `quantize`."""
-    checks.model("default_eval_fn", model)
+    check_callable("default_eval_fn", "the model", model)
     check_type("default_eval_fn", "the data", calib_data, Iterable, "(input, target) pairs")
     for batch in calib_data:
         if not isinstance(batch, list | tuple) or len(batch) != 2:

@@ -19,6 +19,7 @@ from qlab.observers import (
     FixedQParamsObserver,
     MovingAverageMinMaxObserver,
     MovingAveragePerChannelMinMaxObserver,
+    ObserverBase,
     register_observer,
     scheme_of,
 )
@@ -64,6 +65,10 @@ class FakeQuantizeBase(ActivationPostProcess):
     def disable_observer(self) -> None:
         """Freezes scale and zero point."""
         self.enable_observer(False)
+
+
+ObserverOrFakeQuantize = ObserverBase | FakeQuantizeBase
+"""What hangs on a tensor: for ``isinstance`` and annotations."""
 
 
 class FakeQuantize(FakeQuantizeBase):

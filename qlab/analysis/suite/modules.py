@@ -267,13 +267,20 @@ def prepare_model_outputs(
 
 def _watched(module: nn.Module, classes: set[type[nn.Module]]) -> list[nn.Module]:
     """The modules whose outputs are compared, none of them inside another."""
-    kinds = (RecurrentModule, nn.RNNBase)
-    recurrent: set[type[nn.Module]] = {kind for kind in classes if issubclass(kind, kinds)}
-    if is_observed(module, classes, recurrent):
+    if is_observed(module, classes, recurrent_of(classes)):
         return [module]
     if isinstance(module, FusedModule):
         return []
     return [found for child in module.children() for found in _watched(child, classes)]
+
+
+def recurrent_of(classes: Iterable[type[nn.Module]]) -> set[type[nn.Module]]:
+    """Those of some classes that are recurrent: their outputs are compared whole."""
+    return {kind for kind in classes if issubclass(kind, RecurrentModule | nn.RNNBase)}
+
+
+NON_LEAF_MODULE_TO_ADD_OBSERVER_ALLOW_LIST = recurrent_of(get_default_compare_output_module_list())
+"""Classes that get a logger as a whole, whatever they are made of."""
 
 
 def _observed(module: nn.Module) -> bool:
