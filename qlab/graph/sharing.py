@@ -53,8 +53,9 @@ def _move(values: Values, node: fx.Node, first: Value, keeps: Callable[[fx.Node]
         _give(values, moved, first)
     left = [other for other in values if values[other].source == node.name]
     anchor = next((o for o in left if values[o].seen_by and not values[o].constant), None)
-    for other in left if anchor is not None else ():
-        values[other] = replace(values[other], source=anchor.name)
+    if anchor is not None:
+        for other in left:
+            values[other] = replace(values[other], source=anchor.name)
 
 
 def _give(values: Values, node: fx.Node, first: Value) -> None:
