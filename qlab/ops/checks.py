@@ -123,9 +123,10 @@ def dims(op: str, what: str, value: Tensor, allowed: Sequence[int], layout: str)
         )
 
 
-def vector(op: str, what: str, value: Tensor, shape: Sequence[int]) -> None:
+def vector(op: str, what: str, value: Tensor | None, shape: Sequence[int]) -> None:
     """Raises unless ``value`` is a float32 tensor of ``shape``."""
     tensor(op, what, value)
+    assert value is not None
     if value.dtype != torch.float32:
         raise DTypeError(
             f"{op}: the {what} holds real numbers, not codes",

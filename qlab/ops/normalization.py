@@ -42,6 +42,7 @@ def _check(
     for what, value in parameters.items():
         if value is not None or what in _NEEDED:
             checks.vector(op, what, value, shape)
+        if value is not None:
             checks.same_device(op, x[0], value)
 
 
