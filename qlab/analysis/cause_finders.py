@@ -178,7 +178,7 @@ def _few_bits(evidence: Evidence, tensor: Quantized) -> Iterator[Cause]:
     )
 
 
-_JOINS = {"add": "sum", "add_relu": "sum", "cat": "concatenation"}
+_JOINS = {"add": "sum", "add_relu": "sum", "cat": "concatenation", "stack": "stack"}
 
 
 def _uneven_operands(evidence: Evidence) -> Iterator[Cause]:
