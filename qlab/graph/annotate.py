@@ -9,7 +9,7 @@ that read them want codes.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cache
 
@@ -62,7 +62,8 @@ def annotate(
     """
     requests, inputs, unmatched = requests_for(graph_module, mapping)
     infinite = infinite_nodes(graph_module, masks)
-    return _Annotation(graph_module, (requests, inputs), backend, infinite).plan(unmatched)
+    made = _Annotation(graph_module, (requests, inputs), backend, infinite).plan(unmatched)
+    return replace(made, integer_biases=mapping.integer_biases)
 
 
 class _Role(Enum):

@@ -125,11 +125,13 @@ class Plan:
         values: The quantized tensors, in graph order: what crosses between steps in codes, and
             what is quantized on its way into one.
         unmatched: The rules of the mapping that matched nothing, in words.
+        integer_biases: As `QConfigMapping.integer_biases`.
     """
 
     steps: tuple[Step, ...]
     values: tuple[Value, ...]
     unmatched: tuple[str, ...] = ()
+    integer_biases: bool = False
 
     def step(self, name: str) -> Step:
         """The step of a name.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -38,6 +38,7 @@ class Call(ABC):
         y_qparams: The output's parameters; None for a float32 output.
         relu: Whether negative results become 0 before requantization.
         packed: Cache for kernels that keep the weight in a layout of their own.
+        integer_bias: Whether the bias is summed as an integer; see `qlab.ops.linear`.
     """
 
     x: Tensor
@@ -48,6 +49,7 @@ class Call(ABC):
     y_qparams: QParams | None
     relu: bool
     packed: PackedWeight | None
+    integer_bias: bool = field(default=False, kw_only=True)
 
     @abstractmethod
     def contract(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -188,6 +190,7 @@ def bind_linear(
     y_qparams: QParams | None,
     *,
     relu: bool = False,
+    integer_bias: bool = False,
     packed: PackedWeight | None = None,
     op: str = "linear",
 ) -> LinearCall:
@@ -200,7 +203,9 @@ def bind_linear(
             expected=f"{weight.shape[1]} features along the last axis",
             received=f"shape {tuple(x.shape)}",
         )
-    call = LinearCall(x, x_qparams, weight, w_qparams, bias, y_qparams, relu, packed)
+    call = LinearCall(
+        x, x_qparams, weight, w_qparams, bias, y_qparams, relu, packed, integer_bias=integer_bias
+    )
     check_call(op, call)
     return call
 
@@ -317,6 +322,7 @@ def bind_conv(
     groups: int = 1,
     padding_mode: str = "zeros",
     relu: bool = False,
+    integer_bias: bool = False,
     packed: PackedWeight | None = None,
 ) -> ConvCall:
     """Checks the arguments of `qlab.ops.conv1d`, `conv2d` and `conv3d` and pads where needed.
@@ -342,7 +348,7 @@ def bind_conv(
         zeros = (0,) * n
     call = ConvCall(
         x, x_qparams, weight, w_qparams, bias, y_qparams, relu, packed,
-        layout.stride, zeros, layout.dilation, layout.groups,
+        layout.stride, zeros, layout.dilation, layout.groups, integer_bias=integer_bias,
     )  # fmt: skip
     check_call(op, call)
     return call

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from typing import Any
 
 import pytest
 import torch
@@ -68,7 +69,7 @@ MODELS = {
 ON_ROWS = ("rows", "attention")
 
 
-def converted(model: nn.Module, x: Tensor, mapping: str = "int8") -> nn.Module:
+def converted(model: nn.Module, x: Tensor, mapping: Any = "int8") -> nn.Module:
     prepared = prepare_fx(model.eval(), mapping, x)
     prepared(x)
     return convert_fx(prepared)
@@ -85,6 +86,13 @@ def test_every_operator_gives_the_same_integers(name: str):
     x = ROWS if name in ON_ROWS else IMAGE
     model = converted(MODELS[name], x)
     assert torch.equal(compiled(model)(x), model(x))
+
+
+@torch.no_grad()
+def test_integer_biases():
+    mapping = qlab.presets.get("int8").mapping().set_integer_biases()
+    model = converted(MODELS["convolutions"], IMAGE, mapping)
+    assert torch.equal(compiled(model)(IMAGE), model(IMAGE))
 
 
 @torch.no_grad()
