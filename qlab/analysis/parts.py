@@ -32,3 +32,8 @@ def only(mapping: QConfigMapping, part: Literal["weight", "activation"]) -> QCon
         }
     )
     return made.set_integer_biases(mapping.integer_biases)
+
+
+def with_halves(mapping: QConfigMapping) -> tuple[QConfigMapping, QConfigMapping, QConfigMapping]:
+    """A configuration, what it asks of weights alone, and what it asks of activations alone."""
+    return mapping, only(mapping, "weight"), only(mapping, "activation")

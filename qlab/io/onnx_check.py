@@ -131,6 +131,7 @@ def check_onnx(
     Raises:
         FormatError: The file is not valid ONNX, or qlab did not write it.
         ArgumentError: No such level, or a file that cannot be read.
+        UnfinishedError: A loader failed; ``partial`` is what was compared before.
     """
     if level not in LEVELS:
         raise ArgumentError(
@@ -145,15 +146,17 @@ def check_onnx(
     data_pass = DataPass(sources, "running the ONNX file", on_progress, should_stop)
     for batch in data_pass:
         networks.measure(batch)
-    return OnnxCheck(
-        networks.table(),
-        networks.output.as_dict(),
-        data_pass.samples,
-        networks.opset,
-        level,
-        f"onnxruntime {onnxruntime.__version__}",
-        complete=data_pass.complete,
-        measured=networks.measured_output.as_dict() if measured is not None else {},
+    return data_pass.finished(
+        OnnxCheck(
+            networks.table(),
+            networks.output.as_dict(),
+            data_pass.samples,
+            networks.opset,
+            level,
+            f"onnxruntime {onnxruntime.__version__}",
+            complete=data_pass.complete,
+            measured=networks.measured_output.as_dict() if measured is not None else {},
+        )
     )
 
 
