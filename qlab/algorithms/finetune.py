@@ -279,12 +279,30 @@ def algorithm_of(loader: Batches, loss: Loss | None) -> Algorithm:
         settings: FinetuneSettings,
         hooks: Hooks,
     ) -> Change:
-        most = math.ceil(settings.steps / (1 - settings.held_out)) + 1
-        lesson = lesson_of(loader, loss, subject.study, most, settings.distillation)
+        lesson = _lesson(loader, loss, subject.study, settings)
         return finetune(subject, mapping, layers, settings, hooks, lesson)
 
     about = "trains weights and scales with the rounding in place"
     return Algorithm("finetune", TITLE, about, PAPER, run, _no_estimate, FinetuneSettings)
+
+
+def check_lesson(loader: Batches, loss: Loss | None, study: Study) -> None:
+    """Refuses at once what training would refuse after a long search.
+
+    Raises:
+        ArgumentError: Fewer than two batches, one that does not fit, or a loss that fails.
+        NonFiniteError: NaN in a batch; names it.
+    """
+    settings = FinetuneSettings()
+    lesson = _lesson(loader, loss, study, settings)
+    lesson.split(settings.held_out)
+    with torch.no_grad():
+        lesson.loss(study.reference(*lesson.batches[0].inputs), lesson.batches[0])
+
+
+def _lesson(loader: Batches, loss: Loss | None, study: Study, settings: FinetuneSettings) -> Lesson:
+    most = math.ceil(settings.steps / (1 - settings.held_out)) + 1
+    return lesson_of(loader, loss, study, most, settings.distillation)
 
 
 def _no_estimate(*_: Any) -> float:

@@ -227,7 +227,7 @@ class LSTM(nn.Module):
     ) -> None:
         super().__init__()
         checks.whole_numbers("LSTM", "number of layers", num_layers, 1, minimum=1)
-        checks.real_numbers("LSTM", dropout=dropout)
+        checks.number("LSTM", "dropout", dropout)
         if not 0 <= dropout <= 1:
             raise ArgumentError(
                 "LSTM: arguments out of range",

@@ -64,7 +64,7 @@ class _Layer(RecurrentModule):
     ) -> None:
         super().__init__(input_size, hidden_size, bias)
         checks.whole_numbers(type(self).__name__, "number of layers", num_layers, 1, minimum=1)
-        checks.real_numbers(type(self).__name__, dropout=dropout)
+        checks.number(type(self).__name__, "dropout", dropout)
         if not 0 <= dropout <= 1:
             raise ArgumentError(
                 f"{type(self).__name__}: arguments out of range",
