@@ -356,7 +356,9 @@ def hashable(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-_OPTIONS = ("stride", "padding", "dilation", "groups", "padding_mode", "relu", "packed")
+_OPTIONS = (
+    "stride", "padding", "dilation", "groups", "padding_mode", "relu", "integer_bias", "packed",
+)  # fmt: skip
 
 
 def refuse_unknown(op: str, unknown: Mapping[str, object], known: Sequence[str]) -> None:
