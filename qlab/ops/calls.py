@@ -170,6 +170,7 @@ def check_call(op: str, call: Call) -> None:
     """What every weighted call needs; what concerns its parameters alone, once per packed layer."""
     weight, bias = call.weight, call.bias
     check_options(op, call.relu, call.packed)
+    checks.switch(op, "integer_bias", call.integer_bias)
     if call.y_qparams is not None:
         checks.parameters(op, "output", call.y_qparams)
     if call.packed is None:
