@@ -34,6 +34,7 @@ KEPT = {
     "repaired": 8,
     "automatic": 8,
     "lesson": 16,
+    "training": 16,
     "model_file": 4,
     "sample_file": 4,
     "outcome": 64,
@@ -183,4 +184,7 @@ def progress_text(job: Job) -> str:
     most = "at most " if job.timed else ""
     rest = f" · {most}{duration(left)} left" if left is not None else ""
     counted = f" · {job.done} of {job.total}" if job.total and not job.timed else ""
+    part, shares = job.part
+    if len(shares) > 1:
+        counted = f" · part {part + 1} of {len(shares)}{counted.replace(' · ', ', ')}"
     return f"{escape(job.title)}: {escape(job.label or 'starting')}{counted}{rest}"

@@ -210,6 +210,7 @@ class Silent:
 
     partial = None
     timed = False
+    part = (0, (1.0,))
 
     def report(self, done: int, total: int, label: str) -> None:
         """Told how far it is."""
