@@ -66,7 +66,7 @@ class UnfinishedError(QlabError, RuntimeError):
     """Something outside qlab failed in the middle of long work: a loader, a worker, an executor.
 
     Attributes:
-        partial: What was measured until then, where it can be gone on from; None else.
+        partial: What was measured until then; None where that is nothing.
     """
 
     partial: Any = None

@@ -38,6 +38,7 @@ class Calibration:
         complete: False where a pass was stopped before the data ended.
         seen: Batches seen of each source of data, in the order in which sources were added.
         model: Fingerprint of the model, see `model_fingerprint`; empty where it is not known.
+        contained: Digests of the calibrations that were merged into this one, or went on to it.
     """
 
     statistics: dict[str, TensorStats] = field(default_factory=dict)
@@ -46,6 +47,7 @@ class Calibration:
     complete: bool = False
     seen: tuple[int, ...] = ()
     model: str = ""
+    contained: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def digest(self) -> str:
@@ -57,6 +59,13 @@ class Calibration:
                 found.update(tensor.cpu().numpy().tobytes())
         return found.hexdigest()[:12]
 
+    @property
+    def lineage(self) -> tuple[str, ...]:
+        """`contained`, and this calibration's own digest where it saw anything."""
+        if not self.statistics:
+            return self.contained
+        return tuple(dict.fromkeys((*self.contained, self.digest)))
+
     def merge(self, other: Calibration) -> Calibration:
         """What one calibration over both sets of data would have seen, ``other``'s data last.
 
@@ -64,9 +73,17 @@ class Calibration:
         Neither argument changes. Only the numbers of the batches depend on who comes first.
 
         Raises:
-            ArgumentError: The two saw different graphs, or other weights in one.
+            ArgumentError: The two saw different graphs, or other weights in one; or the same data,
+                which would count twice.
         """
         mine, theirs = self.statistics, other.statistics
+        contained = tuple({**dict.fromkeys(self.lineage), **dict.fromkeys(other.lineage)})
+        if len(contained) < len(self.lineage) + len(other.lineage):
+            raise ArgumentError(
+                "These calibrations saw the same data: merged, it would count twice",
+                expected="the `calibrated` of another Lab, which saw other data",
+                received="one that is a part of the other, or shares a part with it",
+            )
         if mine and theirs and mine.keys() != theirs.keys():
             raise ArgumentError(
                 "Calibrations of different models do not merge",
@@ -89,6 +106,7 @@ class Calibration:
             self.complete and other.complete,
             self.seen + other.seen,
             self.model or other.model,
+            contained,
         )
 
 
@@ -176,6 +194,8 @@ def collect(
         UnfinishedError: A loader failed; ``partial`` is what was seen before.
     """
     result = Calibration() if start is None else copy.deepcopy(start)
+    if start is not None:
+        result.contained = start.lineage
     known = result.seen or (result.batches,)
     seen = [*known, *[0] * len(sources)][: len(sources)]
     sizes = list(map(_counted, sources))

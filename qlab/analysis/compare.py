@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from qlab.analysis.batches import Batches
+from qlab.analysis.batches import Batch, Batches
 from qlab.analysis.calibration import Progress, Stop
 from qlab.analysis.metrics import METRICS, ErrorSums
 from qlab.analysis.networks import NetworkOutput, Networks, places_of
@@ -103,16 +103,20 @@ def limits_of(qparams: QParams | None) -> tuple[float, float] | None:
     return low * scale, high * scale
 
 
+Ideal = Callable[[str, TensorSpec], float]
+
+
 def compare_graphs(
     networks: Networks,
     data: tuple[Batches, RunStore],
-    ideal_sqnr: Callable[[str, TensorSpec], float],
+    ideal_sqnr: Ideal,
     *,
+    parts: Sequence[Networks] = (),
     original: RunStore | None = None,
     on_progress: Progress | None = None,
     should_stop: Stop | None = None,
 ) -> Report:
-    """Runs both networks over the data and measures every quantized layer twice.
+    """Runs float and quantized networks over the data and measures every quantized layer twice.
 
     Local: the layer as deployed, fed the float network's values. Accumulated: the layer inside
     the quantized network. Sums run over all samples.
@@ -123,6 +127,8 @@ def compare_graphs(
             them as far as they are cached.
         ideal_sqnr: The best SQNR [dB] that a quantizer of a spec's type reaches on the float
             tensor of a node.
+        parts: The same with the weights alone quantized, and with the activations alone; measured
+            in the same pass, beside the same run of the float network.
         original: What the output is compared with: the float values of the model before it was
             repaired. Those of ``data`` if not given.
         on_progress: Called as ``(batches done, batches in all, label)``.
@@ -130,45 +136,76 @@ def compare_graphs(
 
     Raises:
         NonFiniteError: NaN or infinity in a layer; the message names it.
+        UnfinishedError: A loader failed; ``partial`` is the report on the batches before.
     """
     batches, floats = data
-    found = [(place, LayerErrors(place.step, place.layer)) for place in places_of(networks)]
-    carried = {place.carrier: (place, errors) for place, errors in found}
-    quantized_run = GraphRunner(networks.converted, carried)
-    output = NetworkOutput()
+    compared = [_Comparison(each) for each in (networks, *parts)]
     data_pass = DataPass([batches], "comparing", on_progress, should_stop)
     with torch.no_grad(), full_precision():
         for batch in data_pass:
             place_of_batch = data_pass.done, data_pass.total, batch.inputs
-            run = floats.get(*place_of_batch)
-
-            def add(carrier: str, value: Any, run: CachedRun = run) -> None:
-                place, errors = carried[carrier]
-                values = run.values({place.step.node, *place.inputs})
-                alone = place.layer.run([values[name] for name in place.inputs])
-                reference = values[place.step.node]
-                errors.add(errors.local, reference, alone)
-                errors.add(errors.accumulated, reference, real(value, place.layer.output))
-
-            result = quantized_run.watch(batch.inputs, add)
-            own = run
+            run = own = floats.get(*place_of_batch)
             if original is not None and original is not floats:
                 own = original.get(*place_of_batch)
-            output.update(own.output, result, batch.labels)
-    ideal = partial(ideal_of, networks.plan, ideal_sqnr)
-    rows = {errors.step.name: errors.row(ideal) for _, errors in found}
-    return Report(
-        layers=pd.DataFrame.from_dict(rows, orient="index", columns=COLUMNS).rename_axis("layer"),
-        output=output.as_dict(),
-        outputs=output.to_frame(),
-        size=Size(graph_bytes(networks.float_graph), graph_bytes(networks.converted)),
-        coverage=coverage_of(networks.plan),
-        plan=networks.plan,
-        samples=data_pass.samples,
-        complete=data_pass.complete,
+            for comparison in compared:
+                comparison.add(batch, run, own.output)
+    return data_pass.finished(
+        with_parts([comparison.report(ideal_sqnr, data_pass) for comparison in compared])
     )
 
 
-def ideal_of(plan: Plan, ideal_sqnr: Callable[[str, TensorSpec], float], step: Step) -> float:
+def with_parts(reports: Sequence[Report]) -> Report:
+    """The first of one or of three reports, with the other two's layers as its parts."""
+    whole, *parts = reports
+    if not parts:
+        return whole
+    weight, activation = parts
+    return replace(whole, weight_only=weight.layers, activation_only=activation.layers)
+
+
+class _Comparison:
+    """What is measured of one quantized network."""
+
+    def __init__(self, networks: Networks) -> None:
+        self.networks = networks
+        found = [(place, LayerErrors(place.step, place.layer)) for place in places_of(networks)]
+        self.carried = {place.carrier: (place, errors) for place, errors in found}
+        self.runner = GraphRunner(networks.converted, self.carried)
+        self.errors = [errors for _, errors in found]
+        self.output = NetworkOutput()
+
+    def add(self, batch: Batch, run: CachedRun, reference_output: Any) -> None:
+        """Adds one batch, given the float network's run on it."""
+
+        def see(carrier: str, value: Any) -> None:
+            place, errors = self.carried[carrier]
+            values = run.values({place.step.node, *place.inputs})
+            alone = place.layer.run([values[name] for name in place.inputs])
+            reference = values[place.step.node]
+            errors.add(errors.local, reference, alone)
+            errors.add(errors.accumulated, reference, real(value, place.layer.output))
+
+        result = self.runner.watch(batch.inputs, see)
+        self.output.update(reference_output, result, batch.labels)
+
+    def report(self, ideal_sqnr: Ideal, data_pass: DataPass) -> Report:
+        """What was measured until now."""
+        networks = self.networks
+        ideal = partial(ideal_of, networks.plan, ideal_sqnr)
+        rows = {errors.step.name: errors.row(ideal) for errors in self.errors}
+        layers = pd.DataFrame.from_dict(rows, orient="index", columns=COLUMNS)
+        return Report(
+            layers=layers.rename_axis("layer"),
+            output=self.output.as_dict(),
+            outputs=self.output.to_frame(),
+            size=Size(graph_bytes(networks.float_graph), graph_bytes(networks.converted)),
+            coverage=coverage_of(networks.plan),
+            plan=networks.plan,
+            samples=data_pass.samples,
+            complete=data_pass.complete,
+        )
+
+
+def ideal_of(plan: Plan, ideal_sqnr: Ideal, step: Step) -> float:
     """The best SQNR [dB] for a step's output; infinite where it stays in float."""
     return math.inf if step.output is None else ideal_sqnr(plan.range_node(step.node), step.output)

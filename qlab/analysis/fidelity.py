@@ -234,6 +234,7 @@ def measure_fidelity(
 
     Raises:
         NonFiniteError: NaN or infinity in a layer.
+        UnfinishedError: A loader failed; ``partial`` is what was compared before.
     """
     networks = _Networks(*graphs, plan, reference or graphs[0])
     output, label = _Output(), "comparing simulation and integers"
@@ -245,7 +246,8 @@ def measure_fidelity(
     columns = ["type", "execution", *networks.columns()]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=None)
     table = table.reindex(columns=columns).rename_axis("layer")
-    return Fidelity(table, output.as_dict(), data_pass.samples, complete=data_pass.complete)
+    found = Fidelity(table, output.as_dict(), data_pass.samples, complete=data_pass.complete)
+    return data_pass.finished(found)
 
 
 class _Networks:

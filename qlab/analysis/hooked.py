@@ -21,6 +21,7 @@ from qlab.analysis.hooked_sensitivity import is_replaced, measure_modules, refus
 from qlab.analysis.layers import Layer, describe_layers
 from qlab.analysis.networks import first_tensor
 from qlab.analysis.observed import samples_in
+from qlab.analysis.parts import with_halves
 from qlab.analysis.probe import LayerProbe, QuantizedLayer
 from qlab.analysis.report import Report
 from qlab.analysis.sensitivity import Sensitivity, check_question
@@ -217,10 +218,13 @@ class ModuleStudy(Study):
                 found[step.name] = layer
         return found
 
-    def compare(self, mapping: QConfigMapping, data: Batches, **hooks: Any) -> Report:
+    def compare(
+        self, mapping: QConfigMapping, data: Batches, *, parts: bool = False, **hooks: Any
+    ) -> Report:
         """As `Lab.compare`: local error of each layer, accumulated error, and the output's."""
+        mappings = with_halves(mapping) if parts else (mapping,)
         with self._lock:
-            return compare_modules(self, mapping, data, **hooks)
+            return compare_modules(self, mappings, data, **hooks)
 
     def channels(self, name: str, mapping: QConfigMapping, data: Batches) -> DataFrame:
         """As `Lab.channels`, over all calls of the layer."""

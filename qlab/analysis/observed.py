@@ -24,7 +24,7 @@ from qlab.analysis.calibration import (
 )
 from qlab.analysis.fingerprint import model_fingerprint
 from qlab.analysis.probe import LayerProbe
-from qlab.errors import ArgumentError, DTypeError, UncalibratedError, UnfinishedError
+from qlab.errors import DTypeError, UncalibratedError, UnfinishedError
 from qlab.execution import GraphRunner
 from qlab.stats import TensorStats
 
@@ -179,12 +179,6 @@ class Observed:
             )
         with self._lock:
             mine = self.calibration or self.calibrate()
-            if other is mine:
-                raise ArgumentError(
-                    "A Lab has seen its own calibration already: merged, it would count twice",
-                    expected="the `calibrated` of another Lab, which saw other data",
-                    received="this Lab's own",
-                )
             merged = mine.merge(other)
             self.calibration = replace(merged, seen=mine.seen, complete=mine.complete)
             self._forget()

@@ -29,3 +29,8 @@ def only(mapping: QConfigMapping, part: Literal["weight", "activation"]) -> QCon
             for style, found in rules.items()
         }
     )
+
+
+def with_halves(mapping: QConfigMapping) -> tuple[QConfigMapping, QConfigMapping, QConfigMapping]:
+    """A configuration, what it asks of weights alone, and what it asks of activations alone."""
+    return mapping, only(mapping, "weight"), only(mapping, "activation")

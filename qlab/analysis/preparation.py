@@ -14,6 +14,7 @@ from qlab.analysis.networks import Networks, places_of
 from qlab.analysis.work import Off, On
 from qlab.execution import Program
 from qlab.graph.plan import Step
+from qlab.ops import compiled
 
 if TYPE_CHECKING:
     from qlab.analysis.study import Study
@@ -60,6 +61,8 @@ class Preparation:
             numbers = [row["on"] for (_, of), row in self.cases.rows.items() if of == config]
             if not (off or any(map(self._alone_wanted, numbers))):
                 continue
+            # Importing Numba takes a second, once: a piece of its own, not part of the first task.
+            yield f"preparing {config}", compiled.unavailable
             for name, compute in self.study.scales(plan):
                 yield f"preparing {name}", compute
             yield f"preparing {config}", partial(self._alone, config)

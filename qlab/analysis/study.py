@@ -21,6 +21,7 @@ from qlab.analysis.compare import compare_graphs
 from qlab.analysis.layers import Layer, describe_layers
 from qlab.analysis.networks import Networks
 from qlab.analysis.observed import Observed
+from qlab.analysis.parts import with_halves
 from qlab.analysis.probe import LayerProbe
 from qlab.analysis.report import Report
 from qlab.analysis.sensitivity import WAYS, Sensitivity, measure_sensitivity
@@ -143,15 +144,13 @@ class Study(Observed):
         """The float and the quantized network, for the inputs of a batch; not to be changed."""
         return self.reference, self.converted(mapping)
 
-    def compare(self, mapping: QConfigMapping, data: Batches, **hooks: Any) -> Report:
+    def compare(
+        self, mapping: QConfigMapping, data: Batches, *, parts: bool = False, **hooks: Any
+    ) -> Report:
         """Every layer's error and the network's; see `compare_graphs` for the ``hooks``."""
-        return compare_graphs(
-            self._networks(mapping),
-            (data, self.floats),
-            self.ideal_sqnr,
-            original=self.original,
-            **hooks,
-        )
+        whole, *others = map(self._networks, with_halves(mapping) if parts else [mapping])
+        given: Any = {"parts": others, "original": self.original, **hooks}
+        return compare_graphs(whole, (data, self.floats), self.ideal_sqnr, **given)
 
     def channels(self, name: str, mapping: QConfigMapping, data: Batches) -> DataFrame:
         """The local error of each channel of a layer; see `channel_errors`."""

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from qlab.analysis.batches import Batch, Batches
 from qlab.analysis.calibration import Progress, Stop
-from qlab.errors import ArgumentError, DTypeError
+from qlab.errors import ArgumentError, DTypeError, UnfinishedError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -34,11 +34,18 @@ class TaskError(Exception):
 class DataPass:
     """One pass over data, with progress and a stop after each batch.
 
+    A loader that fails after the first batch ends the pass; `finished` then raises, with what was
+    made of the batches before it.
+
     Args:
         sources: Data, one after the other.
         label: What is being done.
         on_progress: Called as ``(batches done, batches in all, label)``.
         should_stop: Asked after each batch.
+
+    Raises:
+        DTypeError: A hook that cannot be called.
+        UnfinishedError: A loader failed before the first batch.
 
     Attributes:
         done: Batches seen.
@@ -53,13 +60,25 @@ class DataPass:
         on_progress: Progress | None = None,
         should_stop: Stop | None = None,
     ) -> None:
+        checked_hooks(on_progress, should_stop)
         self._sources, self._label = sources, label
         self._on_progress, self._should_stop = on_progress, should_stop
         self.total = sum(map(len, sources))
         self.done, self.samples, self.complete = 0, 0, False
+        self._broken: UnfinishedError | None = None
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in itertools.chain.from_iterable(self._sources):
+        batches = itertools.chain.from_iterable(self._sources)
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                break
+            except UnfinishedError as error:
+                if not self.done:
+                    raise
+                self._broken = error
+                return
             yield batch
             self.done, self.samples = self.done + 1, self.samples + batch.samples
             if self._on_progress is not None:
@@ -68,6 +87,18 @@ class DataPass:
                 self.complete = self.done >= self.total
                 return
         self.complete = True
+
+    def finished(self, found: R) -> R:
+        """What was made of the pass.
+
+        Raises:
+            UnfinishedError: A loader failed; ``partial`` is ``found``.
+        """
+        if self._broken is None:
+            return found
+        fix = "Repair the loader. What the batches before gave is in the error's `partial`."
+        cause = self._broken.__cause__ or self._broken
+        raise UnfinishedError.of(self._broken.problem, cause, fix, found) from cause
 
 
 def run_pieces(

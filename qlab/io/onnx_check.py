@@ -116,6 +116,7 @@ def check_onnx(
     Raises:
         FormatError: The file is not valid ONNX, or qlab did not write it.
         ArgumentError: No such level, or a file that cannot be read.
+        UnfinishedError: A loader failed; ``partial`` is what was compared before.
     """
     if level not in LEVELS:
         raise ArgumentError(
@@ -130,14 +131,16 @@ def check_onnx(
     data_pass = DataPass(sources, "running the ONNX file", on_progress, should_stop)
     for batch in data_pass:
         networks.measure(batch)
-    return OnnxCheck(
-        networks.table(),
-        networks.output.as_dict(),
-        data_pass.samples,
-        networks.opset,
-        level,
-        f"onnxruntime {onnxruntime.__version__}",
-        complete=data_pass.complete,
+    return data_pass.finished(
+        OnnxCheck(
+            networks.table(),
+            networks.output.as_dict(),
+            data_pass.samples,
+            networks.opset,
+            level,
+            f"onnxruntime {onnxruntime.__version__}",
+            complete=data_pass.complete,
+        )
     )
 
 

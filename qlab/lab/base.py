@@ -226,7 +226,8 @@ class LabBase:
             other: Its ``calibrated``; its batches count as coming after those seen here.
 
         Raises:
-            ArgumentError: It is of another model, or this Lab's own.
+            ArgumentError: It is of another model, or of data that this Lab has seen: its own, one
+                that was merged before, or an equal copy of one.
         """
         return self._study.merge(other)
 

@@ -12,6 +12,7 @@ from qlab.algorithms import recipe_of
 from qlab.analysis.calibration import Progress, Stop
 from qlab.analysis.fingerprint import same_values
 from qlab.analysis.latency import Latency, measure_latency
+from qlab.analysis.tasks import checked_hooks
 from qlab.graph.inputs import Inputs
 from qlab.io.exports import export
 from qlab.io.files import path_of
@@ -56,7 +57,9 @@ class DeployableLab(LabBase):
 
         Raises:
             ArgumentError: Fewer than 4 repeats, or a batch that the model does not take.
+            DTypeError: A hook that cannot be called.
         """
+        checked_hooks(on_progress, should_stop)
         data = self._evaluation_data if batch is None else self._batches([batch], "timing")
         return measure_latency(
             self._study.callables(resolve_mapping(mapping)),
@@ -141,8 +144,11 @@ class DeployableLab(LabBase):
         Raises:
             FormatError: The file is not valid ONNX, or was not written from this configuration.
             ArgumentError: No such level, or a file that cannot be read.
+            DTypeError: A hook that cannot be called.
+            UnfinishedError: A loader failed; ``partial`` is what was compared before.
             UnsupportedError: The model has no graph; says why.
         """
+        checked_hooks(on_progress, should_stop)
         self._study.whole_graph("Lab.check_onnx")
         hooks: Any = {"on_progress": on_progress, "should_stop": should_stop}
         converted: Any = self.convert(mapping)

@@ -16,7 +16,6 @@ from qlab.analysis.calibration import Progress, Stop
 from qlab.analysis.causes import Cause
 from qlab.analysis.diagnosis import causes_of, remedied
 from qlab.analysis.fidelity import Fidelity, measure_fidelity
-from qlab.analysis.parts import only
 from qlab.analysis.report import Report
 from qlab.analysis.search import Candidate, Measure, Search, Space, budget_limits, search_mappings
 from qlab.analysis.sensitivity import Sensitivity, checked_since, checked_ways, names_of
@@ -81,8 +80,8 @@ class Lab(RepairableLab, DeployableLab, TensorLab):
 
         Args:
             mapping: A `QConfigMapping`, a preset's name, or None for the default preset.
-            parts: Whether to measure two more networks: with the weights alone quantized, and with
-                the activations alone.
+            parts: Whether to measure two more networks in the same pass: with the weights alone
+                quantized, and with the activations alone.
             name: What its run is called; a preset's name, or by its number, if not given.
             parent: The run that it was made from; the latest if not given.
             on_progress: Called as ``(done, total, label)`` after each batch.
@@ -91,24 +90,19 @@ class Lab(RepairableLab, DeployableLab, TensorLab):
 
         Raises:
             NonFiniteError: NaN or infinity; names the first layer that produced it, or the input.
+            UnfinishedError: A loader failed; ``partial`` is the report on the batches before.
         """
         resolved = resolve_mapping(mapping)
         hooks: Any = {"on_progress": on_progress, "should_stop": should_stop}
         seen_all = self._calibrated_whole(**hooks)
         began = time.monotonic()
         with self._finding_the_first():
-            measured = self._study.compare(resolved, self._evaluation_data, **hooks)
+            measured = self._study.compare(resolved, self._evaluation_data, parts=parts, **hooks)
         measured = replace(measured, complete=measured.complete and seen_all)
         seconds = time.monotonic() - began
         told: Any = {"subject": self.subject, "name": name, "parent": parent}
         told |= {"seconds": seconds, "calibration": self.calibrated}
         record_report(self.runs, resolved, measured, **told)
-        for part in ("weight", "activation") if parts else ():
-            if not measured.complete:
-                break
-            alone = self._study.compare(only(resolved, part), self._evaluation_data, **hooks)
-            found: Any = {f"{part}_only": alone.layers, "complete": alone.complete}
-            measured = replace(measured, **found)
         return measured
 
     def channels(self, name: str, mapping: Mapping = None) -> DataFrame:
@@ -309,6 +303,7 @@ class Lab(RepairableLab, DeployableLab, TensorLab):
 
         Raises:
             NonFiniteError: NaN or infinity in a layer.
+            UnfinishedError: A loader failed; ``partial`` is what was compared before.
             UnsupportedError: The model has no graph; says why.
         """
         graph = self._study.whole_graph("Lab.fidelity")

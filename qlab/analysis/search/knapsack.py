@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qlab.analysis.search.printing import printing_to_stderr
+from qlab.analysis.search.printing import without_remarks
 from qlab.errors import ArgumentError, NonFiniteError, QlabError
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ def _select(
         one_each[row, start:end] = 1.0
     weights = np.concatenate(limited)
     unit = max(float(weights.max()), 1.0) / _SCALE  # so that tolerances are relative
-    with printing_to_stderr():  # HiGHS prints some remarks whatever its options say
+    with without_remarks():
         result = milp(
             np.concatenate(objective),
             integrality=np.ones(ends[-1]),

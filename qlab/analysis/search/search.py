@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +16,8 @@ from qlab.analysis.report import Report
 from qlab.analysis.search.candidates import Candidate, Group, Measure, Space
 from qlab.analysis.search.knapsack import Knapsack, Solution
 from qlab.analysis.sensitivity import Sensitivity
-from qlab.analysis.tasks import checked_count
-from qlab.errors import ArgumentError, DTypeError, UnknownNameError
+from qlab.analysis.tasks import checked_count, checked_hooks
+from qlab.errors import ArgumentError, DTypeError, UnfinishedError, UnknownNameError
 from qlab.qconfig import QConfigMapping
 
 _LARGEST_FRACTION = 16.0
@@ -158,10 +158,15 @@ class Search:
             should_stop: Asked before each point; what was measured is kept.
 
         Raises:
+            DTypeError: A hook that cannot be called, no sequence of points, or something else as
+                ``known``.
+            UnfinishedError: A loader failed; ``partial`` is what was measured of other points.
             UnknownNameError: There is no such point.
         """
+        _check_asked(points, known)
+        checked_hooks(on_progress, should_stop)
+        mappings = [self.mapping(p) for p in (self.front.index if points is None else points)]
         chosen = list(self.front.index) if points is None else [p % len(self) for p in points]
-        mappings = [self.mapping(p) for p in (points if points is not None else chosen)]
         rows = {} if known is None else known.table.to_dict("index")
         before, asked = len(rows.keys() - set(chosen)), len({*rows, *chosen})
         for point, mapping in zip(chosen, mappings, strict=True):
@@ -169,11 +174,13 @@ class Search:
                 continue
             if should_stop is not None and should_stop():
                 break
-            rows[point] = self._row(point, self._compare(mapping))
+            try:
+                rows[point] = self._row(point, self._compare(mapping))
+            except UnfinishedError as error:
+                raise _broken(error, _verified(rows, complete=False) if rows else None) from error
             if on_progress is not None:
                 on_progress(len(rows) - before, len(chosen), "verifying")
-        table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("point")
-        return Verified(table, _ranks(table), len(rows) == asked)
+        return _verified(rows, complete=len(rows) == asked)
 
     def best(
         self,
@@ -191,6 +198,8 @@ class Search:
 
         Raises:
             ArgumentError: A count below 1, or it was stopped before anything was measured.
+            DTypeError: A hook that cannot be called.
+            UnfinishedError: As `verify`.
         """
         nearest = list(self.front.index[-checked_count("count", count) :])[::-1]
         verified = self.verify(nearest, on_progress=on_progress, should_stop=should_stop)
@@ -215,6 +224,33 @@ class Search:
             "noise_ratio": 10 ** ((predicted - measured) / 10),
             **{k: v for k, v in report.output.items() if k != "sqnr"},
         }
+
+
+def _check_asked(points: Any, known: Any) -> None:
+    """Refuses points that are no sequence, and what `Search.verify` did not give."""
+    if points is not None and (isinstance(points, str) or not isinstance(points, Iterable)):
+        raise DTypeError(
+            "Not points of the front",
+            expected="a sequence of whole numbers, or None for all",
+            received=repr(points),
+        )
+    if known is not None and not isinstance(known, Verified):
+        raise DTypeError(
+            "Nothing known of points",
+            expected="what Search.verify returned before, or an UnfinishedError's `partial`",
+            received=repr(known),
+        )
+
+
+def _verified(rows: dict[Any, Any], *, complete: bool) -> Verified:
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("point")
+    return Verified(table, _ranks(table), complete)
+
+
+def _broken(error: UnfinishedError, partial: Verified | None) -> UnfinishedError:
+    """A loader's error, with the points that were measured before."""
+    fix = "Repair the loader. Pass the error's `partial` to verify as known= to go on."
+    return UnfinishedError.of(error.problem, error.__cause__ or error, fix, partial)
 
 
 def search_mappings(

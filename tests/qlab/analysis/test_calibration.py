@@ -96,7 +96,7 @@ def test_a_stop_is_one_where_the_number_of_batches_is_not_known():
     assert lab.calibrate().batches == 7
 
 
-@pytest.mark.parametrize("ask", ["calibrate", "compare", "sensitivity", "fidelity"])
+@pytest.mark.parametrize("ask", ["calibrate", "compare", "sensitivity", "fidelity", "latency"])
 @pytest.mark.parametrize("hook", ["on_progress", "should_stop"])
 def test_a_hook_that_cannot_be_called_is_refused_before_anything_runs(ask, hook):
     lab = _lab(data := Lazy(3))
@@ -202,7 +202,36 @@ def test_another_model_of_the_same_names_is_refused():
     assert lab.calibrated is before
     sent = pickle.loads(pickle.dumps(same))  # as a worker process returns it
     assert lab.merge(sent).batches == 4
-    assert lab.merge(replace(same, model="")).batches == 6  # of an older version
+    old = replace(_lab(_batches(2, 1)).calibrate(), model="")  # of an older version
+    assert lab.merge(old).batches == 6
+
+
+def test_data_that_was_seen_is_not_merged_again():
+    data, refused = _batches(6), pytest.raises(ArgumentError, match=r"saw the same data.*twice")
+    lab, other = _lab(data[:2]), _lab(data[2:4]).calibrate()
+    own = lab.calibrate()
+    merged = lab.merge(other)
+    more = lab.with_data(data[4:])
+    twins = pickle.loads(pickle.dumps((own, other, merged)))
+    for seen in (own, other, merged, *twins, _lab(data[:2]).calibrate(), more.calibrated):
+        with refused:
+            lab.merge(seen)
+    for seen in (own, other, merged):
+        with refused:
+            more.merge(seen)
+    with refused:
+        other.merge(merged)
+    assert lab.calibrated is merged and merged.batches == 4
+    assert lab.merge(_lab(data[4:]).calibrate()).statistics == _lab(data).calibrate().statistics
+
+
+def test_a_calibration_that_nothing_was_added_to_merges():
+    data = _batches(4)
+    lab = _lab(data[:2])
+    lab.calibrate(should_stop=lambda: True)
+    lab.calibrate()
+    lab.calibrate()
+    assert lab.merge(_lab(data[2:]).calibrate()).batches == 4
 
 
 class Divides(nn.Module):
@@ -333,5 +362,6 @@ def test_calibrations_merge_where_channels_were_none():
     parts = [qlab.Lab(Transposes().eval(), data[:1], [part]) for part in data.split(4)]
     merged = parts[0].calibrate().merge(parts[1].calibrate()).statistics
     assert merged["sigmoid"].channel_axis is None and merged["fc"].channels == 6
-    again = parts[0].calibrate().merge(parts[0].calibrate()).statistics
+    same = qlab.Lab(Transposes().eval(), data[:1], [data[:4] + 1])
+    again = parts[0].calibrate().merge(same.calibrate()).statistics
     assert again["sigmoid"].channels == 4

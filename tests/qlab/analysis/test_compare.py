@@ -14,6 +14,7 @@ from qlab.dtypes import float8_e4m3fn, quint8
 from qlab.errors import NonFiniteError, UnknownNameError, UnsupportedError
 from qlab.qparams import QParams, dequantize, quantize
 from qlab.ranges import measured_error
+from tests.qlab.analysis.test_hooked import Opaque, core
 
 
 @functools.cache
@@ -61,6 +62,28 @@ def test_weights_alone_and_activations_alone():
     assert weight.sqnr_local[worst] < activation.sqnr_local[worst]  # one scale for all channels
     assert report.complete
     assert lab.compare().weight_only is None
+
+
+@pytest.mark.parametrize("traced", [True, False])
+def test_the_float_network_runs_once_for_a_comparison_with_its_parts(traced, monkeypatch):
+    batches = [torch.randn(4, 8) for _ in range(3)]
+    net = core() if traced else Opaque(core())
+    lab, runs = qlab.Lab(net.eval(), batches[0], batches, memory_budget=0), []
+    assert lab.traced is traced
+    lab.compare()
+    if traced:
+        get = lab._study.floats.get
+        monkeypatch.setattr(lab._study.floats, "get", lambda *p: runs.append(1) or get(*p))
+    else:
+        run = lab._study.runs.run
+        monkeypatch.setattr(
+            lab._study.runs,
+            "run",
+            lambda *p, **k: ("replaced" not in k and runs.append(1)) or run(*p, **k),
+        )
+    seen = []
+    lab.compare(parts=True, on_progress=lambda *step: seen.append(step[:2]))
+    assert len(runs) == 3 and seen == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_a_part_of_a_mapping_keeps_its_rules():

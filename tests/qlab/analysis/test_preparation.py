@@ -5,8 +5,11 @@ import pytest
 import torch
 
 import qlab
+from qlab.analysis.parts import only
 from qlab.analysis.sensitivity import MEASURING
 from qlab.execution import Program
+from qlab.lab.arguments import resolve_mapping
+from qlab.ops import compiled
 from tests.qlab.analysis.test_hooked import Loops
 from tests.qlab.analysis.test_hooked import lab_of as hooked_lab_of
 from tests.qlab.analysis.test_sensitivity import lab_for, make_lab, measured, measuring
@@ -116,15 +119,18 @@ def test_without_a_graph_a_stop_while_preparing_ends_it_too(way):
     assert not found.complete and len(found.table) and found.table.isna().all(axis=None)
 
 
-@pytest.mark.parametrize("asked", [1, 3])
-def test_parts_are_not_begun_after_a_stop(asked):
-    lab, calls = calibrated("mlp"), []
+def test_importing_numba_is_a_piece_of_its_own(monkeypatch):
+    """It takes a second, and would stand between two questions whether to stop."""
+    lab, imported, seen = calibrated("mlp"), [], []
+    monkeypatch.setattr(compiled, "unavailable", lambda: imported.append(len(seen)))
+    lab.sensitivity(ways=("on",), on_progress=lambda *p: seen.append(p), should_stop=lambda: seen)
+    assert imported == [0] and len(seen) == 1
 
-    def stop():
-        calls.append(1)
-        return len(calls) >= asked
 
-    found = lab.compare(parts=True, should_stop=stop)
-    assert len(calls) == asked and not found.complete
-    assert found.weight_only is None if asked == 1 else found.weight_only is not None
-    assert found.activation_only is None
+def test_parts_cover_what_was_seen_before_a_stop():
+    lab = calibrated("mlp")
+    found = lab.compare("int8", parts=True, should_stop=lambda: True)
+    alone = lab.compare(only(resolve_mapping("int8"), "weight"), should_stop=lambda: True)
+    assert not found.complete and alone.samples == found.samples
+    pd.testing.assert_frame_equal(alone.layers, found.weight_only)
+    assert len(found.activation_only) == len(found.layers)
