@@ -14,7 +14,7 @@ from pages.common.engine import wait_for
 from pages.common.format import count, escape, layer_name, number, percent
 from pages.common.frame import View
 from pages.common.glossary import define
-from pages.common.jobs import CancelledError, Job, Progress
+from pages.common.jobs import CancelledError, Job, Parts, Progress
 from pages.common.loaded import Loaded
 from pages.common.theme import THEME
 from pages.figures.histogram import histogram
@@ -28,25 +28,26 @@ if TYPE_CHECKING:
 
 #: Batches that the verdict needs to hear of trends; fewer images are seen in smaller batches.
 BATCHES = 8
+JUDGING = "judging how far they move"
 KINDS = {"outputs": "activation", "weights": "weight"}
 #: Width of the layers' names, and title, term of the glossary and width of each other column, in
 #: pixels: with the boxes that select a row all fit a window of 853.
-NAME = 118
+NAME = 132
 MOVING = (
-    ("Range", "minimum", 108),
-    ("Growth [steps] ↓", "range growth", 112),
-    ("Change [dB] ↓", "range change", 102),
+    ("Range", "minimum", 104),
+    ("Growth [steps] ↓", "range growth", 110),
+    ("Change [dB] ↓", "range change", 100),
     ("To add", "more samples", 60),
-    ("Verdict", "settled", 80),
+    ("Verdict", "settled", 78),
 )
 TENSORS = (
-    ("Min", "minimum", 60),
-    ("Max", "maximum", 60),
-    ("Mean", "mean", 76),
-    ("Std", "std", 60),
-    ("Zeros", "zeros", 62),
+    ("Min", "minimum", 56),
+    ("Max", "maximum", 56),
+    ("Mean", "mean", 72),
+    ("Std", "std", 56),
+    ("Zeros", "zeros", 60),
     ("Outliers ↓", "tail", 76),
-    ("NaN, Inf ↓", "not finite", 78),
+    ("NaN, Inf ↓", "not finite", 76),
 )
 
 
@@ -65,9 +66,11 @@ def stability(view: View, loaded: Loaded) -> Stability:
             return original.stability()
         sample, size = loaded.sample, max(1, loaded.samples // BATCHES)
         lab = Lab(sample.model, sample.example_inputs, sample.calibration(loaded.samples, size))
-        lab.calibrate(progress.report, progress.should_stop)
+        parts = Parts(progress, ((), (JUDGING,)), (0.6, 0.4))
+        lab.calibrate(parts.report, progress.should_stop)
         if progress.should_stop():
             raise CancelledError
+        parts.report(0, 0, JUDGING)
         return lab.stability()
 
     key = ("stability", *loaded.key)
@@ -91,8 +94,8 @@ def draw_verdict(view: View, loaded: Loaded) -> None:
         st.markdown("range over the batches", help=define("range curve"), width="content")
     told = f"Judged in {found.batches} batches of {count(found.samples / found.batches)}"
     row = found.table.loc[name]
+    st.caption(f"{told}{', on the model before its repair' if loaded.chain else ''}.")
     st.caption(
-        f"{told}{', on the model before its repair' if loaded.chain else ''}. "
         f"Trend: {row['trend'] or 'none'}. Depends on the order of the batches by "
         f"{number(_positive(row['order_change']), 'dB')}.",
         help=f"Trend: {define('trend')} Order: {define('order change')}",
