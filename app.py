@@ -1,7 +1,5 @@
 """qlab's app: `streamlit run app.py`."""
 
-import os
-
 import streamlit as st
 from starlette.middleware import Middleware
 from streamlit import runtime
@@ -10,10 +8,6 @@ from pages.common.answers import keep_answers
 from pages.common.early import EarlyCharts
 from pages.common.navigation import ENTERED, THROUGH_APP, navigation
 from pages.common.preload import lifespan
-
-# Idle threads of torch sleep instead of spinning: on a busy machine small networks then run some
-# twenty times faster. It counts only if set before torch is loaded, which pages do on demand.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if runtime.exists():
     st.set_page_config(

@@ -20,7 +20,12 @@ log = logging.getLogger(__name__)
 OWNER = "server"
 #: Seconds that a starting server waits at most for the first page's numbers.
 WAIT = 2.0
-GREETING = Choice(models.greeting(), DEFAULT_PRESET, models.offered()[models.greeting()].size)
+
+
+def greeting() -> Choice:
+    """What a first visitor finds chosen."""
+    name = models.greeting()
+    return Choice(name, DEFAULT_PRESET, models.offered()[name].size)
 
 
 @asynccontextmanager
@@ -55,11 +60,11 @@ def greet() -> None:
     try:
         from qlab import presets
 
-        board = engine.board()
-        job = board.submit(*loading(GREETING), OWNER)
+        board, choice = engine.board(), greeting()
+        job = board.submit(*loading(choice), OWNER)
         job.wait()
         if job.state == "done":
-            mapping = presets.get(GREETING.preset).mapping()
+            mapping = presets.get(choice.preset).mapping()
             board.submit(*comparison(job.result, mapping), OWNER).wait()
     except Exception as error:
         log_error(log, "the first page could not be prepared", error)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,8 +13,8 @@ from qlab import registry
 from qlab.errors import ArgumentError, QlabError, UnsupportedError
 from qlab.graph.backend import half_static
 from qlab.graph.finite import check_parameters
+from qlab.graph.generated import write_for_speed
 from qlab.graph.lift import attribute, shape_nodes
-from qlab.graph.nodes import direct_paths
 from qlab.graph.plan import Plan, Step, Value, uncalibrated
 from qlab.graph.prepare import device_of
 from qlab.graph.special import CodesToQTensor, QTensorToCodes
@@ -128,7 +127,7 @@ class Conversion:
             elif node.op != "get_attr":
                 self._write_step(node, self.steps[node.name])
         self.graph.lint()
-        self.graph.on_generate_code(lambda _: partial(direct_paths, tuple(self.targets)))
+        write_for_speed(self.graph, self.targets)
         converted = fx.GraphModule(self.targets, self.graph, type(self.source).__name__)
         converted.meta["plan"] = self.plan
         return converted.eval()

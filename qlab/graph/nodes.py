@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from torch import fx, nn
-from torch.fx.graph import _format_target
 
 
 def bounds_of(clamp: nn.Module) -> tuple[float, float]:
@@ -32,12 +30,3 @@ def calls(node: fx.Node) -> str:
 
 def no_form(node: fx.Node) -> str:
     return f"no integer form of {calls(node)}"
-
-
-def direct_paths(paths: Sequence[str], lines: list[str]) -> list[str]:
-    """Generated code that finds modules in dictionaries; attributes of modules are slow to find."""
-    code = "".join(lines)
-    for path in paths:
-        found = "".join(f"._modules[{part!r}]" for part in path.split("."))
-        code = code.replace(f" = {_format_target('self', path)}(", f" = self{found}(")
-    return [code]

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from qlab import registry
 from qlab.errors import FormatError, UnsupportedError
+from qlab.graph.generated import write_for_speed
 from qlab.graph.sizes import check_sizes
 from qlab.io import modules
 from qlab.io.uploads.operators import ALLOWED, operator_of
@@ -225,6 +226,7 @@ def build(data: dict[str, Any], tensors: dict[str, torch.Tensor]) -> fx.GraphMod
             raise FormatError("A node's name is reserved", received=repr(name))
         nodes[name] = node
     graph.lint()
+    write_for_speed(graph, {path: root.get_submodule(path) for path in data["modules"]})
     return fx.GraphModule(root, graph)
 
 

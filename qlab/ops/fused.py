@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Unpack
+from typing import Any, Protocol, Unpack
 
 import torch
 from torch import Tensor
@@ -95,14 +95,17 @@ def _bind_sum(
     return _SumCall(conv, other, other_qparams, y_qparams, relu)
 
 
-_Sum = Callable[[Tensor, Tensor], Tensor]
+class _Sum(Protocol):
+    """A bound call; a second operand that is ``dead`` may be written to."""
+
+    def __call__(self, x: Tensor, other: Tensor, dead: bool = False) -> Tensor: ...
 
 
 def _sum_in_turn(kernel: Kernel[Call], call: _SumCall) -> _Sum:
     """A kernel's convolution to real numbers, then the sum."""
     real_of = bound_by(kernel, call.conv)
     rest = call.other_qparams, call.y_qparams, call.relu
-    return lambda x, other: finished_sum(real_of(x), other, *rest)
+    return lambda x, other, dead=False: finished_sum(real_of(x), other, *rest)
 
 
 def _sum_obstacle(call: _SumCall) -> str | None:
@@ -125,7 +128,7 @@ def _sum_by_onednn(call: _SumCall) -> _Sum:
 
     oneDNN adds ``s·(q - z)`` by a fused multiply-add; of 2.4·10⁷ outputs of random shapes none
     differed from `finished_sum`, whose float64 sum is rounded twice once in some 10⁹. It writes
-    where the second operand lies, so it is given a copy.
+    where the second operand lies, so it is given a copy unless that is dead.
     """
     if _sum_obstacle(call) is not None:
         return _sum_in_turn(ONEDNN, call)
@@ -140,9 +143,12 @@ def _sum_by_onednn(call: _SumCall) -> _Sum:
     finish = onednn.finisher(replace(call.conv, y_qparams=y))
     operator = torch.ops.onednn.qconv2d_pointwise.binary
 
-    def compute(x: Tensor, other: Tensor) -> Tensor:
-        whole = channels_last(other)
-        total = other.clone() if whole else other.contiguous(memory_format=_LAST)
+    def compute(x: Tensor, other: Tensor, dead: bool = False) -> Tensor:
+        total = other
+        if not channels_last(other):
+            total = other.contiguous(memory_format=_LAST)
+        elif not dead:
+            total = other.clone()
         if read is not None:
             x = read(x)
         result = operator(x, *layer, total, *rest)
@@ -179,9 +185,9 @@ def _bound_sum(arguments: tuple[Any, ...], options: dict[str, Any]) -> _Sum | No
     kernel = _conv2d_add.choose(call).name
     compute = _SUMS[kernel](call)
 
-    def counted(x: Tensor, other: Tensor) -> Tensor:
+    def counted(x: Tensor, other: Tensor, dead: bool = False) -> Tensor:
         count("conv2d_add", kernel)
-        return compute(x, other)
+        return compute(x, other, dead)
 
     return counted
 

@@ -66,14 +66,15 @@ class ReadySum:
         shape: Of the second.
         dtype: Likewise.
         other_qparams: How it is read.
-        run: Computes the call, and counts it.
+        run: Computes the call, and counts it. Given True beside the two, it may write to the
+            second.
     """
 
     first: Ready
     shape: torch.Size
     dtype: torch.dtype
     other_qparams: Any
-    run: Callable[[Tensor, Tensor], Tensor]
+    run: Callable[..., Tensor]
 
     def serves(
         self,

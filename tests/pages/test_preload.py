@@ -1,6 +1,7 @@
 """The first page is prepared while the server starts, by the jobs that the page asks for."""
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
@@ -18,9 +19,9 @@ from tests.pages.harness import open_page, workspace_of
 
 def keys(loaded: Loaded | None = None) -> list:
     """What the first page asks of the board."""
-    found = [loaded_key(preload.GREETING)]
+    found = [loaded_key(preload.greeting())]
     if loaded is not None:
-        found.append(outcome_key(loaded, presets.get(preload.GREETING.preset).mapping()))
+        found.append(outcome_key(loaded, presets.get(preload.greeting().preset).mapping()))
     return found
 
 
@@ -28,7 +29,7 @@ def keys(loaded: Loaded | None = None) -> list:
 def fresh() -> None:
     """Nobody has been here."""
     for kind in ("loaded", "outcome"):
-        for key in [key for key in board()._jobs if key[:2] == (kind, preload.GREETING.model)]:
+        for key in [key for key in board()._jobs if key[:2] == (kind, preload.greeting().model)]:
             board().forget(key)
 
 
@@ -107,3 +108,25 @@ def test_what_is_slow_to_import_and_rarely_needed_is_not_imported_at_first():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("entrance", ["import app", "from pages.common import frame"])
+def test_torch_is_loaded_only_once_its_idle_threads_are_told_to_sleep(entrance: str):
+    """The app imports it on demand, and what a page shares with others comes before any page."""
+    code = f"""
+import os, sys
+class Watch:
+    def find_spec(name, *_):
+        if name == "torch":
+            print(os.environ.get("OMP_WAIT_POLICY"))
+sys.meta_path.insert(0, Watch)
+{entrance}
+print("torch" in sys.modules)
+from pages.common.preload import import_engine
+import_engine()
+"""
+    environment = {name: text for name, text in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
+    assert done.stdout.split() == ["False", "PASSIVE"], done.stdout

@@ -6,10 +6,13 @@ import shutil
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import qlab
 from qlab.eager import quantize_dynamic
 from qlab.graph import convert_fx, prepare_fx
+from qlab.nn.intrinsic import quantized as nniq
+from qlab.quantization.backend_config import get_onednn_backend_config
 
 IMAGE = torch.randn(2, 6, 12, 12, generator=torch.Generator().manual_seed(0))
 ROWS = torch.randn(4, 16, generator=torch.Generator().manual_seed(1))
@@ -48,6 +51,22 @@ class Recurrent(nn.Module):
         return self.lstm(x.unsqueeze(1))[0]
 
 
+class Fused(nn.Module):
+    """What oneDNN's backend config fuses: sums behind convolutions, GELU behind linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(6, 6, 1), nn.Conv2d(6, 6, 3, padding=1)
+        self.c, self.d = nn.Conv2d(6, 6, 1), nn.Conv2d(6, 6, 3, padding=1)
+        self.up, self.down = nn.Linear(6, 8), nn.Linear(8, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.a(x).relu()
+        b = (self.b(self.c(a)) + a).relu()
+        rows = (self.d(b) + b).mean((2, 3))
+        return self.down(F.gelu(self.up(rows)))
+
+
 MODELS = {
     "convolutions": nn.Sequential(
         nn.Conv2d(6, 8, 3, stride=2, padding=1, padding_mode="reflect"), nn.ReLU6(),
@@ -64,12 +83,14 @@ MODELS = {
     "rows": nn.Sequential(nn.Linear(16, 8), nn.LayerNorm(8), nn.Linear(8, 8), nn.PReLU()),
     "arithmetic": Arithmetic(),
     "attention": Attention(),
+    "fused": Fused(),
 }  # fmt: skip
 ON_ROWS = ("rows", "attention")
 
 
 def converted(model: nn.Module, x: Tensor, mapping: str = "int8") -> nn.Module:
-    prepared = prepare_fx(model.eval(), mapping, x)
+    backend = get_onednn_backend_config() if isinstance(model, Fused) else None
+    prepared = prepare_fx(model.eval(), mapping, x, backend_config=backend)
     prepared(x)
     return convert_fx(prepared)
 
@@ -139,6 +160,20 @@ def test_changes_after_compiling_are_noticed():
     assert not torch.equal(fast(IMAGE), before)
     model.load_state_dict(other.state_dict())
     assert torch.equal(fast(IMAGE), other(IMAGE))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_fused_layers_of_any_batch(dynamic: bool | None):
+    model = converted(Fused(), IMAGE)
+    kinds = {type(module) for module in model.modules()}
+    assert kinds >= {nniq.ConvAddReLU2d, nniq.ConvAdd2d, nniq.LinearGELU}
+    assert ".last_use(" in model.code
+    fast = compiled(model, dynamic=dynamic)
+    for x in (IMAGE, torch.cat([IMAGE, IMAGE]), IMAGE[:1], torch.cat([IMAGE] * 3)):
+        wanted = model(x)
+        assert torch.equal(model(x), wanted), "a second call, in place"
+        assert torch.equal(fast(x), wanted)
 
 
 @torch.no_grad()

@@ -84,6 +84,7 @@ def test_exports(lab: qlab.Lab, tmp_path: Path):
     lab.export(tmp_path / "m.safetensors", "int8")
     back = qlab.load_quantized(tmp_path / "m.safetensors")
     assert kinds(back) == FUSED and torch.equal(back(X), wanted)
+    assert back.code.count(".last_use(") == made.code.count(".last_use(") == 1
     lab.export(tmp_path / "m.onnx", "int8")
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
     (y,) = session.run(None, {session.get_inputs()[0].name: X[:1].numpy()})

@@ -21,6 +21,7 @@ class Add(ObservedModule):
     """``a + b``, broadcast."""
 
     float_types = (functions.Add,)
+    own_memory = True
     relu: ClassVar[bool] = False
 
     def forward(self, *inputs: Tensor, **named: Unpack[Operands]) -> Tensor:

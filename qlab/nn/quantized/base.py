@@ -69,6 +69,8 @@ class QuantizedModule(QParamsHolder):
         required: Attributes that the float module must have; others have no integer form.
         output_of: Where the scale and zero point of the output come from.
         has_weight: Whether it holds a quantized weight.
+        own_memory: Whether a result on codes always lies in memory that nothing else uses, neither
+            its inputs nor a later result.
         compute: The operator on codes: takes each input's codes, then its `QParams`; returns codes.
     """
 
@@ -78,6 +80,7 @@ class QuantizedModule(QParamsHolder):
     required: ClassVar[Mapping[str, Any]] = {}
     output_of: ClassVar[Output] = Output.OWN
     has_weight: ClassVar[bool] = False
+    own_memory: ClassVar[bool] = False
     compute: Callable[..., Tensor]
 
     @classmethod

@@ -27,6 +27,7 @@ class MaxPool2d(SharedModule):
     """Largest code of each window over 2 axes."""
 
     float_types = (nn.MaxPool2d,)
+    own_memory = True
     fields = _MAX_POOL
     required = _NO_INDICES
     op = staticmethod(ops.max_pool2d)

@@ -32,6 +32,7 @@ class Quantize(QuantizedModule):
     """
 
     float_types = (QuantStub,)
+    own_memory = True
 
     def __init__(
         self,

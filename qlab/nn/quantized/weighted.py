@@ -38,6 +38,7 @@ class WeightedModule(WeightModule):
     """
 
     takes_real_numbers = True
+    own_memory = True
     output_of = Output.OWN_OR_FLOAT
     relu: ClassVar[bool] = False
     op: ClassVar[Callable[..., Tensor]]
@@ -159,6 +160,7 @@ class WeightedModule(WeightModule):
             self._cache["call"] = described(type(self).op.__name__, *qparams, self._options())
         elif bound:
             self._cache["float"] = self._in_float()
+            self._result_qparams()
         self._cache["finish"] = self._finish()
         return True
 

@@ -150,6 +150,34 @@ def test_a_packed_layer_is_bound_once_and_follows_its_weight(monkeypatch: pytest
     assert packed.ready_sum is None
 
 
+@settings(max_examples=60, deadline=None)
+@given(sums())
+def test_a_dead_operand_gives_the_same_codes(example: tuple[Any, dict[str, Any]]):
+    arguments, options = example
+    x, other = arguments[0], arguments[5]
+    packed, before, wanted = ops.PackedWeight(), other.clone(), exact(arguments, **options)
+    assert torch.equal(ops.conv2d_add(*arguments, **options, packed=packed), wanted)
+    ready = packed.ready_sum
+    assert ready is not None
+    for _ in range(2):
+        assert torch.equal(ready.run(x, other), wanted) and torch.equal(other, before)
+    assert torch.equal(ready.run(x, other, True), wanted)
+
+
+@pytest.mark.skipif(len(KERNELS) == 1, reason=str(onednn.unavailable()))
+def test_the_sum_is_written_where_a_dead_operand_lies():
+    arguments, options = layer()
+    x, other = arguments[0], arguments[5].contiguous(memory_format=LAST)
+    packed, before = ops.PackedWeight(), other.clone()
+    ops.conv2d_add(*arguments, **options, packed=packed)
+    ready = packed.ready_sum
+    assert ready is not None
+    found = ready.run(x, other)
+    assert torch.equal(other, before) and not torch.equal(found, before)
+    ready.run(x, other, True)
+    assert torch.equal(other, found), "the operand was copied, in vain"
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_a_layer_that_pads_its_input_itself_may_be_packed(kernel: str):
     arguments, options = layer(padding_mode="circular")

@@ -7,6 +7,7 @@ it then uses [0, 6] only; fused, all codes lie there.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -24,10 +25,12 @@ from qlab.nn.intrinsic.quantized.activated import (
 )
 from qlab.nn.quantized.arithmetic import Add
 from qlab.nn.quantized.conv import Conv1d, Conv2d, Conv3d
+from qlab.nn.quantized.holder import OUTPUT
 from qlab.nn.quantized.linear import Linear
 from qlab.nn.quantized.norm import BatchNorm2d, BatchNorm3d
 from qlab.nn.quantized.weighted import WeightedModule
 from qlab.ops.codes import code_of
+from qlab.qparams import QParams
 
 __getattr__ = submodules(__name__)
 
@@ -90,17 +93,30 @@ class ConvReLU3d(Conv3d):
 
 
 class _AtMostSix(WeightedModule):
-    """``min(y, 6)`` of what a fused ReLU gives."""
+    """``min(y, 6)`` of what a fused ReLU gives: requantization clamps at the code of 6."""
 
     relu = True
 
+    def _result_qparams(self) -> QParams | None:
+        if "result" not in self._cache:
+            self._cache["result"] = _up_to_six(self.get_qparams(OUTPUT))
+        return self._cache["result"]
+
     def _finish(self) -> Callable[[Tensor], Tensor] | None:
-        output = self.output_qparams
+        output, result = self.get_qparams(OUTPUT), self._result_qparams()
         if output is None:
             return lambda real: real.clamp(max=6.0)
-        if code_of(6.0, output) >= output.dtype.quant_max:
+        if code_of(6.0, output) >= (result or output).quant_max:
             return None  # no code lies above
         return lambda codes: ops.relu6(codes, output)
+
+
+def _up_to_six(output: QParams | None) -> QParams | None:
+    """The same parameters without the codes above that of 6, where two or more remain."""
+    if output is None or output.dtype.is_float or output.scale.is_meta:
+        return output
+    six = int(code_of(6.0, output))
+    return replace(output, quant_max=six) if output.quant_min < six < output.quant_max else output
 
 
 class LinearReLU6(_AtMostSix, Linear):

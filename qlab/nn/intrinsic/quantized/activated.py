@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Self, Unpack
 import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
+from torch.nn.modules.module import _has_any_global_hook
 
 from qlab import ops
 from qlab.dtypes import QDType, qint8
@@ -244,6 +245,25 @@ class ConvAdd2d(_BeforeRequantization, Conv2d):
             self._cache["sum"] = made if same else None
         return result
 
+    def last_use(self, x: Tensor, other: Tensor, makers: tuple[nn.Module, ...]) -> Tensor:
+        """``self(x, other)``, whose result may lie where ``other`` does.
+
+        Code that a graph is turned into calls it, where nothing reads ``other`` afterwards. Forward
+        hooks may keep what they see: where there are any, ``other`` is not written to.
+
+        Args:
+            x: Codes as bound.
+            other: Codes as bound; not to be read again.
+            makers: The modules that made ``other``, and that read it before.
+        """
+        ready: Any = None if is_compiling() else self._cache.get("sum")
+        if ready is None or any(map(_watched, (self, *makers))):
+            return self(x, other)
+        weight, bias = self._buffers["weight_codes"], self._buffers["bias_float"]
+        if not ready.serves(x, other, forced(), weight, bias):
+            return self(x, other)
+        return ready.run(x, other, True)
+
     def compute(  # pyright: ignore[reportIncompatibleMethodOverride]  (one operand more)
         self,
         x: Tensor,
@@ -273,3 +293,10 @@ class ConvAddReLU2d(ConvAdd2d):
 
     float_types = (nni.ConvAddReLU2d,)
     relu = True
+
+
+def _watched(module: nn.Module) -> bool:
+    """Whether somebody may keep what a module takes or gives; or it is none that we know."""
+    hooked = module._forward_hooks or module._forward_pre_hooks or _has_any_global_hook()
+    replaced = "forward" in vars(module) or not getattr(module, "own_memory", False)
+    return bool(hooked or replaced)
