@@ -34,7 +34,6 @@ KEPT = {
     "repaired": 8,
     "automatic": 8,
     "lesson": 16,
-    "training": 16,
     "model_file": 4,
     "sample_file": 4,
     "outcome": 64,

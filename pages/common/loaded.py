@@ -47,6 +47,7 @@ class Loaded:
         chain: How it was repaired.
         made: The last repair with what it bought; None for an original model.
         parts: How many had been seen each time that more were added; empty where none were.
+        steps: Seconds that a step of training takes, by configuration, where that was asked.
     """
 
     sample: SampleModel | OwnModel
@@ -55,6 +56,7 @@ class Loaded:
     chain: Chain = ()
     made: Repaired | None = None
     parts: tuple[int, ...] = ()
+    steps: dict[QConfigMapping, float] = field(default_factory=dict, repr=False)
     _policies: dict[tuple[str, TensorSpec, str], dict[str, QuantizationError]] = field(
         default_factory=dict, repr=False
     )

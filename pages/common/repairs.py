@@ -89,7 +89,7 @@ def repairing(
         lab.calibrate(parts.report, progress.should_stop)
         if progress.should_stop():
             raise CancelledError
-        return replace(base, lab=lab, chain=(*base.chain, recipe), made=made)
+        return replace(base, steps={}, lab=lab, chain=(*base.chain, recipe), made=made)
 
     title = f"{recipe.title}, again from its recipe" if recipe.subject else recipe.title
     return repaired_key(choice, (*base.chain, recipe), workspace), title, work

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pages.common.engine import wait_for
-from pages.common.jobs import Progress
 from pages.common.loaded import Loaded
 from pages.common.recipes import Recipe
-from pages.common.workspace import Workspace
 
 if TYPE_CHECKING:
     from qlab.algorithms import Algorithm
@@ -43,12 +40,8 @@ def batches(loaded: Loaded) -> list[Any]:
     return list(loaded.sample.calibration(loaded.samples, size))
 
 
-def seconds(loaded: Loaded, mapping: QConfigMapping, workspace: Workspace) -> float:
-    """Seconds that one step takes here; ends this part of the page while one is timed."""
-
-    def work(progress: Progress) -> float:
-        progress.report(0, 0, "timing one step")
-        return loaded.lab.finetune_seconds(mapping, batches(loaded), steps=1)
-
-    key = ("training", *loaded.key, mapping)
-    return wait_for(key, "Looking how long training takes", work, workspace, part="training")
+def seconds(loaded: Loaded, mapping: QConfigMapping) -> float:
+    """Seconds that one step takes here; one is timed the first time that this is asked."""
+    if mapping not in loaded.steps:
+        loaded.steps[mapping] = loaded.lab.finetune_seconds(mapping, batches(loaded), steps=1)
+    return loaded.steps[mapping]

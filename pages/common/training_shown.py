@@ -55,7 +55,8 @@ def _form(view: View, loaded: Loaded) -> None:
         persist_state="session",
     )
     steps = steps or training.STEPS[1]
-    each = training.seconds(loaded, view.mapping, view.workspace)
+    with st.spinner("Timing one step"):
+        each = training.seconds(loaded, view.mapping)
     recipe = training.recipe(view.mapping, steps)
     st.button(
         f"Try {escape(row.title)}: about {duration(steps * each)}"

@@ -48,31 +48,6 @@ def test_a_repair_is_tried_applied_kept_and_undone(page: Page):
     expect(accuracy).to_have_text(before)
 
 
-def test_training_is_offered_with_its_time_tried_applied_and_undone(page: Page):
-    open_page(page, ".st-key-worst_0", "/?model=conv_bn_relu&preset=int4-weights&samples=64")
-    sqnr = metric(page, "Output SQNR ↑").get_by_test_id("stMetricValue")
-    before = sqnr.inner_text()
-    page.get_by_role("button", name="Train on with the rounding").click()
-    page.get_by_role("radio", name="100", exact=True).click()
-    offer = page.get_by_role("button", name="Try Fine-tuning: about")
-    settled(page, offer)
-    offer.click()
-    apply = page.get_by_role("button", name="Apply", exact=True)
-    settled(page, apply)
-    expect(page.locator(".st-key-trial")).to_contain_text("Changed 5 of 5 layers")
-    expect(sqnr).to_have_text(before)
-    apply.click()
-    banner = page.locator(".st-key-repaired")
-    expect(banner).to_contain_text("Repaired: Fine-tuning")
-    expect(sqnr).not_to_have_text(before)
-    page.reload()
-    settled(page, page.locator(".st-key-worst_0"))
-    expect(banner).to_contain_text("Repaired: Fine-tuning")
-    banner.get_by_role("button", name="Undo the repair").click()
-    expect(banner).to_have_count(0)
-    expect(sqnr).to_have_text(before)
-
-
 def test_the_page_repairs_shows_an_algorithm_at_work(page: Page):
     open_page(page, ".st-key-versus_equalize .point", "/repairs")
     expect(page.get_by_text("computed by this server")).to_be_visible()

@@ -7,6 +7,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from pages.common import repairs, saved, training
+from pages.common.collecting import loaded_key
 from pages.common.engine import board
 from pages.common.format import duration, number
 from pages.common.store import store
@@ -33,12 +34,14 @@ def test_training_is_offered_with_its_time_when_it_is_opened():
     page = open_page("overview", model="conv_bn_relu", preset=PRESET, samples=64)
     assert not has_button(page, "try_training")
     page = overview()
-    (job,) = (board().find(key) for key in list(board()._jobs) if key[0] == "training")
+    space = workspace_of(page)
+    job = board().find(loaded_key(CHOICE, space))
     assert job is not None
+    each = job.result.steps[space.mapping(CHOICE)]
     label = page.button(key="try_training").label.replace("\\", "")
-    assert label.startswith(f"Try Fine-tuning: about {max(1, round(100 * job.result))} ")
+    assert label == f"Try Fine-tuning: about {duration(100 * each)}"
     page.segmented_control(key="training_steps").set_value(2000).run()
-    assert duration(2000 * job.result) in page.button(key="try_training").label
+    assert duration(2000 * each) in page.button(key="try_training").label
     assert workspace_of(page).settings["training_steps"] == 2000
 
 
