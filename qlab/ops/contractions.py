@@ -68,7 +68,7 @@ def run(
 ) -> Tensor:
     """Runs a call; one like the last, of a packed layer, is neither checked nor bound again."""
     x, x_qparams, weight, w_qparams, bias, y_qparams = arguments
-    if packed is None or not isinstance(x, Tensor):
+    if not isinstance(packed, PackedWeight) or not isinstance(x, Tensor):
         return operator(operator.bind(*arguments, **options, packed=packed))
 
     def bind() -> Callable[[Tensor], Tensor] | None:
