@@ -288,8 +288,7 @@ def algorithm_of(loader: Batches, loss: Loss | None) -> Algorithm:
         settings: FinetuneSettings,
         hooks: Hooks,
     ) -> Change:
-        most = math.ceil(settings.steps / (1 - settings.held_out)) + 1
-        lesson = lesson_of(loader, loss, subject.study, most, settings.distillation)
+        lesson = _lesson(loader, loss, subject.study, settings)
         return finetune(subject, mapping, layers, settings, hooks, lesson)
 
     def estimate(
@@ -316,3 +315,22 @@ def _step_seconds(training: Training, batch: Batch, lesson: Lesson) -> float:
     began = time.perf_counter()
     _learn(training, batch, lesson, optimizer)
     return time.perf_counter() - began
+
+
+def check_lesson(loader: Batches, loss: Loss | None, study: Study) -> None:
+    """Refuses at once what training would refuse after a long search.
+
+    Raises:
+        ArgumentError: Fewer than two batches, one that does not fit, or a loss that fails.
+        NonFiniteError: NaN in a batch; names it.
+    """
+    settings = FinetuneSettings()
+    lesson = _lesson(loader, loss, study, settings)
+    lesson.split(settings.held_out)
+    with torch.no_grad():
+        lesson.loss(study.reference(*lesson.batches[0].inputs), lesson.batches[0])
+
+
+def _lesson(loader: Batches, loss: Loss | None, study: Study, settings: FinetuneSettings) -> Lesson:
+    most = math.ceil(settings.steps / (1 - settings.held_out)) + 1
+    return lesson_of(loader, loss, study, most, settings.distillation)
