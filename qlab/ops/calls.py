@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -41,6 +41,7 @@ class Call(ABC):
         y_qparams: The output's parameters; None for a float32 output.
         relu: Whether negative results become 0 before requantization.
         packed: Cache for kernels that keep the weight in a layout of their own.
+        integer_bias: Whether the bias is summed as an integer; see `qlab.ops.linear`.
     """
 
     x: Tensor
@@ -51,6 +52,7 @@ class Call(ABC):
     y_qparams: QParams | None
     relu: bool
     packed: PackedWeight | None
+    integer_bias: bool = field(default=False, kw_only=True)
 
     @abstractmethod
     def contract(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -210,6 +212,7 @@ def bind_linear(
     y_qparams: QParams | None,
     *,
     relu: bool = False,
+    integer_bias: bool = False,
     packed: PackedWeight | None = None,
     op: str = "linear",
 ) -> LinearCall:
@@ -223,7 +226,9 @@ def bind_linear(
             expected=f"{weight.shape[1]} features along the last axis",
             received=f"shape {tuple(x.shape)}",
         )
-    call = LinearCall(x, x_qparams, weight, w_qparams, bias, y_qparams, relu, packed)
+    call = LinearCall(
+        x, x_qparams, weight, w_qparams, bias, y_qparams, relu, packed, integer_bias=integer_bias
+    )
     check_call(op, call)
     return call
 
@@ -393,6 +398,7 @@ def bind_conv(
     groups: int = 1,
     padding_mode: str = "zeros",
     relu: bool = False,
+    integer_bias: bool = False,
     packed: PackedWeight | None = None,
     **unknown: object,
 ) -> ConvCall:
@@ -420,7 +426,7 @@ def bind_conv(
         zeros = (0,) * n
     call = ConvCall(
         x, x_qparams, weight, w_qparams, bias, y_qparams, relu, packed,
-        layout.stride, zeros, layout.dilation, layout.groups,
+        layout.stride, zeros, layout.dilation, layout.groups, integer_bias=integer_bias,
     )  # fmt: skip
     check_call(op, call)
     return call
