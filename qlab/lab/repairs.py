@@ -174,6 +174,23 @@ class RepairableLab(LabBase):
         with self._finding_the_first():
             return run_repair(row, subject, resolved, layers, chosen=chosen, hooks=hooks)
 
+    def finetune_seconds(
+        self,
+        mapping: Mapping,
+        loader: Any,
+        loss: Loss | None = None,
+        steps: int = 500,
+        *,
+        layers: Sequence[str] | None = None,
+        **settings: Any,
+    ) -> float:
+        """How long `finetune` will train here, about: a step is timed; measuring not included."""
+        row = finetuning(self._batches(loader, "training"), loss)
+        resolved = resolve_mapping(mapping)
+        chosen = {"steps": steps, **settings}
+        with self._finding_the_first():
+            return estimate_seconds(row, self._subject(), resolved, layers, chosen)
+
     def _subject(self) -> Subject:
         return Subject(self._study, self._evaluation_data)
 

@@ -170,6 +170,7 @@ def check_call(op: str, call: Call) -> None:
     """What every weighted call needs; what concerns its parameters alone, once per packed layer."""
     weight, bias = call.weight, call.bias
     check_options(op, call.relu, call.packed)
+    checks.switch(op, "integer_bias", call.integer_bias)
     if call.y_qparams is not None:
         checks.parameters(op, "output", call.y_qparams)
     if call.packed is None:
@@ -356,7 +357,9 @@ def hashable(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-_OPTIONS = ("stride", "padding", "dilation", "groups", "padding_mode", "relu", "packed")
+_OPTIONS = (
+    "stride", "padding", "dilation", "groups", "padding_mode", "relu", "integer_bias", "packed",
+)  # fmt: skip
 
 
 def refuse_unknown(op: str, unknown: Mapping[str, object], known: Sequence[str]) -> None:

@@ -162,7 +162,7 @@ def test_options_that_make_no_sense_are_refused_in_words(name: str):
     for option in options:
         for wrong in NO_NUMBERS:
             refused(name, *CALLS[name], **{option: wrong})
-        if option in ("relu", "reduce_range", "ceil_mode"):
+        if option in ("relu", "integer_bias", "reduce_range", "ceil_mode"):
             for wrong in ("yes", 2, None):
                 with pytest.raises(QlabError, match="switch"):
                     call(name, *CALLS[name], **{option: wrong})
