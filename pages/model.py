@@ -39,7 +39,7 @@ def draw(view: View) -> None:
     report = compare(loaded, shown.mapping, view.workspace).report
     layers = Described.of(loaded.lab, report)
     _picture(view, loaded, layers, shown.stale)
-    _table(view, layers)
+    _table(layers)
     _left_out(layers)
 
 
@@ -68,7 +68,9 @@ def _picture(view: View, loaded: Loaded, layers: Described, is_stale: bool) -> N
         persist_state="session",
         help=f"{define('local')} {define('accumulated')}",
     )
+    # Both before either is drawn: the last click counts, wherever it was.
     selection.from_chart(view, "network")
+    selection.from_table(view, "layers", layers.names)
     selected = selection.current(view, loaded.lab)
     picture = network(layers.coloured_by(error or "local"), selected=selected, stale=is_stale)
     st.plotly_chart(
@@ -87,7 +89,7 @@ def _picture(view: View, loaded: Loaded, layers: Described, is_stale: bool) -> N
         selection.link(view, loaded, selected)
 
 
-def _table(view: View, layers: Described) -> None:
+def _table(layers: Described) -> None:
     st.subheader("Layers", anchor=False)
     text, numeric = st.column_config.TextColumn, st.column_config.NumberColumn
     st.dataframe(
@@ -105,7 +107,6 @@ def _table(view: View, layers: Described) -> None:
             },
         },
     )
-    selection.from_table(view, "layers", layers.names)
 
 
 def _left_out(layers: Described) -> None:
