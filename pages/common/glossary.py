@@ -155,6 +155,8 @@ TERMS: dict[str, str] = {
     "turn, after a warm-up.",
     "latency ratio": "Median of float time over quantized time of neighbouring runs, no unit; "
     "above 1 the quantized network was the faster one here.",
+    "layer size": "Bytes of the layer's parameters: Σ values × bits / 8, a weight's codes at their "
+    "own bit width, bias, scales and zero points as stored; lower is better.",
     "candidates": "Configurations that every layer is tried under, one layer at a time.",
     "on alone": "Only this layer is quantized, as it would be deployed, and all others are float: "
     "what it costs the network's output by itself.",

@@ -62,6 +62,20 @@ def test_what_is_downloaded_loads_and_is_the_labs_model():
     assert torch.equal(loaded(images), lab.convert(mapping)(images))
 
 
+def test_the_size_of_every_layer_is_told_before_and_after():
+    page = convert(open_page("convert", model="depthwise", preset="int4-weights"))
+    sample = sample_models.load("depthwise")
+    lab = qlab.Lab(sample.model, sample.example_inputs, sample.calibration())
+    expected = lab.layer_sizes(lab.convert("int4-weights"))
+    (table,) = [frame.value for frame in page.dataframe if "float_bytes" in frame.value]
+    for column in expected:
+        assert list(table[column]) == list(expected[column])
+    share = table["share"]
+    assert share["fc"] == 100 * expected.quantized_bytes["fc"] / expected.float_bytes["fc"] < 25
+    assert share[expected.float_bytes == 0].isna().all()
+    assert any(text.value.startswith("All layers: ") for text in page.caption)
+
+
 def test_a_changed_configuration_asks_to_convert_again():
     page = convert(open_page("convert", model="mlp"))
     assert page.button(key="convert").disabled
