@@ -303,3 +303,27 @@ def without_nonfinite(keys: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
     if bool(finite.all()):
         return keys, table
     return keys[finite], table[:, finite]
+
+
+#: How many values are kept as they are: so many even out within a bin, to about 1 %.
+KEPT_VALUES = 2**16
+
+
+def keep_values(kept: tuple[Tensor, int], x: Tensor, count: int) -> Tensor:
+    """Values of a tensor that are few enough to be kept.
+
+    Args:
+        kept: Those kept so far, float32 ``(K,)`` on the CPU, and how many finite ones were seen.
+        x: More, float32, any shape and device; what is not finite is left out.
+        count: How many finite ones were seen with them.
+
+    Returns:
+        All of them in no order, float32 ``(count,)``; empty where they are too many, or were not
+        all kept before.
+    """
+    values, before = kept
+    if count > KEPT_VALUES or values.numel() != before:
+        return torch.zeros(0)
+    more = x.flatten()
+    more = (more if more.numel() == count - before else more[more.isfinite()]).cpu()
+    return torch.cat([values, more + 0.0])  # one zero: -0.0 would tell apart equal statistics

@@ -17,7 +17,8 @@ from qlab.errors import ArgumentError, FormatError, ShapeError, UnsupportedError
 from qlab.histogram import Histogram
 from qlab.qparams import check_float
 
-_FORMAT = 1
+_FORMAT = 2
+_WITHOUT_VALUES = 1  # the format before values were kept
 
 
 class TensorStats:
@@ -26,8 +27,9 @@ class TensorStats:
     Everything is exact and independent of the order in which data came: counts and moments rest
     on integers, extrema on minimum and maximum. Two descriptions of parts of the data merge into
     the description of the whole, on any number of machines. It lives on the CPU, whatever the
-    device of the data, and keeps no data: one row of 36 bytes per histogram bin in use, 16 bytes
-    per batch, 8 bytes per channel.
+    device of the data, and its size does not grow with the data: one row of 36 bytes per histogram
+    bin in use, 16 bytes per batch, 8 bytes per channel. Of few values, too few for what a bin holds
+    to even out, the values themselves are kept (`values`).
 
     NaN and infinities are counted and otherwise left out. float64 values beyond float32's range
     count as infinities; float16 and bfloat16 are converted exactly. An empty tensor adds nothing.
@@ -63,6 +65,7 @@ class TensorStats:
         self._channel_min = torch.zeros(0)
         self._channel_max = torch.zeros(0)
         self._keys, self._table = counting.empty_table()
+        self._values = torch.zeros(0)
 
     @classmethod
     def of(cls, x: Tensor, *, channel_axis: int | None = None) -> Self:
@@ -101,7 +104,7 @@ class TensorStats:
         if not x.numel():
             self._check_channels(x)
             return
-        x = x.detach().to(torch.float32)
+        x, before = x.detach().to(torch.float32), self.count
         axis = self._check_channels(x)
         counted = counting.count_compiled(x, axis) if self.has_histogram else None
         low, high = self._extrema(x, axis, counted)
@@ -113,6 +116,8 @@ class TensorStats:
             self._keys, self._table = counting.add_tables((self._keys, self._table), added)
         if low <= high:
             self._add_batch(batch, low, high)
+        if self.has_histogram:
+            self._values = counting.keep_values((self._values, before), x, self.count)
         self.__dict__.pop("_histogram", None)
 
     def _check_channels(self, x: Tensor) -> int | None:
@@ -205,6 +210,10 @@ class TensorStats:
         merged._keys, merged._table = counting.merge_tables(
             (self._keys, self._table), (other._keys, other._table)
         )
+        if merged.has_histogram:
+            mine = self._values, self.count
+            if other._values.numel() == other.count:
+                merged._values = counting.keep_values(mine, other._values, merged.count)
         for part in (self, other):
             merged._add_batches(part.batch_index, part.batch_min, part.batch_max)
             if part._channel_min.numel():
@@ -287,6 +296,17 @@ class TensorStats:
         return Histogram.from_table(self._keys, self._table, low, high)
 
     @property
+    def values(self) -> Tensor | None:
+        """All finite values, float32 ``(count,)`` in ascending order, where they are few.
+
+        None of more than 65,536 values, without a histogram, and where statistics of an older
+        format, which held no values, are part of them.
+        """
+        if not self.has_histogram or self._values.numel() != self.count:
+            return None
+        return self._values.sort().values
+
+    @property
     def sum_of_squares(self) -> float:
         """Σx² over finite values; 0 if there are none."""
         h = self.histogram()
@@ -354,6 +374,7 @@ class TensorStats:
             "batch_max": self.batch_max.clone(),
             "channel_min": self._channel_min.clone(),
             "channel_max": self._channel_max.clone(),
+            "values": self._values.sort().values,
         }
 
     @classmethod
@@ -363,20 +384,22 @@ class TensorStats:
         Raises:
             FormatError: An entry is missing, or the format is not known to this version.
         """
-        expected = TensorStats().state_dict().keys()
+        expected = set(TensorStats().state_dict())
         if not isinstance(state, dict):
             raise FormatError(
                 "These are no statistics of a tensor",
                 expected="a dict, as state_dict returned",
                 received=type(state).__name__,
             )
+        if "format" in state and int(state["format"]) == _WITHOUT_VALUES:
+            expected.discard("values")
         if state.keys() != expected:
             raise FormatError(
                 "Not the state of a TensorStats",
-                expected="entries " + ", ".join(expected),
+                expected="entries " + ", ".join(sorted(expected)),
                 received=", ".join(map(str, state)) or "nothing",
             )
-        if int(state["format"]) != _FORMAT:
+        if int(state["format"]) not in (_FORMAT, _WITHOUT_VALUES):
             raise FormatError(
                 "Statistics were saved in another format",
                 expected=f"format {_FORMAT}",
@@ -387,6 +410,7 @@ class TensorStats:
         stats = cls(channel_axis=axis[0] if axis else None, histogram=bool(state["has_histogram"]))
         stats.count, stats.nan_count, stats.inf_count = state["counts"].tolist()
         stats._keys, stats._table = state["keys"].clone(), state["table"].clone()
+        stats._values = state.get("values", stats._values).clone()
         for name in ("batch_index", "batch_min", "batch_max"):
             setattr(stats, name, state[name].clone())
         stats._channel_min = state["channel_min"].clone()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from qlab.algorithms.base import Hooks, Subject
+from qlab.algorithms.lesson import TITLE
 from qlab.algorithms.table import ALGORITHMS, estimate_seconds
 from qlab.analysis.causes import Cause
 from qlab.analysis.diagnosis import causes_of
@@ -49,10 +50,10 @@ class Remedy:
     @property
     def configures(self) -> bool:
         """Whether it is the causes' own change of the configuration, which takes no time."""
-        return self.name not in ALGORITHMS
+        return self.name not in ALGORITHMS and self.name != TRAIN
 
 
-KEEP = "keep_in_float"
+KEEP, MORE, TRAIN = "keep_in_float", "more_bits", "finetune"
 
 _SPREAD: tuple[CauseKey, ...] = (("channel spread", "weight"), ("outlier channels", "weight"))
 _LOUD: tuple[CauseKey, ...] = (("channel spread", "activation"), ("outlier channels", "activation"))
@@ -70,9 +71,9 @@ _SHIFT: tuple[CauseKey, ...] = (("mean shift", "activation"),)
 
 
 def _configuration(
-    name: str, title: str, *against: CauseKey, stage: Stage = Stage.FUNCTION, widens: bool = False
+    name: str, title: str, *against: CauseKey, stage: Stage = Stage.FUNCTION, **more: bool
 ) -> Remedy:
-    return Remedy(name, title, stage, frozenset(against), widens)
+    return Remedy(name, title, stage, frozenset(against), **more)
 
 
 def _algorithm(name: str, stage: Stage, *against: CauseKey, grows: bool = False) -> Remedy:
@@ -107,12 +108,25 @@ REMEDIES: dict[str, Remedy] = {
             "16-bit activations",
             *_UNEVEN,
             *_INPUT,
+            *_LOUD,
             stage=Stage.LAST_RESORT,
             widens=True,
+        ),
+        _configuration(
+            MORE,
+            "8 bits for the worst layers",
+            *_FEW_BOTH,
+            stage=Stage.LAST_RESORT,
+            widens=True,
+            grows=True,
         ),
         _algorithm(KEEP, Stage.LAST_RESORT, grows=True),
     )
 }
+
+#: Fine-tuning, which `Lab.repair` tries last, and only where it was given data to train on. It
+#: decides anew which code each weight gets, so it takes the place of what rounded them before.
+TRAINING = Remedy(TRAIN, TITLE, Stage.ROUNDING, frozenset())
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +151,7 @@ class Suggestion:
     def why(self) -> str:
         """The worst of its causes in a sentence, and how many more layers have one."""
         if not self.causes:
-            return ""
+            return "Data to train on was given." if self.remedy is TRAINING else ""
         worst = max(self.causes, key=lambda cause: cause.value / cause.threshold)
         others = {cause.layer for cause in self.causes} - {worst.layer}
         more = f" (and {len(others)} more layers)" if len(others) > 1 else ""
@@ -169,12 +183,12 @@ def chosen_remedies(allowed: Collection[str] | None, keep_size: bool) -> dict[st
     if allowed is not None and not named:
         raise DTypeError(
             "The allowed remedies are names",
-            expected="a list of " + ", ".join(REMEDIES),
+            expected="a list of " + ", ".join([*REMEDIES, TRAIN]),
             received=repr(allowed),
         )
     for name in allowed or ():
-        if name not in REMEDIES:
-            raise UnknownNameError.of("remedy", name, REMEDIES)
+        if name not in REMEDIES and name != TRAIN:
+            raise UnknownNameError.of("remedy", name, [*REMEDIES, TRAIN])
     return {
         name: remedy
         for name, remedy in REMEDIES.items()
@@ -220,14 +234,29 @@ def _layers(causes: tuple[Cause, ...]) -> tuple[str, ...] | None:
     return tuple(dict.fromkeys(cause.layer for cause in causes))
 
 
+def with_more_bits(
+    subject: Subject, mapping: QConfigMapping, hooks: Hooks
+) -> dict[str, tuple[Cause, ...]]:
+    """By layer the causes that its bits are few, of those that more bits were measured to help."""
+    found = dict[str, tuple[Cause, ...]]()
+    for cause in diagnosed(subject, mapping, hooks):
+        if (cause.kind, cause.tensor) in REMEDIES[MORE].against and _helps(cause):
+            found[cause.layer] = (*found.get(cause.layer, ()), cause)
+    return found
+
+
+def _helps(cause: Cause) -> bool:
+    """Whether its own change of the configuration was measured to help."""
+    return cause.remedy is not None and cause.gain is not None and cause.gain > 0
+
+
 def _configured(
     subject: Subject, mapping: QConfigMapping, causes: tuple[Cause, ...], widens: bool
 ) -> tuple[tuple[Cause, ...], QConfigMapping] | None:
     """The causes whose own change of the configuration was measured to help, and all of these."""
     made, used = mapping, list[Cause]()
     for cause in causes:
-        helps = cause.remedy is not None and cause.gain is not None and cause.gain > 0
-        if helps and _asks_more_bits(subject, mapping, cause) == widens:
+        if _helps(cause) and _asks_more_bits(subject, mapping, cause) == widens:
             made = cause.apply(made)
             used.append(cause)
     return (tuple(used), made) if used else None

@@ -5,8 +5,8 @@ suggest is tried: changes of the configuration, which take no time, then algorit
 that they are expected to take. What brings the target nearer is kept, and causes are looked for
 anew. A remedy builds on those of its own and earlier stages: where one of a later stage was kept
 before, it starts from the state before that, and takes its place if it is better; what was taken
-back may then be tried again. Last come 16-bit activations and layers in float, as few as reach the
-target.
+back may then be tried again. Last come 16-bit activations, 8 bits for layers that have fewer, and
+layers in float, as few as reach the target; and training, where a person gave data for it.
 
 Remedies are chosen by what they do on the evaluation data, as a person would who tries them; how
 the result does on data that nobody looked at, only such data can tell.
@@ -14,17 +14,20 @@ the result does on data that nobody looked at, only such data can tell.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from qlab.algorithms.base import Hooks, Settings, StoppedError, Subject
+from qlab.algorithms.base import Algorithm, Hooks, Settings, StoppedError, Subject
 from qlab.algorithms.frame import ensure_calibrated, measured_report, run_repair
-from qlab.algorithms.keep_float import KeepSettings, keep_in_float
 from qlab.algorithms.remedies import (
     KEEP,
+    MORE,
     REMEDIES,
+    TRAIN,
+    TRAINING,
     Remedy,
     Stage,
     Suggestion,
@@ -32,10 +35,9 @@ from qlab.algorithms.remedies import (
     diagnosed,
     suggestions,
 )
+from qlab.algorithms.repair_fewest import Fewest, State
 from qlab.algorithms.repair_log import Attempt, AutoRepair, Target, told
 from qlab.algorithms.table import ALGORITHMS, estimate_seconds
-from qlab.analysis.report import Report
-from qlab.analysis.sensitivity import kept_in_float
 from qlab.errors import ArgumentError, DTypeError
 from qlab.qconfig import QConfigMapping
 
@@ -49,12 +51,15 @@ class Limits:
         seconds: After which time nothing new is begun, and what runs is stopped; None for no limit.
         keep_size: Whether nothing may grow the model: no layer stays in float.
         seed: Of everything drawn at random.
+        training: What trains the network, `qlab.algorithms.finetuning` of the data that a person
+            gave for it; None where they gave none, and nothing is trained.
     """
 
     allowed: Collection[str] | None = None
     seconds: float | None = None
     keep_size: bool = False
     seed: int = 0
+    training: Algorithm | None = None
 
     def __post_init__(self) -> None:
         number = isinstance(self.seconds, int | float) and not isinstance(self.seconds, bool)
@@ -65,21 +70,18 @@ class Limits:
         if not isinstance(self.keep_size, bool):
             raise DTypeError("keep_size is True or False", received=repr(self.keep_size))
         Settings(self.seed)  # refuses what is no seed
-
-
-@dataclass(frozen=True, eq=False)
-class State:
-    """A model and a configuration on the way, what was measured of them, and how they came."""
-
-    subject: Subject
-    mapping: QConfigMapping
-    report: Report | None
-    steps: tuple[Attempt, ...] = ()
+        chosen_remedies(self.allowed, self.keep_size)  # refuses what is no remedy
+        if self.training is None and TRAIN in (self.allowed or ()):
+            raise ArgumentError(
+                "Training is allowed, and there is no data for it",
+                expected="train_on, batches of (inputs, labels)",
+                received="none",
+            )
 
     @property
-    def output(self) -> dict[str, float]:
-        """The network's metrics; empty before they were measured."""
-        return {} if self.report is None else dict(self.report.output)
+    def trains(self) -> bool:
+        """Whether the network may be trained."""
+        return self.training is not None and (self.allowed is None or TRAIN in self.allowed)
 
 
 def repair(
@@ -109,7 +111,6 @@ def repair(
     """
     subject.study.whole_graph("Lab.repair")
     limits = limits or Limits()
-    chosen_remedies(limits.allowed, limits.keep_size)
     search = _Search(subject, mapping, limits, hooks or Hooks())
     return search.run(target)
 
@@ -155,7 +156,7 @@ class _Search:
 
     def _improve(self) -> None:
         remedies = chosen_remedies(self.limits.allowed, self.limits.keep_size)
-        keep = remedies.pop(KEEP, None)
+        last = [remedies.pop(name) for name in (MORE, KEEP) if name in remedies]
         causes = None
         while not self.target.reached(self.state.output):
             state = self.state
@@ -169,8 +170,10 @@ class _Search:
             self._try(found[0])
             if self.state is not state:
                 causes = None
-        if keep is not None and not self.target.reached(self.state.output):
-            self._keep_in_float(keep)
+        for remedy in last:
+            self._change_fewest(remedy)
+        if self.limits.trains and not self.target.reached(self.state.output):
+            self._try(Suggestion(TRAINING, (), None, None, math.nan))
 
     def _try(self, suggestion: Suggestion) -> None:
         remedy, began = suggestion.remedy, time.monotonic()
@@ -193,11 +196,12 @@ class _Search:
     ) -> tuple[State, Attempt]:
         """The state with a remedy in it, measured."""
         subject, name = start.subject, suggestion.remedy.name
+        training = self.limits.training
         if suggestion.mapping is not None:
             report = measured_report(subject, suggestion.mapping, self.hooks)
             return State(subject, suggestion.mapping, report), attempt
         repaired = run_repair(
-            ALGORITHMS[name],
+            training if name == TRAIN and training is not None else ALGORITHMS[name],
             subject,
             start.mapping,
             suggestion.layers,
@@ -258,71 +262,36 @@ class _Search:
         why = "stopped" if self.cancelled else "stopped: the time that was allowed is over"
         self.attempts.append(replace(attempt, verdict=why))
 
-    def _keep_in_float(self, remedy: Remedy) -> None:
-        """Leaves the fewest layers in float that reach the target, or as many as may be."""
-        start, began = self.state, time.monotonic()
-        plan = start.subject.study.plan(start.mapping)
-        names = tuple(step.name for step in plan.steps if step.quantized)
-        seconds = estimate_seconds(KEEP, start.subject, start.mapping, names)
-        attempt = Attempt(KEEP, remedy.title, "", "stopped", estimate=seconds)
-        if seconds > self.left:
-            self.attempts.append(replace(attempt, verdict=self._late(seconds)))
-            return
-        tried: dict[int, State] = {}
-        ranked: tuple[str, ...] = ()
-        try:
-            ranked = self._ranked(start, names)
-            self._fewest(start, ranked, tried)
-        except StoppedError:
-            if not tried:
-                self._note_stop(attempt)
-            raise
-        finally:
-            best = self._best_of(tried)
-            if best is not None:
-                count, made = best
-                kept = ", ".join(ranked[:count])
-                why = f"{kept} cost the network most, quantized alone."
-                attempt = replace(attempt, why=why, seconds=time.monotonic() - began)
-                self._judge(start, made, attempt)
+    def _change_fewest(self, remedy: Remedy) -> None:
+        """Changes the fewest layers that reach the target, or as many as may be.
 
-    def _ranked(self, start: State, names: tuple[str, ...]) -> tuple[str, ...]:
-        """Layers by what they cost the network, the worst first."""
-        settings = KeepSettings(seed=self.limits.seed)
-        change = keep_in_float(start.subject, start.mapping, names, settings, self.hooks)
-        shares = {o.layer: o.numbers["noise_share"] for o in change.outcomes if o.numbers}
-        return tuple(sorted(shares, key=lambda name: -shares[name]))
-
-    def _fewest(self, start: State, ranked: tuple[str, ...], tried: dict[int, State]) -> None:
-        """Measures 1, 2, 4, … layers in float until the target is reached, then halves the gap."""
-
-        def reaches(count: int) -> bool:
-            mapping, plan = start.mapping, start.subject.study.plan(start.mapping)
-            for name in ranked[:count]:
-                mapping = kept_in_float(mapping, plan.step(name))
-            report = measured_report(start.subject, mapping, self.hooks)
-            tried[count] = State(start.subject, mapping, report)
-            return self.target.reached(report.output)
-
-        most = len(ranked) // 2  # with more it would be no quantized network
-        low, count = 0, 1
-        while count <= most and not reaches(count):
-            low, count = count, 2 * count if count == most else min(2 * count, most)
-        if count > most:
-            return
-        while count - low > 1:
-            middle = (low + count) // 2
-            low, count = (low, middle) if reaches(middle) else (middle, count)
-
-    def _best_of(self, tried: dict[int, State]) -> tuple[int, State] | None:
-        """The fewest layers that reach the target, or the number that comes nearest to it."""
-        best: tuple[int, State] | None = None
-        for count, state in sorted(tried.items()):
-            if self.target.reached(state.output):
-                return count, state
-            if best is None or self.target.better(state.output, best[1].output):
-                best = count, state
-        return best
+        Weights that were rounded before are no others in more bits or in float, so where that does
+        not do, it starts from the state before they were.
+        """
+        for start in dict.fromkeys((self.state, self._start(TRAINING))):
+            if self.target.reached(self.state.output) or start not in self.states:
+                return
+            began = time.monotonic()
+            plan = start.subject.study.plan(start.mapping)
+            names = tuple(step.name for step in plan.steps if step.quantized)
+            seconds = estimate_seconds(KEEP, start.subject, start.mapping, names)
+            attempt = Attempt(remedy.name, remedy.title, "", "stopped", estimate=seconds)
+            if seconds > self.left:
+                self.attempts.append(replace(attempt, verdict=self._late(seconds)))
+                return
+            fewest = Fewest(start, remedy.name, self.target, self.limits.seed, self.hooks)
+            try:
+                fewest.search()
+            except StoppedError:
+                if not fewest.tried:
+                    self._note_stop(attempt)
+                raise
+            finally:
+                best = fewest.best()
+                if best is not None:
+                    why = f"{', '.join(best[0])} cost the network most, quantized alone."
+                    attempt = replace(attempt, why=why, seconds=time.monotonic() - began)
+                    self._judge(start, best[1], attempt)
 
     def _late(self, seconds: float) -> str:
         return f"not tried: about {seconds:.0f} s, of which {max(self.left, 0):.0f} s are left"
@@ -348,7 +317,10 @@ class _Search:
         )
 
     def _notes(self, output: Mapping[str, float]) -> tuple[str, ...]:
+        notes, reached = list[str](), self.target.reached(self.state.output) if output else True
         wanted, real = self.target.least.get("accuracy"), output.get("float_accuracy")
-        if wanted is None or real is None or wanted <= real:
-            return ()
-        return (f"The float model itself has {told('accuracy', real)}.",)
+        if wanted is not None and real is not None and wanted > real:
+            notes.append(f"The float model itself has {told('accuracy', real)}.")
+        if self.limits.training is None and self.limits.allowed is None and not reached:
+            notes.append("It was not trained, since no data to train on was given.")
+        return tuple(notes)

@@ -86,8 +86,12 @@ def _spread(
 ) -> Cause:
     """A cause that one scale per channel would avoid, which only a weight can have.
 
-    An output's range of least squared error weighs its channels already; then it takes more codes.
+    An output has one scale whatever its channels do, so that its two causes share what a
+    configuration can do: a range that weighs the channels by their squared errors, and where it has
+    that already, more codes. Algorithms that change the channels themselves are named beside it.
     """
+    if tensor.kind == "activation":
+        sentence += " An output has one scale only: it takes another range, or more codes."
     remedy: Remedy | None = None
     label = "Even out the channels across layers (equalization)"
     if tensor.kind == "weight":
@@ -178,7 +182,7 @@ def _few_bits(evidence: Evidence, tensor: Quantized) -> Iterator[Cause]:
     )
 
 
-_JOINS = {"add": "sum", "add_relu": "sum", "cat": "concatenation"}
+_JOINS = {"add": "sum", "add_relu": "sum", "cat": "concatenation", "stack": "stack"}
 
 
 def _uneven_operands(evidence: Evidence) -> Iterator[Cause]:

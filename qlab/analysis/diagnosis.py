@@ -82,7 +82,7 @@ def _evidence(study: Study, plan: Plan, step: Step, found: QConfig) -> Evidence:
     probe = study.probe(step.name)
     sources = tuple(_sources(study, plan, step))
     error = _output_error(study, plan, step)
-    joined = step.row in ("add", "add_relu", "cat")
+    joined = step.row in ("add", "add_relu", "cat", "stack")
     return Evidence(
         address=step.address,
         row=str(step.row),

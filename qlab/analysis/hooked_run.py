@@ -45,9 +45,9 @@ class HookedRun:
     """Runs a model and shows every call of its layers, in the order in which they end.
 
     Args:
-        model: The model, in evaluation mode. Every run begins with the buffers that it has now,
-            and leaves them so: what a forward writes to them is no part of what runs are compared
-            for, nor does it depend on which run comes first.
+        model: The model, in evaluation mode. Every run begins with the buffers and attributes that
+            it has now, and leaves them so: what a forward writes to them is no part of what runs
+            are compared for, nor does it depend on which run comes first.
         graph: Its islands, as `qlab.graph.islands` made them.
         call: How it is called.
     """

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import pandas as pd
 from torch import fx, nn
 
+from qlab.analysis.tasks import checked_count
 from qlab.dtypes import QDType
+from qlab.errors import UnknownNameError
 from qlab.graph.plan import Plan
 from qlab.nn.quantized.holder import WEIGHT
 from qlab.nn.quantized.weighted import WeightedModule
@@ -93,7 +95,15 @@ class Report:
         return self.coverage.integer_share
 
     def worst(self, count: int = 5, by: str = "sqnr_local") -> pd.DataFrame:
-        """The ``count`` layers with the lowest value of column ``by``, worst first."""
+        """The ``count`` layers with the lowest value of column ``by``, worst first.
+
+        Raises:
+            ArgumentError: A count below 1.
+            UnknownNameError: No such column; lists those that exist.
+        """
+        checked_count("count", count)
+        if by not in self.layers:
+            raise UnknownNameError.of("column of the layers", by, self.layers.columns)
         return self.layers.sort_values(by, kind="stable").head(count)
 
 

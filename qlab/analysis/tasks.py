@@ -207,14 +207,14 @@ def checked_hooks(on_progress: Any, should_stop: Any) -> None:
 
 
 def checked_count(name: str, value: Any) -> int:
-    """A number of points.
+    """A number of points, or of layers.
 
     Raises:
         ArgumentError: It is no whole number above 0.
     """
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ArgumentError(
-            f"{name} says how many points", expected="a whole number, 1 or more", received=value
+            f"{name} says how many", expected="a whole number, 1 or more", received=value
         )
     return int(value)
 

@@ -9,8 +9,6 @@ that read them want codes.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
-from enum import Enum
 from functools import cache
 
 from torch import fx, nn
@@ -24,13 +22,14 @@ from qlab.graph.nodes import bounds_of, calls, no_form, operands
 from qlab.graph.plan import Execution, Plan, Step, Value
 from qlab.graph.reasons import SEVERAL_SCALES, dtype_words, weight_obstacle, why_simulated
 from qlab.graph.requests import Request, requests_for
-from qlab.graph.special import STANDALONE
+from qlab.graph.sharing import join
+from qlab.graph.verdicts import Role, Verdict, of_special
 from qlab.qconfig import QConfigMapping
 from qlab.ranges import Fixed, TensorSpec
 from qlab.registry import OutputKind, Row
-from qlab.registry.asked import Asked, output_spec, weight_spec
+from qlab.registry.asked import output_spec, weight_spec
 from qlab.registry.backend import BackendConfig
-from qlab.registry.quant_type import QuantType, kind_of
+from qlab.registry.sharing import SHARING, TRAINS_APART, Sharing
 
 
 def annotate(
@@ -38,6 +37,7 @@ def annotate(
     mapping: QConfigMapping,
     backend: BackendConfig | None = None,
     masks: Collection[str] = (),
+    sharing: Sharing = Sharing.SEPARATE,
 ) -> Plan:
     """The plan of a graph under a mapping; a pure function of the two.
 
@@ -52,6 +52,7 @@ def annotate(
         mapping: Which qconfig each operator gets.
         backend: What may be quantized at all, and how; everything that can be if not given.
         masks: Names of the placeholders that are known to hold infinity.
+        sharing: How the tensors get their ranges; see `Sharing`.
 
     Returns:
         One step per operator, and the tensors that are quantized.
@@ -62,26 +63,8 @@ def annotate(
     """
     requests, inputs, unmatched = requests_for(graph_module, mapping)
     infinite = infinite_nodes(graph_module, masks)
-    return _Annotation(graph_module, (requests, inputs), backend, infinite).plan(unmatched)
-
-
-class _Role(Enum):
-    """What an operator does with quantized numbers."""
-
-    NONE = "no tensor of real numbers"
-    FLOAT = "computes in float"
-    WEIGHT = "computes in float with a quantized weight"
-    HALF = "computes in float and rounds its weight and output to float16"
-    DYNAMIC = "quantizes its input as it comes and gives real numbers"
-    CUSTOM = "a custom module that takes and gives real numbers"
-    CODES = "takes codes and gives codes"
-    SHARED = "passes on what comes"
-
-
-@dataclass(frozen=True)
-class _Verdict:
-    role: _Role
-    reason: str = ""
+    annotation = _Annotation(graph_module, (requests, inputs), (backend, sharing), infinite)
+    return annotation.plan(unmatched)
 
 
 class _Annotation:
@@ -91,11 +74,11 @@ class _Annotation:
         self,
         graph_module: fx.GraphModule,
         requests: tuple[dict[fx.Node, Request], dict[fx.Node, Request]],
-        backend: BackendConfig | None,
+        held_to: tuple[BackendConfig | None, Sharing],
         infinite: set[fx.Node],
     ) -> None:
         self.graph_module = graph_module
-        self.backend = backend
+        self.backend, self.sharing = held_to
         self.requests, self.inputs = requests
         self.shapes = shape_nodes(graph_module)
         self.infinite = infinite
@@ -111,7 +94,8 @@ class _Annotation:
         """The decisions as a plan, in graph order."""
         steps = tuple(self._step(node) for node in self.requests)
         values = (self.values.get(node) for node in self.graph_module.graph.nodes)
-        return Plan(steps, tuple(value for value in values if value is not None), unmatched)
+        given = tuple(value for value in values if value is not None)
+        return Plan(steps, given, unmatched, self.sharing)
 
     # Verdicts: what each operator could do, seen alone.
 
@@ -129,32 +113,35 @@ class _Annotation:
     def _module(self, node: fx.Node) -> nn.Module:
         return self.graph_module.get_submodule(str(node.target))
 
-    def _verdict(self, node: fx.Node) -> _Verdict:
+    def _verdict(self, node: fx.Node) -> Verdict:
         if node in self.shapes:
-            return _Verdict(_Role.NONE, "a size or another plain value, not a tensor")
+            return Verdict(Role.NONE, "a size or another plain value, not a tensor")
         if not is_real(node):
-            return _Verdict(_Role.NONE, "its result is not real numbers")
+            return Verdict(Role.NONE, "its result is not real numbers")
         row, request = self._row(node), self.requests[node]
         if "special" in node.meta:
-            return _special(node, request)
+            return of_special(node, request)
         if row is not None and row.dynamic is not None and request.dynamic:
             if request.weight is None and not half_weight(request):
-                return _Verdict(_Role.FLOAT, "its qconfig leaves the weight in float")
+                return Verdict(Role.FLOAT, "its qconfig leaves the weight in float")
             refused = self._not_allowed(node, row, request)
-            return _Verdict(_Role.FLOAT if refused else _Role.DYNAMIC, refused or "")
+            return Verdict(Role.FLOAT if refused else Role.DYNAMIC, refused or "")
         if row is None or (row.static is None and row.output.kind is not OutputKind.SHARED):
-            return _Verdict(_Role.FLOAT, node.meta.get("refused") or no_form(node))
+            return Verdict(Role.FLOAT, node.meta.get("refused") or no_form(node))
         if request.qconfig is None:
-            return _Verdict(_Role.FLOAT, request.why_float)
+            return Verdict(Role.FLOAT, request.why_float)
         refused = self._not_allowed(node, row, request)
         if self.backend is not None and row.static is not None and half_static(request.qconfig):
-            return _Verdict(_Role.FLOAT if refused else _Role.HALF, refused or "")
+            return Verdict(Role.FLOAT if refused else Role.HALF, refused or "")
         obstacle = self._obstacle(node, row, request) or refused
         if obstacle is not None:
-            return _Verdict(_Role.FLOAT, obstacle)
+            return Verdict(Role.FLOAT, obstacle)
         if row.output.kind is OutputKind.SHARED:
-            return _Verdict(_Role.SHARED)
-        return _Verdict(_Role.CODES if request.activation is not None else _Role.WEIGHT)
+            trained = self.sharing is Sharing.TRAINED
+            if trained and node.meta["kind"] not in SHARING | TRAINS_APART:
+                return Verdict(Role.FLOAT, "rounded before and behind it, as training did")
+            return Verdict(Role.SHARED)
+        return Verdict(Role.CODES if request.activation is not None else Role.WEIGHT)
 
     def _not_allowed(self, node: fx.Node, row: Row, request: Request) -> str | None:
         """Why the backend does not run an operator as asked, or None."""
@@ -211,18 +198,18 @@ class _Annotation:
         for node, verdict in self.verdicts.items():
             row = self._row(node)
             pieces = not is_tensor(node) or (row is not None and row.name == "chunk")
-            if verdict.role is _Role.SHARED and pieces:
+            if verdict.role is Role.SHARED and pieces:
                 readers = [self.verdicts.get(user) for user in node.users]
-                if any(reader is None or reader.role is not _Role.SHARED for reader in readers):
+                if any(reader is None or reader.role is not Role.SHARED for reader in readers):
                     reason = "its pieces are not all passed on in codes"
-                    self.verdicts[node] = _Verdict(_Role.FLOAT, reason)
+                    self.verdicts[node] = Verdict(Role.FLOAT, reason)
 
     # Values: which tensors are quantized, and how.
 
     def _quantize_around(self, node: fx.Node) -> None:
         """Decides about the tensors that an operator reads and gives."""
         role, request = self.verdicts[node].role, self.requests[node]
-        if role is _Role.CODES and request.activation is not None:
+        if role is Role.CODES and request.activation is not None:
             for operand in operands(node):
                 self._quantize_outside(operand, node)
             row = self._row(node)
@@ -230,7 +217,9 @@ class _Annotation:
             clamps = [] if isinstance(spec.policy, Fixed) else self._clamps_behind(node)
             self.values[node] = self._value(node, spec, clamps[-1] if clamps else node, node)
             self.in_codes.add(node)
-        elif role is _Role.SHARED:
+            if self._joins(node):
+                join(self.values, node, operands(node), self._keeps)
+        elif role is Role.SHARED:
             operand = operands(node)[0]
             asker = self.asker_of(node) if is_tensor(operand) else None
             if operand not in self.in_codes and asker is None:
@@ -252,15 +241,34 @@ class _Annotation:
         self, node: fx.Node, spec: TensorSpec, shares_with: fx.Node, asker: fx.Node
     ) -> Value:
         shared = self.values.get(shares_with)
+        source = shared.source if shared is not None else shares_with.name
+        seen_by = node.name if source == node.name else None
+        if shared is not None and source != node.name and is_tensor(node) and self._shares(node):
+            seen_by = shared.seen_by
+        elif self.sharing is Sharing.TRAINED and node.meta.get("kind") in TRAINS_APART:
+            seen_by = node.name
         return Value(
             node=node.name,
             name=node.meta["name"],
             spec=spec,
-            source=shared.source if shared is not None else shares_with.name,
+            source=source,
             constant=node.op == "get_attr",
             address=shared.address if shared is not None else self._request(asker).address,
             requested=shared.requested if shared is not None else self._request(asker).qconfig,
+            seen_by=seen_by,
         )
+
+    def _shares(self, node: fx.Node) -> bool:
+        """Whether the observer of an operator's input sees its output too."""
+        return self.sharing is not Sharing.SEPARATE and node.meta.get("kind") in SHARING
+
+    def _joins(self, node: fx.Node) -> bool:
+        """Whether all that an operator reads shares one range with what it gives."""
+        row = self._row(node)
+        return row is not None and row.name in ("cat", "stack") and self._shares(node)
+
+    def _keeps(self, node: fx.Node) -> bool:
+        return node in self.verdicts and self.verdicts[node].role is Role.SHARED
 
     def _request(self, node: fx.Node) -> Request:
         """What is asked of an operator, or of an input that a rule names."""
@@ -272,14 +280,15 @@ class _Annotation:
         Codes beyond their bounds would be wasted, so the tensor takes the clamped one's range.
         """
         chain: list[fx.Node] = []
-        while True:
+        while self.sharing is not Sharing.TRAINED:
             readers = [user for user in (chain or [node])[-1].users if user not in self.shapes]
             if len(readers) != 1 or readers[0].op != "call_module":
                 return chain
             row, verdict = self._row(readers[0]), self.verdicts[readers[0]]
-            if row is None or not row.clamps or verdict.role is not _Role.SHARED:
+            if row is None or not row.clamps or verdict.role is not Role.SHARED:
                 return chain
             chain.append(readers[0])
+        return chain
 
     def _bounds(self, node: fx.Node) -> tuple[float, float] | None:
         """Between what the clamps behind a tensor leave it; None without any."""
@@ -294,9 +303,9 @@ class _Annotation:
         for user in node.users:
             if user in self.shapes:
                 continue
-            verdict = self.verdicts.get(user, _Verdict(_Role.FLOAT))
-            found = user if verdict.role is _Role.CODES else None
-            if verdict.role is _Role.SHARED:
+            verdict = self.verdicts.get(user, Verdict(Role.FLOAT))
+            found = user if verdict.role is Role.CODES else None
+            if verdict.role is Role.SHARED:
                 found = self.asker_of(user)
             if found is None:
                 return None
@@ -312,9 +321,9 @@ class _Annotation:
         value = self.values.get(node)
         output = value.spec if value is not None and node in self.in_codes else None
         weight = None
-        if row is not None and row.weight and verdict.role in (_Role.CODES, _Role.WEIGHT):
+        if row is not None and row.weight and verdict.role in (Role.CODES, Role.WEIGHT):
             weight = weight_spec(row, request.weight)
-        elif verdict.role is _Role.DYNAMIC:
+        elif verdict.role is Role.DYNAMIC:
             weight = request.weight
         execution, reason = self._execution(node, given, weight, output)
         return Step(
@@ -326,12 +335,12 @@ class _Annotation:
             address=request.address,
             requested=request.qconfig,
             rule=request.rule,
-            inputs=tuple(given) if verdict.role is not _Role.NONE else (),
+            inputs=tuple(given) if verdict.role is not Role.NONE else (),
             weight=weight,
             output=output,
             execution=execution,
             reason=reason,
-            bounds=self._bounds(node) if verdict.role is _Role.CODES else None,
+            bounds=self._bounds(node) if verdict.role is Role.CODES else None,
         )
 
     def _arriving(self, node: fx.Node, operand: fx.Node) -> TensorSpec | None:
@@ -349,24 +358,24 @@ class _Annotation:
     ) -> tuple[Execution, str]:
         verdict, row = self.verdicts[node], self._row(node)
         match verdict.role:
-            case _Role.NONE:
+            case Role.NONE:
                 return "none", verdict.reason
-            case _Role.CUSTOM | _Role.CODES if "special" in node.meta:
+            case Role.CUSTOM | Role.CODES if "special" in node.meta:
                 return "custom", verdict.reason
-            case _Role.FLOAT:
+            case Role.FLOAT:
                 return "float", verdict.reason
-            case _Role.WEIGHT:
+            case Role.WEIGHT:
                 return "simulated", "weight-only qconfig: float arithmetic, quantized weight"
-            case _Role.HALF:
+            case Role.HALF:
                 return "simulated", "float16 qconfig: weight and output rounded, float arithmetic"
-            case _Role.DYNAMIC if weight is None:
+            case Role.DYNAMIC if weight is None:
                 return "dynamic", "dynamic qconfig: float16 weight, float arithmetic"
-            case _Role.DYNAMIC:
+            case Role.DYNAMIC:
                 kind = dtype_words(weight)
                 return "dynamic", f"dynamic qconfig: {kind} weight, input quantized in every call"
-            case _Role.SHARED if output is not None:
+            case Role.SHARED if output is not None:
                 return "shared", "keeps the scale and zero point of its input"
-            case _Role.SHARED:
+            case Role.SHARED:
                 moves = row is not None and row.static is None
                 reason = "its input is float and nothing behind it asks for codes"
                 return ("shared" if moves else "float"), reason
@@ -381,18 +390,3 @@ class _Annotation:
         named = [o for o in operands(node) if o in self.inputs]
         asked = "".join(f", the input as {self.inputs[o].rule} asks" for o in named)
         return "integer", f"{words} → {dtype_words(output)}{behind}{asked}"
-
-
-def _special(node: fx.Node, request: Request) -> _Verdict:
-    """The verdict on a custom module, or on one that is quantized on its own."""
-    offered = node.meta["special"]
-    if offered == STANDALONE:
-        return _Verdict(_Role.FLOAT, "a standalone module: it is quantized on its own")
-    if request.qconfig is None:
-        return _Verdict(_Role.FLOAT, request.why_float)
-    kind = kind_of(Asked(request.activation, request.dynamic))
-    if kind not in offered:
-        return _Verdict(_Role.FLOAT, f"a custom module without a {kind.name.lower()} form")
-    if kind is QuantType.STATIC:
-        return _Verdict(_Role.CODES, "a custom module: codes in, codes out")
-    return _Verdict(_Role.CUSTOM, f"a custom module, {kind.name.lower()}: real numbers in and out")

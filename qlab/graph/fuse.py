@@ -149,9 +149,9 @@ def _replace(graph_module: fx.GraphModule, chain: list[fx.Node], pattern: Patter
     first.meta["parameters"] = sum(parameter.numel() for parameter in module.parameters())
     for before, part in itertools.pairwise(chain):
         other = _other_operand(before, part)
-        if other is not None:  # read where the sum stood, so the whole moves there
+        if other is not None:
             first.args = (*first.args, other)
-            part.prepend(first)
+    chain[-1].prepend(first)  # where a sum's operand is there, and where the reference observes it
     chain[-1].replace_all_uses_with(first)
     for part in reversed(rest):
         graph_module.graph.erase_node(part)

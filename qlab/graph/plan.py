@@ -16,6 +16,7 @@ from qlab.qparams import QParams
 from qlab.ranges import Fixed, TensorSpec
 from qlab.registry import ROWS
 from qlab.registry.asked import asked_by
+from qlab.registry.sharing import Sharing
 from qlab.stats import TensorStats
 
 Execution = Literal["integer", "simulated", "dynamic", "custom", "float", "shared", "none"]
@@ -90,6 +91,8 @@ class Value:
         address: What rules may call the step whose qconfig decided; an input's own where a rule
             names it.
         requested: That qconfig.
+        seen_by: Name of the node whose observer sees it: its own, or that of a tensor it shares
+            its range with; None where nobody needs to look.
     """
 
     node: str
@@ -99,6 +102,7 @@ class Value:
     constant: bool
     address: Address
     requested: QConfig | None
+    seen_by: str | None = None
 
     @property
     def asked_by(self) -> str:
@@ -125,11 +129,13 @@ class Plan:
         values: The quantized tensors, in graph order: what crosses between steps in codes, and
             what is quantized on its way into one.
         unmatched: The rules of the mapping that matched nothing, in words.
+        sharing: How the tensors get their ranges.
     """
 
     steps: tuple[Step, ...]
     values: tuple[Value, ...]
     unmatched: tuple[str, ...] = ()
+    sharing: Sharing = Sharing.SEPARATE
 
     def step(self, name: str) -> Step:
         """The step of a name.

@@ -1,11 +1,14 @@
-"""The buffers of a model that its forward writes to: which, in which line, and what they were."""
+"""What a model's forward writes to: which, in which line, and what it was."""
 
 from __future__ import annotations
 
+import copy
 import inspect
+import itertools
 import linecache
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_buffer_registration_hook
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 from qlab.errors import QlabError, TraceError
 from qlab.graph.inputs import ANY, tensors_of
@@ -22,10 +26,14 @@ _FIX = "Keep it out of the forward."
 
 
 class State:
-    """The buffers of a model, to be told what its forward did to them, and to put them back.
+    """What a model's forward may write to, to be told what it did, and to put it back: buffers, and
+    the attributes that its modules have as Python objects.
 
     Args:
         root: The model, as it is to be.
+
+    Attributes:
+        attributes: The paths of the attributes that `restored` put back last.
     """
 
     def __init__(self, root: nn.Module) -> None:
@@ -35,15 +43,128 @@ class State:
             for name, buffer in module._buffers.items()
             if buffer is not None and not buffer.is_inference()
         ]
+        self._plain = [_Plain(module, path) for path, module in root.named_modules()]
+        self.attributes: list[str] = []
 
     def restored(self) -> list[str]:
-        """Puts back what was written to, into the same tensors; the paths of it."""
+        """Puts back what was written to, into the same tensors; the paths of the buffers."""
         written = [kept for kept in self._kept if kept.is_written()]
         for kept in written:
             kept.restore()
         for kept in self._kept:  # several may be one tensor
             kept.version = kept.buffer._version
+        self.attributes = [path for plain in self._plain for path in plain.restored()]
         return [kept.path for kept in written]
+
+
+#: What every module has, which no forward writes to.
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+_Container = list | dict | set | deque
+_MISSING = object()
+
+
+class _Plain:
+    """The attributes of one module that are no parameters, buffers or modules.
+
+    What an attribute refers to is put back, and what a list, dict, set or deque holds; not what
+    other objects hold, nor tensors that were written to in place.
+    """
+
+    def __init__(self, module: nn.Module, path: str) -> None:
+        self.module, self.path = module, path
+        self.values = self._now()
+        self.contents = {
+            name: copy.copy(value)
+            for name, value in self.values.items()
+            if isinstance(value, _Container)
+        }
+
+    def _now(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self.module).items() if k not in _OF_EVERY_MODULE}
+
+    def restored(self) -> list[str]:
+        """Puts back what is other; the paths of it."""
+        now, found = self._now(), list[str]()
+        for name in now.keys() | self.values.keys():
+            before = self.values.get(name, _MISSING)
+            filled = name in self.contents and _refill(before, self.contents[name])
+            if now.get(name, _MISSING) is before and not filled:
+                continue
+            found.append(f"{self.path}.{name}".lstrip("."))
+            if before is _MISSING:
+                del vars(self.module)[name]
+            else:
+                vars(self.module)[name] = before
+        return sorted(found)
+
+
+def _refill(container: Any, content: Any) -> bool:
+    """Puts back what a container held; whether it held anything else."""
+    if _identities(container) == _identities(content):
+        return False
+    container.clear()
+    (container.extend if isinstance(container, list | deque) else container.update)(content)
+    return True
+
+
+def _identities(container: Any) -> list[int]:
+    parts = itertools.chain(*container.items()) if isinstance(container, dict) else container
+    return [id(part) for part in parts]
+
+
+def check_repeatable(
+    root: nn.Module, attributes: list[str], inputs: inspect.BoundArguments
+) -> None:
+    """Refuses a model whose answer depends on what earlier calls left in its attributes.
+
+    A graph would repeat the answer of one call. Where no example inputs are known, or the model
+    does not take them, nothing is refused.
+
+    Args:
+        root: The model; it stays as it is.
+        attributes: The paths of what its forward writes to.
+        inputs: Of one call.
+
+    Raises:
+        TraceError: Two calls give different answers; names module and attribute.
+    """
+    modules, known = root.modules(), tensors_of(inputs)
+    if any(module.training for module in modules) or any(value is ANY for _, value in known):
+        return
+    before, answers = State(root), list[list[Any]]()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        try:
+            for _ in range(2):
+                torch.manual_seed(0)
+                output = root(*inputs.args[1:], **inputs.kwargs)
+                answers.append([_copied(leaf) for leaf in pytree.tree_leaves(output)])
+        except Exception:
+            return
+        finally:
+            before.restored()
+    first, second = answers
+    if len(first) == len(second) and all(map(_same, first, second)):
+        return
+    owner, _, name = attributes[0].rpartition(".")
+    where = f"module {owner!r}" if owner else "the model itself"
+    error = TraceError(
+        f"The model's answer depends on what earlier calls left in {name!r} of {where} "
+        f"({type(root.get_submodule(owner)).__name__})",
+        received=f"two answers to one input; its forward changes {', '.join(attributes)}",
+        fix=_FIX,
+    )
+    error.module, error.why = owner, f"a new value for {attributes[0]!r}"
+    raise error
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape and torch.allclose(one, other, equal_nan=True)
+    return type(one) is type(other) and (not isinstance(one, int | float | str) or one == other)
 
 
 class _Kept:

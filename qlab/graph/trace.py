@@ -20,7 +20,7 @@ from qlab.graph.inputs import ANY, Inputs, bind, replace, tensors_of
 from qlab.graph.lift import attribute, lift
 from qlab.graph.shapes import record_shapes
 from qlab.graph.sizes import check_agreement
-from qlab.graph.state import State, state_error
+from qlab.graph.state import State, check_repeatable, state_error
 from qlab.graph.stops import check_names, trace_error
 from qlab.nn.quantized import FloatFunctional, FXFloatFunctional
 from qlab.nn.stubs import DeQuantStub, QuantStub, QuantWrapper
@@ -138,6 +138,8 @@ def symbolic(root: nn.Module, inputs: inspect.BoundArguments, leaves: Leaves) ->
             written = before.restored()
     if written:
         raise state_error(root, written[0], inputs)
+    if before.attributes:
+        check_repeatable(root, before.attributes, inputs)
     check_names(graph)
     return fx.GraphModule(root, graph, type(root).__name__)
 
@@ -169,6 +171,8 @@ def exported(root: nn.Module, inputs: inspect.BoundArguments, leaves: Leaves) ->
             check_agreement(root, graph_module, inputs)
             if written := before.restored():  # a buffer that is replaced is not in the program
                 raise state_error(root, written[0], inputs)
+            if before.attributes:
+                check_repeatable(root, before.attributes, inputs)
         except TraceError as refusal:
             refusals.append(refusal)
         else:

@@ -40,6 +40,7 @@ from qlab.nn.quantized.observed import (
 from qlab.nn.quantized.whole import loads_as_a_whole
 from qlab.qconfig import QConfigMapping
 from qlab.registry.backend import BackendConfig
+from qlab.registry.sharing import Sharing
 
 
 def prepare_fx(
@@ -153,7 +154,8 @@ def _prepared(
     traced = trace(model, example_inputs, leaves=custom.leaves, training=training)
     traced = fuse(traced, fused_patterns(backend), asked_of(traced, mapping))
     mark(traced, custom)
-    plan = annotate(traced, mapping, backend)
+    sharing = Sharing.TRAINED if training else Sharing.CALIBRATED
+    plan = annotate(traced, mapping, backend, sharing=sharing)
     caller = "prepare_qat_fx" if training else "prepare_fx"
     alone = {*custom.standalone_module_names, *custom.standalone_module_classes}
     warn_of_impossible_pairs(caller, plan, mapping, whole=not (alone or inner))
@@ -268,7 +270,7 @@ def _converted(
     backend = given or graph_module.meta.get("backend")
     floating, observers = without_observers(graph_module)
     if qconfig_mapping is not None:
-        plan = annotate(floating, as_mapping(qconfig_mapping), backend)
+        plan = annotate(floating, as_mapping(qconfig_mapping), backend, sharing=plan.sharing)
     if given is not None:
         check_allowed(caller, floating, plan, given)
     check_parameters(floating, plan)  # before NaN that they cause is taken for missing data

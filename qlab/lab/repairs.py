@@ -88,6 +88,8 @@ class RepairableLab(LabBase):
         max_seconds: float | None = None,
         keep_size: bool = False,
         seed: int = 0,
+        train_on: Any = None,
+        loss: Loss | None = None,
         on_progress: Progress | None = None,
         should_stop: Stop | None = None,
     ) -> AutoRepair:
@@ -104,18 +106,25 @@ class RepairableLab(LabBase):
             allowed: Names of `qlab.algorithms.REMEDIES`; all if not given.
             max_seconds: After it nothing is begun, and what runs is stopped; what is found then
                 depends on the machine.
-            keep_size: No remedy that grows the model: no layer stays in float.
+            keep_size: No remedy that grows the model: no layer stays in float or gets more bits.
             seed: The same one gives the same result.
+            train_on: Batches as the ``loader`` of `finetune`: giving them allows training, which is
+                tried last. Without them nothing is trained.
+            loss: That of `finetune`.
             on_progress: Called as ``(done, total, label)``, anew for each part of the work.
             should_stop: Asked at each step; the result is the best until then, and says
                 ``complete=False``.
 
         Raises:
-            ArgumentError: A target that is no number of a metric measured here.
+            ArgumentError: A target that is no number of a metric measured here, or a loss without
+                data to train on.
             UnknownNameError: No such remedy.
             UnsupportedError: The model has no graph; says why.
         """
-        limits = Limits(allowed, max_seconds, keep_size, seed)
+        if loss is not None and train_on is None:
+            raise ArgumentError("A loss is for training", expected="train_on", received="none")
+        row = None if train_on is None else finetuning(self._batches(train_on, "training"), loss)
+        limits = Limits(allowed, max_seconds, keep_size, seed, row)
         subject, resolved = self._subject(), resolve_mapping(mapping)
         with self._finding_the_first():
             return repair(subject, resolved, target, limits, Hooks(on_progress, should_stop))

@@ -76,6 +76,21 @@ class Cat(nn.Module):
         return f"dim={self.dim}"
 
 
+class Stack(nn.Module):
+    """Tensors joined along a new axis."""
+
+    def __init__(self, dim: int = 0) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        """Tensors of equal shape → one of one axis more."""
+        return torch.stack(tensors, self.dim)
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}"
+
+
 class Mean(nn.Module):
     """Mean over axes.
 

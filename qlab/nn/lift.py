@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from qlab.errors import UnsupportedError
-from qlab.nn.functions import Add, AddScalar, Cat, MatMul, Mean, Mul, MulScalar
+from qlab.nn.functions import Add, AddScalar, Cat, MatMul, Mean, Mul, MulScalar, Stack
 
 Lifted = tuple[nn.Module, tuple[Any, ...]]
 Lifter = Callable[..., Lifted]
@@ -82,7 +82,18 @@ def matmul(input: Any, other: Any) -> Lifted:
 
 def cat(tensors: Sequence[Any], dim: int = 0) -> Lifted:
     """`torch.cat`."""
-    return Cat(dim), tuple(tensors)
+    return Cat(dim), _written_out("cat", tensors)
+
+
+def stack(tensors: Sequence[Any], dim: int = 0) -> Lifted:
+    """`torch.stack`."""
+    return Stack(dim), _written_out("stack", tensors)
+
+
+def _written_out(called: str, tensors: Any) -> tuple[Any, ...]:
+    if not isinstance(tensors, list | tuple):
+        raise _refuse(called, "how many tensors it joins is not known", f"tensors={tensors}")
+    return tuple(tensors)
 
 
 def mean(

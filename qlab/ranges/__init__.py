@@ -1,7 +1,12 @@
 """From what a tensor looked like to how it is quantized: ranges, errors, specs."""
 
 from qlab.ranges.choices import FROM_DATA, RangeChoice, clipped_at, range_choices
-from qlab.ranges.error import QuantizationError, expected_error, measured_error
+from qlab.ranges.error import (
+    QuantizationError,
+    expected_error,
+    histogram_error,
+    measured_error,
+)
 from qlab.ranges.policies import (
     MSE,
     POLICIES,
@@ -30,6 +35,7 @@ __all__ = [
     "TensorSpec",
     "clipped_at",
     "expected_error",
+    "histogram_error",
     "measured_error",
     "policy_from_dict",
     "range_choices",

@@ -222,7 +222,30 @@ def _above(mean: Tensor, half: Tensor, last: int, margin: float) -> tuple[Tensor
 
 
 def expected_error(stats: TensorStats, qparams: QParams) -> QuantizationError:
-    """The error that quantization would do to data of which only the statistics are known.
+    """The error that quantization would do to data of which the statistics are known.
+
+    That of the values themselves where the statistics hold them (`TensorStats.values`), else
+    `histogram_error`.
+
+    Args:
+        stats: With a histogram.
+        qparams: One scale and zero point for the whole tensor, any data type.
+
+    Returns:
+        Sums over the ``stats.count`` finite values; all 0 if there are none.
+
+    Raises:
+        UnsupportedError: No histogram, or a scale per channel or group.
+    """
+    _check_one_scale(qparams)
+    values = stats.values
+    if values is None:
+        return histogram_error(stats, qparams)
+    return measured_error(values, qparams.to("cpu"))
+
+
+def histogram_error(stats: TensorStats, qparams: QParams) -> QuantizationError:
+    """As `expected_error`, from the histogram alone.
 
     An integral over the histogram's bins: inside a bin values are taken to lie evenly around the
     bin's own mean with the bin's own variance, so that a bin whose values lie on one point counts
@@ -240,13 +263,7 @@ def expected_error(stats: TensorStats, qparams: QParams) -> QuantizationError:
     Raises:
         UnsupportedError: No histogram, or a scale per channel or group.
     """
-    if not qparams.per_tensor_granularity:
-        raise UnsupportedError(
-            "The expected error is known for one scale per tensor",
-            expected="QParams of granularity PerTensor()",
-            received=f"{qparams.granularity}",
-            fix="Use measured_error on the tensor itself.",
-        )
+    _check_one_scale(qparams)
     bins, grid = Bins.of(stats), Grid(qparams.to("cpu"))
     share, clipped = (float((part * bins.count).sum()) for part in grid.clipped(bins))
     mean_square = float((grid.mean_square(bins) * bins.count).sum())
@@ -259,6 +276,16 @@ def expected_error(stats: TensorStats, qparams: QParams) -> QuantizationError:
         scaled=mean_square,
         count=stats.count,
     )
+
+
+def _check_one_scale(qparams: QParams) -> None:
+    if not qparams.per_tensor_granularity:
+        raise UnsupportedError(
+            "The expected error is known for one scale per tensor",
+            expected="QParams of granularity PerTensor()",
+            received=f"{qparams.granularity}",
+            fix="Use measured_error on the tensor itself.",
+        )
 
 
 def measured_error(x: Tensor, qparams: QParams) -> QuantizationError:

@@ -498,6 +498,13 @@ ROWS: tuple[Row, ...] = (
         functions=(torch.cat, torch.concat),
         lift=lift.cat,
     ),
+    Row(
+        "stack",
+        modules=(functions.Stack,),
+        static=nnq.Stack,
+        functions=(torch.stack,),
+        lift=lift.stack,
+    ),
     # Moving elements: these run on integer codes as they stand.
     Row("identity", modules=(nn.Identity,), output=SHARED),
     Row(
@@ -554,6 +561,12 @@ ROWS: tuple[Row, ...] = (
         "contiguous",
         functions=(torch.clone, torch.detach),
         methods=("contiguous", "clone", "detach"),
+        output=SHARED,
+    ),
+    Row(
+        "pixel_shuffle",
+        modules=(nn.PixelShuffle, nn.PixelUnshuffle),
+        functions=(F.pixel_shuffle, F.pixel_unshuffle),
         output=SHARED,
     ),
     Row("roll", functions=(torch.roll, torch.flip), methods=("roll", "flip"), output=SHARED),

@@ -142,7 +142,53 @@ def _flat(x: Tensor) -> Tensor:
     return torch.flatten(x, 1)
 
 
-#: Operators that keep their input's range; trained as graphs only.
+class Joined(nn.Module):
+    """Two convolutions, by turns of other ranges, and what makes one tensor of them."""
+
+    def __init__(self, join: Callable[[Tensor, Tensor], Tensor], channels: int) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
+        self.join, self.last = join, nn.Conv2d(channels, 4, 1)
+        self.right.weight.data.mul_(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.join(self.left(x), self.right(x)))
+
+
+def _joined(join: Callable[[Tensor, Tensor], Tensor], channels: int) -> Callable[[], list[Any]]:
+    return lambda: [Joined(join, channels)]
+
+
+def _skip(a: Tensor, b: Tensor) -> Tensor:
+    """As in a U-Net: ``b`` is pooled and later joined behind another tensor."""
+    pooled = F.interpolate(F.max_pool2d(b, 2), scale_factor=2.0)
+    return torch.cat([a, b, pooled], 1)
+
+
+def _dense(a: Tensor, b: Tensor) -> Tensor:
+    both = torch.cat([a, b], 1)
+    return torch.cat([both, F.avg_pool2d(a, 3, 1, 1), b], 1)
+
+
+def _clamped(clamp: Callable[[Tensor], Tensor] | nn.Module) -> list[nn.Module]:
+    layers = _keeping(nn.MaxPool2d(6), _flat)
+    return [*layers[:2], clamp if isinstance(clamp, nn.Module) else Apply(clamp), *layers[3:]]
+
+
+#: What joins tensors.
+_JOINING = (
+    ("cat", _joined(lambda a, b: torch.cat([a, b], 1), 8)),
+    ("cat-relu", _joined(lambda a, b: torch.cat([F.relu(b), F.relu(a)], 1), 8)),
+    ("cat-pooled", _joined(lambda a, b: torch.cat([a, F.max_pool2d(b, 3, 1, 1)], 1), 8)),
+    ("cat-skip", _joined(_skip, 12)),
+    ("cat-twice", _joined(_dense, 16)),
+    ("pixel-shuffle", _joined(lambda a, b: F.pixel_shuffle(a + b, 2), 1)),
+    ("pixel-unshuffle", _joined(lambda a, b: F.pixel_unshuffle(a + b, 2), 16)),
+    ("stack", _joined(lambda a, b: torch.stack([a, b], 1).reshape(-1, 8, 4, 4), 8)),
+)
+
+#: Operators that keep their input's range, and those that by the reference do not; trained as
+#: graphs only.
 SHARING = tuple(
     Case(name, layers, (4, 3, 8, 8))
     for name, layers in (
@@ -153,8 +199,16 @@ SHARING = tuple(
         ("reshape", lambda: _keeping(nn.MaxPool2d(6), lambda x: x.reshape(x.shape[0], 6))),
         ("view", lambda: _keeping(nn.AdaptiveAvgPool2d(1), lambda x: x.view(-1, 6))),
         ("permute", lambda: _keeping(lambda x: x.permute(0, 2, 3, 1).mean((1, 2)))),
+        ("method-flatten", lambda: _keeping(nn.AvgPool2d(6), lambda x: x.flatten(1))),
+        ("flatten-module", lambda: _keeping(nn.AvgPool2d(6), nn.Flatten())),
+        ("slice", lambda: _keeping(lambda x: x[:, :, 1, 2])),
+        ("dropout", lambda: _keeping(nn.Dropout(0.3), nn.MaxPool2d(6), _flat)),
+        ("relu6", lambda: _clamped(nn.ReLU6())),
+        ("hardtanh", lambda: _clamped(nn.Hardtanh(-0.5, 0.7))),
+        ("clamp", lambda: _clamped(lambda x: torch.clamp(x, -0.5, 0.7))),
+        ("method-clamp", lambda: _clamped(lambda x: x.clamp(-0.5, 0.7))),
     )
-)
+) + tuple(Case(name, layers, (4, 3, 4, 4)) for name, layers in _JOINING)
 
 #: Those that are trained as graphs.
 GRAPHS = (*(case for case in CASES if not case.special), *SHARING)
@@ -253,6 +307,7 @@ def build_fx(
 
 def train(prepared: nn.Module, x: Tensor, target: Tensor, freeze: Callable[..., None]) -> Tensor:
     """The losses of six steps; ``freeze`` is applied to every module after three."""
+    torch.manual_seed(0)  # for dropout
     optimizer = torch.optim.SGD(prepared.parameters(), RATE, momentum=0.9)
     losses = []
     for step in range(STEPS):

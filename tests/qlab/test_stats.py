@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from qlab.counting import KEPT_VALUES
 from qlab.dtypes import integer
 from qlab.errors import (
     ArgumentError,
@@ -439,8 +440,55 @@ class TestState:
         with pytest.raises(FormatError, match=r"Not the state.*keys.*Received nothing"):
             TensorStats.from_state_dict({})
         state = TensorStats().state_dict() | {"format": torch.tensor(99)}
-        with pytest.raises(FormatError, match=r"format 1.*format 99"):
+        with pytest.raises(FormatError, match=r"format 2.*format 99"):
             TensorStats.from_state_dict(state)
+
+    def test_of_the_format_before_values_were_kept_is_read(self):
+        x = torch.randn(100)
+        state = TensorStats.of(x).state_dict() | {"format": torch.tensor(1)}
+        with pytest.raises(FormatError, match=r"Not the state.*values"):
+            TensorStats.from_state_dict(state)
+        state.pop("values")
+        old = TensorStats.from_state_dict(state)
+        assert old.values is None and old.count == 100
+        assert old.histogram().counts.equal(TensorStats.of(x).histogram().counts)
+        for both in (old.merge(TensorStats.of(x)), TensorStats.of(x).merge(old)):
+            assert both.values is None and both.count == 200
+
+
+class TestValues:
+    """The values themselves, of tensors that have few."""
+
+    @given(st.lists(st.integers(0, 6), max_size=6), st.randoms())
+    def test_are_kept_in_any_order_of_parts(self, sizes, random):
+        odd = torch.tensor([0.0, -0.0, torch.nan, torch.inf, 1.5, -2.0])
+        parts = [odd[:size] for size in sizes]
+        whole = torch.cat([torch.zeros(0), *parts])
+        expected = whole[whole.isfinite()].sort().values
+        shuffled = random.sample(parts, len(parts))
+        merged = TensorStats()
+        for part in shuffled:
+            merged = merged.merge(TensorStats.of(part))
+        once = collect(list(enumerate(parts)))
+        for stats in (merged, once):
+            assert stats.values.equal(expected)
+        assert merged.state_dict()["values"].numpy().tobytes() == (
+            once.state_dict()["values"].numpy().tobytes()
+        )
+
+    def test_of_many_are_not(self):
+        x = torch.randn(KEPT_VALUES)
+        stats = TensorStats.of(x)
+        assert stats.values.equal(x.sort().values)
+        stats.update(torch.full((1,), torch.nan))
+        assert stats.values is not None
+        more = stats.merge(TensorStats.of(torch.ones(1)))
+        stats.update(torch.ones(1), batch=0)
+        assert stats == more and stats.values is None
+        assert not stats.state_dict()["values"].numel()
+        stats.update(torch.ones(1))
+        assert stats.values is None
+        assert TensorStats(histogram=False).values is None
 
     def test_repr_says_what_was_seen(self):
         stats = TensorStats.of(torch.tensor([1.0, 3.0, torch.nan]))
@@ -455,7 +503,8 @@ def test_ten_thousand_batches_leave_memory_flat():
     pool = torch.randn(50, 4, 8).split(1)
 
     def state_bytes() -> int:
-        return sum(t.nbytes for t in stats.state_dict().values())
+        assert stats.state_dict()["values"].nbytes <= 4 * KEPT_VALUES
+        return sum(t.nbytes for name, t in stats.state_dict().items() if name != "values")
 
     for i in range(500):
         stats.update(pool[i % 50])

@@ -97,8 +97,7 @@ def test_constants_fixed_ranges_and_pools_are_rounded_too():
     prepared(X)
     prepared.eval()
     names = {node.name: node for node in prepared.graph.nodes}
-    rounds = [node for node in names.values() if {"observes", "rounds"} & set(node.meta)]
-    seen = {str(node.meta.get("observes") or node.meta.get("rounds")) for node in rounds}
+    seen = {str(node.meta["observes"]) for node in names.values() if "observes" in node.meta}
     assert {"offset", "sigmoid", "avg_pool2d", "mean"} <= seen
 
 
@@ -138,7 +137,12 @@ def test_a_dynamic_qconfig_trains_dynamic_linear_layers():
     assert (converted(x) - model.eval()(x)).abs().max() < 0.05
 
 
-@pytest.mark.parametrize("name", ["conv_bn_relu", "residual", "depthwise", "vit", "norms", "mlp"])
+#: How far the integers are from the rounded network, relative. Before every ReLU6 of depthwise the
+#: whole range is rounded, two thirds of which it cuts off: the reference has the same 0.159.
+NOISE = {"conv_bn_relu": 3e-3, "residual": 3e-3, "depthwise": 0.17, "vit": 3e-3, "norms": 3e-3}
+
+
+@pytest.mark.parametrize("name", [*NOISE, "mlp"])
 def test_every_sample_model_prepares_trains_and_converts(name: str):
     sample = load(name)
     model = copy.deepcopy(sample.model).requires_grad_().train()
@@ -151,7 +155,7 @@ def test_every_sample_model_prepares_trains_and_converts(name: str):
     with torch.no_grad():
         y, integers = prepared(x), convert_fx(prepared)(x)
     noise = (integers - y).square().sum() / y.square().sum()
-    assert noise < 3e-3
+    assert noise < NOISE.get(name, 3e-3)
 
 
 def test_four_bits_learn_what_rounding_after_training_loses():
@@ -221,12 +225,13 @@ def test_operators_that_keep_a_range_share_its_fake_quantizer_and_so_do_copies()
             for node in model.graph.nodes
             if "activation_post_process" in str(node.target)
         }
-        assert list(behind) == ["x", "conv", "max_pool2d", "mean", "reshape", "fc"]
+        assert list(behind) == ["x", "conv", "max_pool2d", "mean", "drop", "reshape", "fc"]
         shared = behind["conv"]
-        assert all(behind[name] is shared for name in ("max_pool2d", "mean", "reshape"))
-        assert behind["x"] is not shared is not behind["fc"]
+        assert all(behind[name] is shared for name in ("max_pool2d", "mean"))
+        assert behind["reshape"] is behind["drop"]  # dropout gives larger numbers
+        assert len(set(map(id, behind.values()))) == 4
     saved = prepared.state_dict()
-    scales = [saved[f"activation_post_process_{index}.scale"] for index in (1, 2, 3, 4)]
+    scales = [saved[f"activation_post_process_{index}.scale"] for index in (1, 2, 3)]
     assert len({scale.data_ptr() for scale in scales}) == 1
 
 
@@ -237,7 +242,7 @@ def test_a_shared_fake_quantizer_observes_every_output_and_converts_once():
     shared = prepared.get_submodule("activation_post_process_1")
     shared.register_forward_hook(lambda *_: calls.append(1))
     prepared(X)
-    assert len(calls) == 4
+    assert len(calls) == 3
     prepared.eval()
     converted = convert_fx(prepared)
     prepared.apply(disable_observer)

@@ -16,7 +16,7 @@ from qlab.errors import DTypeError
 from qlab.graph.trace import is_library_leaf, trace
 from qlab.nn import functions
 from qlab.nn.intrinsic import FusedModule
-from qlab.nn.quantized import Cat, QuantizedModule
+from qlab.nn.quantized import Cat, QuantizedModule, Stack
 from qlab.observers import ActivationPostProcess
 
 
@@ -99,7 +99,7 @@ def target_name(graph_module: fx.GraphModule, node: fx.Node) -> str:
 
 def is_observer(graph_module: fx.GraphModule, node: fx.Node) -> bool:
     """Whether a node only watches or rounds what another one gives."""
-    if "observes" in node.meta or "rounds" in node.meta:
+    if "observes" in node.meta:
         return True
     module = module_of(graph_module, node)
     return isinstance(module, ActivationPostProcess | OutputLogger)
@@ -110,7 +110,7 @@ def inputs_of(graph_module: fx.GraphModule, node: fx.Node) -> Iterator[tuple[fx.
 
     What a concatenation joins is one argument.
     """
-    joins = isinstance(module_of(graph_module, node), functions.Cat | Cat)
+    joins = isinstance(module_of(graph_module, node), functions.Cat | functions.Stack | Cat | Stack)
     arguments: tuple[Any, ...] = (*node.args, *node.kwargs.values())
     for index, argument in enumerate((arguments,) if joins else arguments):
         if isinstance(argument, fx.Node):

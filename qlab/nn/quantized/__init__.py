@@ -17,7 +17,7 @@ from qlab.nn.quantized.activation import (
     Softmax,
     Tanh,
 )
-from qlab.nn.quantized.arithmetic import Add, AddScalar, Cat, MatMul, Mul, MulScalar
+from qlab.nn.quantized.arithmetic import Add, AddScalar, Cat, MatMul, Mul, MulScalar, Stack
 from qlab.nn.quantized.base import Output, QuantizedModule
 from qlab.nn.quantized.conv import (
     Conv1d,
@@ -121,6 +121,7 @@ __all__ = [
     "ReLU6",
     "Sigmoid",
     "Softmax",
+    "Stack",
     "Tanh",
     "Upsample",
 ]

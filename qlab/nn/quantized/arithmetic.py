@@ -115,3 +115,22 @@ class Cat(ObservedModule):
     def compute(self, *inputs: Any) -> Tensor:
         """Takes codes and `QParams` in turn, for any number of tensors."""
         return ops.cat(inputs[::2], inputs[1::2], self.dim, self._own_output())
+
+
+class Stack(ObservedModule):
+    """Tensors joined along a new axis, each brought to the output's scale.
+
+    Args:
+        scale: Scale of the output, real units per code.
+        zero_point: Zero point of the output, a quint8 code.
+        dim: Where the new axis goes.
+    """
+
+    float_types = (functions.Stack,)
+    fields = ("dim",)
+    dim: int
+
+    def compute(self, *inputs: Any) -> Tensor:
+        """Takes codes and `QParams` in turn, for any number of tensors."""
+        parts = [codes.unsqueeze(self.dim) for codes in inputs[::2]]
+        return ops.cat(parts, inputs[1::2], self.dim, self._own_output())

@@ -11,7 +11,7 @@ from qlab.analysis.compare import limits_of
 from qlab.analysis.metrics import ErrorSums
 from qlab.analysis.parts import only
 from qlab.dtypes import float8_e4m3fn, quint8
-from qlab.errors import NonFiniteError, UnknownNameError, UnsupportedError
+from qlab.errors import ArgumentError, NonFiniteError, UnknownNameError, UnsupportedError
 from qlab.qparams import QParams, dequantize, quantize
 from qlab.ranges import measured_error
 from tests.qlab.analysis.test_hooked import Opaque, core
@@ -150,3 +150,14 @@ def test_compare_does_not_depend_on_the_memory_budget(budget):
         memory_budget=budget,
     )
     assert lab.compare().layers.equals(lab_for("residual").compare().layers)
+
+
+def test_the_worst_layers_are_of_a_column_that_exists():
+    report = lab_for("residual").compare()
+    worst = report.worst(2, "nmse_local")
+    assert len(worst) == 2 and worst.nmse_local.iloc[0] == report.layers.nmse_local.min()
+    with pytest.raises(UnknownNameError, match=r"Unknown column of the layers 'sqnr'.*sqnr_local"):
+        report.worst(2, "sqnr")
+    for count in (0, -3, 1.5):
+        with pytest.raises(ArgumentError, match="count says how many"):
+            report.worst(count)

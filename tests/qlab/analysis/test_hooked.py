@@ -302,10 +302,9 @@ def test_a_quantized_network_that_goes_another_way_is_said_to():
     assert report.layers.loc["fc", "calls"] == 1  # the float network calls it twice
     model = Repeats()
     model.bound = torch.nan
-    other = qlab.Lab(model, x, [x])
-    quantized = other._study.network(presets.get("int8").mapping())
-    other._study.model.bound = quantized.fc(x).sum().item()
-    report = other.compare("int8")
+    quantized = qlab.Lab(model, x, [x])._study.network(presets.get("int8").mapping())
+    model.bound = quantized.fc(x).sum().item()
+    report = qlab.Lab(model, x, [x]).compare("int8")
     assert report.layers.loc["fc", "calls"] == 2
     assert report.layers.loc["fc", "calls_apart"] == 1
 

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from qlab.counting import KEPT_VALUES
 from qlab.dtypes import as_qdtype, integer, qint8, quint8
 from qlab.errors import DTypeError, ShapeError, UnsupportedError
 from qlab.granularity import PerAxis, PerGroup
@@ -15,6 +16,7 @@ from qlab.ranges import (
     QuantizationError,
     TensorSpec,
     expected_error,
+    histogram_error,
     measured_error,
 )
 from qlab.stats import TensorStats
@@ -33,7 +35,7 @@ class TestExpected:
         for bits in (2, 3, 4, 5, 6, 7, 8):
             spec = TensorSpec(integer(bits, signed=symmetric), symmetric, policy=policy)
             qparams = spec.qparams(stats)
-            expected, measured = expected_error(stats, qparams), measured_error(x, qparams)
+            expected, measured = histogram_error(stats, qparams), measured_error(x, qparams)
             assert expected.total == pytest.approx(measured.total, rel=0.01), bits
             assert expected.signal == pytest.approx(measured.signal, rel=1e-6)
             assert expected.clipping == pytest.approx(
@@ -52,7 +54,7 @@ class TestExpected:
         stats, spec = TensorStats.of(x), TensorSpec(as_qdtype(dtype))
         bound = x.abs().max() * shrink
         qparams = spec.choose(-bound, bound)
-        expected, measured = expected_error(stats, qparams), measured_error(x, qparams)
+        expected, measured = histogram_error(stats, qparams), measured_error(x, qparams)
         assert expected.total == pytest.approx(measured.total, rel=0.01)
         assert expected.clipped_share == pytest.approx(measured.clipped_share, abs=0.001)
 
@@ -60,7 +62,7 @@ class TestExpected:
         x = torch.randn(5000)
         spec = TensorSpec(as_qdtype("float8_e4m3fn"), quant_min=-100, quant_max=100)
         qparams = spec.qparams(TensorStats.of(x))
-        expected = expected_error(TensorStats.of(x), qparams)
+        expected = histogram_error(TensorStats.of(x), qparams)
         assert expected.total == pytest.approx(measured_error(x, qparams).total, rel=0.01)
 
     def test_is_within_1_percent_for_16_bits(self):
@@ -68,7 +70,7 @@ class TestExpected:
         stats = TensorStats.of(x)
         qparams = TensorSpec(integer(16, signed=True), symmetric=True).qparams(stats)
         measured = measured_error(x, qparams).total
-        assert expected_error(stats, qparams).total == pytest.approx(measured, rel=0.01)
+        assert histogram_error(stats, qparams).total == pytest.approx(measured, rel=0.01)
 
     def test_is_within_1_percent_for_a_float_zero_point(self):
         x = distribution("normal") * 0.2 + 7.3
@@ -77,13 +79,13 @@ class TestExpected:
         qparams = spec.qparams(stats)
         assert qparams.zero_point.is_floating_point()
         measured = measured_error(x, qparams)
-        assert expected_error(stats, qparams).total == pytest.approx(measured.total, rel=0.01)
+        assert histogram_error(stats, qparams).total == pytest.approx(measured.total, rel=0.01)
         assert measured.rmse_over_scale == pytest.approx(12**-0.5, rel=0.05)
 
     def test_of_everything_clipped(self):
         x = torch.linspace(5, 6, 1000)
         qparams = QParams.per_tensor(0.01, 0, quint8)
-        expected = expected_error(TensorStats.of(x), qparams)
+        expected = histogram_error(TensorStats.of(x), qparams)
         assert expected.rounding == 0
         assert expected.clipped_share == 1
         exact = float((x.double() - 2.55).square().sum())
@@ -91,17 +93,17 @@ class TestExpected:
 
     def test_of_no_data_is_zero(self):
         qparams = QParams.per_tensor(0.1, 0, quint8)
-        assert expected_error(TensorStats(), qparams) == ZERO
+        assert histogram_error(TensorStats(), qparams) == ZERO
         assert measured_error(torch.zeros(0), qparams) == ZERO
 
     def test_needs_one_scale(self):
         qparams = QParams(torch.ones(2), torch.zeros(2, dtype=torch.int32), qint8, PerAxis(0))
         with pytest.raises(UnsupportedError, match=r"one scale per tensor.*measured_error"):
-            expected_error(TensorStats.of(torch.ones(2, 2)), qparams)
+            histogram_error(TensorStats.of(torch.ones(2, 2)), qparams)
 
     def test_needs_a_histogram(self):
         with pytest.raises(UnsupportedError, match="hold no histogram"):
-            expected_error(TensorStats(histogram=False), QParams.per_tensor(0.1, 0, quint8))
+            histogram_error(TensorStats(histogram=False), QParams.per_tensor(0.1, 0, quint8))
 
 
 class TestMeasured:
@@ -154,3 +156,25 @@ class TestFigures:
         assert (ZERO.sqnr_db, ZERO.nmse, ZERO.rmse_over_scale) == (math.inf, 0.0, 0.0)
         noise = QuantizationError(1.0, 0.0, 0.0, 0.0, 1.0, 1)
         assert (noise.sqnr_db, noise.nmse) == (-math.inf, math.inf)
+
+
+def test_of_few_values_the_error_is_theirs_and_of_many_the_histogram_s():
+    x = torch.randn(KEPT_VALUES, generator=torch.Generator().manual_seed(3))
+    for qparams in (QParams.per_tensor(0.02, 120, quint8), QParams.per_tensor(0.5, 0, qint8)):
+        few, parts = TensorStats.of(x), TensorStats.of(x[:100]).merge(TensorStats.of(x[100:]))
+        assert expected_error(few, qparams) == expected_error(parts, qparams)
+        assert expected_error(few, qparams).total == pytest.approx(
+            measured_error(x, qparams).total, rel=1e-12
+        )
+        many = few.merge(TensorStats.of(x[:1]))
+        assert expected_error(many, qparams) == histogram_error(many, qparams)
+        assert histogram_error(few, qparams) != expected_error(few, qparams)
+
+
+def test_the_expected_error_too_is_of_one_scale_and_a_histogram():
+    with pytest.raises(UnsupportedError, match="one scale per tensor"):
+        scales = QParams(torch.ones(2), torch.zeros(2, dtype=torch.int32), qint8, PerAxis(0))
+        expected_error(TensorStats.of(torch.ones(2, 2)), scales)
+    with pytest.raises(UnsupportedError, match="no histogram"):
+        expected_error(TensorStats(histogram=False), QParams.per_tensor(0.1, 0, quint8))
+    assert expected_error(TensorStats(), QParams.per_tensor(0.1, 0, quint8)) == ZERO

@@ -46,7 +46,7 @@ def test_a_float_layer_goes_with_all_that_was_fused_into_it():
 def test_an_observer_belongs_to_the_layer_before_it():
     forms = net_forms()
     pairs = get_matching_subgraph_pairs(as_graph(forms.prepared), as_graph(forms.model))
-    assert named(pairs)["base_op_linear_0"] == (("fc", "activation_post_process_4"), ("fc", "fc"))
+    assert named(pairs)["base_op_linear_0"] == (("fc", "activation_post_process_6"), ("fc", "fc"))
 
 
 class Clipped(nn.Module):

@@ -148,6 +148,7 @@ FLOAT: dict[str, tuple[Callable[[], nn.Module], Shapes]] = {
     "mul_scalar": (lambda: functions.MulScalar(-0.7), ((3, 5),)),
     "matmul": (functions.MatMul, ((2, 3, 5), (2, 5, 4))),
     "cat": (lambda: functions.Cat(1), ((3, 5), (3, 2), (3, 1))),
+    "stack": (lambda: functions.Stack(1), ((3, 5), (3, 5), (3, 5))),
 }
 
 
