@@ -49,15 +49,14 @@ def sizes(table: pd.DataFrame) -> None:
         table: The engine's, bytes by layer.
     """
     st.subheader("Size by layer", anchor=False, help=define("layer size"))
-    whole = table.sum()
+    before, after = (table[column] for column in ("float_bytes", "quantized_bytes"))
     st.caption(
-        f"All layers: {size(int(whole['float_bytes']))} in float, "
-        f"{size(int(whole['quantized_bytes']))} quantized. What has no parameters takes nothing."
+        f"All layers: {size(sum(before))} in float, {size(sum(after))} quantized. What has no "
+        "parameters takes nothing."
     )
     told = define("layer size")
-    before = table["float_bytes"]
     st.dataframe(
-        table.assign(share=100 * table["quantized_bytes"] / before.where(before > 0)),
+        table.assign(share=100 * after / before.where(before > 0)),
         key="sizes",
         column_config={
             "layer": st.column_config.TextColumn("Layer", pinned=True),

@@ -103,6 +103,8 @@ TERMS: dict[str, str] = {
     "channel sqnr": "SQNR of one channel of the layer's output [dB], higher is better: the layer "
     "alone is quantized, as configured, and fed the float network's values: "
     "`10·log10(Σx² / Σ(x − y)²)` over all evaluation samples.",
+    "tracing": "To turn a model into a graph, its forward is run once with symbols for values. "
+    "Where what it does depends on the values themselves, that cannot be.",
     "layers": "Operators of the traced network, after batch norms and activations were folded into "
     "the layers before them.",
     "parameters": "Numbers that training found: weights and biases.",

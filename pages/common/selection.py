@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
+from streamlit.errors import StreamlitAPIException
 
 from pages.common import address, navigation, sidebar
 from pages.common.frame import View
@@ -27,6 +29,9 @@ def current(view: View, lab: Lab, at_first: str | None = None) -> str:
     """
     names = [layer.name for layer in lab.layers]
     addressed = st.query_params.get(KEY)
+    if addressed is not None and addressed not in names:
+        with suppress(StreamlitAPIException):  # on *Layer* the widget sees to it
+            del st.query_params[KEY]
     remembered = view.workspace.selected.get(view.choice.model)
     for chosen in (st.session_state.get(KEY), addressed, remembered):
         if chosen in names:

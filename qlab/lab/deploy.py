@@ -81,8 +81,8 @@ class DeployableLab(LabBase):
             As `qlab.analysis.report.layer_bytes`: codes at their own bit width, bias, scales and
             zero points as stored [bytes].
         """
-        floating = self.graph if self.traced else self._study.model
-        return layer_bytes([layer.name for layer in self.layers], floating, quantized)
+        names = [layer.name for layer in self.layers]
+        return layer_bytes(names, self._study.floating, quantized)
 
     def identical(self, one: nn.Module, other: nn.Module, batch: Inputs | None = None) -> bool:
         """Whether two of this Lab's networks, such as a converted one and the same read back from

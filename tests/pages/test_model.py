@@ -114,4 +114,5 @@ def test_numbers_of_another_configuration_are_greyed():
 def test_it_says_what_stays_in_float_and_why():
     page = open_page("model", model="residual", samples=64)
     assert any("only move" in caption.value for caption in page.caption)
+    assert "Nowhere: the whole model became one graph." in [c.value for c in page.caption]
     assert any("Nothing: every layer" in caption.value for caption in page.caption)
