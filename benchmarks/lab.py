@@ -30,6 +30,7 @@ from qlab import counting
 from qlab.dtypes import quint8
 from qlab.observers import HistogramObserver
 from qlab.ranges import MSE, Entropy, MinMax, MovingAverage, Percentile, TensorSpec
+from qlab.stats import TensorStats
 from sample_models.untrained import MobileNetV2, ResNet, build_untrained
 
 THREADS, BATCHES, BATCH = 2, 4, 8
@@ -176,6 +177,19 @@ def question_rows(network: Network) -> list[Row]:
     ]
 
 
+def heavy_tails() -> list[Callable[[], object]]:
+    """Ranges of tensors whose values spread over many octaves on both sides of 0."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 200_000, generator=generator)
+    spec = TensorSpec(quint8, policy=MSE())
+    found = []
+    for values in (x[0] / x[1], (4 * x[0]).exp().copysign(x[1]), x[0] * x[1] * x[2]):
+        stats = TensorStats()
+        stats.update(values)
+        found.append(lambda stats=stats: spec.qparams(stats))
+    return found
+
+
 def answer_rows(network: Network) -> list[Row]:
     """The questions that run nothing but one layer, or nothing."""
     lab = network.lab()
@@ -214,6 +228,7 @@ def answer_rows(network: Network) -> list[Row]:
         milliseconds_row(
             "range by HistogramObserver(bins=2048)", 5, [observer(name) for name in names]
         ),
+        milliseconds_row("range of heavy tails, least squared error", 5, heavy_tails()),
     ]
 
 

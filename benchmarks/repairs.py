@@ -1,60 +1,40 @@
 """What repairs win back on the sample models, and what they cost; peers in the same run.
 
 Run: python -m benchmarks.repairs [--only PART …]
-Each part writes its table between its own markers of benchmarks/RESULTS.md; the others stay. Peers
-are measured where they are installed: PEERS names folders (with colons between) of packages that
-qlab does not depend on, put behind all others on the path.
+Each part writes its table between its own markers of benchmarks/RESULTS.md; the others stay.
+`repairs-goals` reads the others' tables, and comes last. Peers are measured where they are
+installed: PEERS names folders (with colons between) of packages that qlab does not depend on, put
+behind all others on the path; THREADS how many threads work.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import site
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional as F
 
 import qlab
-import sample_models
-from benchmarks import repair_goals, repair_peers, repairs_search, repairs_transformer, results
+from benchmarks import (
+    repair_goals,
+    repair_images,
+    repair_peers,
+    repairs_beside,
+    repairs_rules,
+    repairs_search,
+    repairs_transformer,
+    results,
+)
+from benchmarks.repair_subjects import CONVOLUTIONAL, FOUR_BITS, ONE_SCALE, lab_of
 from qlab.algorithms import Repaired
-from qlab.dtypes import integer
-from qlab.granularity import PerAxis
-from qlab.qconfig import QConfigMapping, qconfig_of
-from qlab.ranges import MSE, TensorSpec
-
-CONVOLUTIONAL = ("conv_bn_relu", "residual", "depthwise", "norms")
-SEEDS = (0, 1, 2)
-ONE_SCALE, FOUR_BITS = "int8-per-tensor", "int4-weights"
-
-
-def lab_of(name: str) -> tuple[sample_models.SampleModel, qlab.Lab]:
-    """A sample model and a calibrated Lab of it: 256 calibration images, 500 test images."""
-    sample = sample_models.load(name)
-    data = sample.calibration(), sample.evaluation()
-    lab = qlab.Lab(sample.model, sample.example_inputs, *data)
-    lab.calibrate()
-    return sample, lab
-
-
-def quality(model: Callable[[Tensor], Tensor], lab: qlab.Lab) -> tuple[float, float]:
-    """Accuracy [%] on the evaluation data, and the output's SQNR [dB] against the float model."""
-    right = count = 0
-    signal = noise = 0.0
-    with torch.no_grad():
-        for x, labels in lab._evaluation_data._source:
-            reference, output = lab.graph(x), model(x)
-            right += int((output.argmax(-1) == labels).sum())
-            count += len(labels)
-            signal += float(reference.double().square().sum())
-            noise += float((reference - output).double().square().sum())
-    return 100 * right / count, 10 * math.log10(signal / noise)
 
 
 def numbers(accuracy: float, sqnr: float) -> list[str]:
@@ -89,119 +69,44 @@ def one_scale() -> list[list[str]]:
     return rows
 
 
+@cache
+def rounded(name: str) -> tuple[qlab.Lab, Repaired, float]:
+    """A sample with 4-bit weights per channel and 8-bit activations, and AdaRound of it."""
+    _, lab = lab_of(name)
+    estimate = lab.repair_seconds("adaround", FOUR_BITS)
+    return lab, lab.repair_with("adaround", FOUR_BITS), estimate
+
+
 def four_bits() -> list[list[str]]:
-    """Every convolutional sample with 4-bit weights per channel and 8-bit activations."""
+    """Every convolutional sample, on its 500 test images."""
+    found = {name: rounded(name) for name in CONVOLUTIONAL}
+    return [row(name, "AdaRound", repaired, est) for name, (_, repaired, est) in found.items()]
+
+
+def four_bits_drawn() -> list[list[str]]:
+    """The same networks on 10,000 images."""
     rows = []
     for name in CONVOLUTIONAL:
-        _, lab = lab_of(name)
-        estimate = lab.repair_seconds("adaround", FOUR_BITS)
-        repaired = lab.repair_with("adaround", FOUR_BITS)
-        rows.append(row(name, "AdaRound", repaired, estimate))
+        lab, repaired, _ = rounded(name)
+        nearest = lab.convert(FOUR_BITS)
+        learned = lab.apply(repaired).convert(repaired.mapping)
+        shares = [repair_images.share(repair_images.right([n])) for n in (lab.graph, nearest)]
+        gained = repair_images.right([learned]) - repair_images.right([nearest])
+        shares += [repair_images.share(repair_images.right([learned])), repair_images.share(gained)]
+        wanted = repair_images.logits(lab.graph)
+        told = [_told(wanted, repair_images.logits(n)) for n in (lab.graph, nearest, learned)]
+        agreed = f"{told[1][1]:.2f} → {told[2][1]:.2f} %"
+        losses = " → ".join(f"{loss:.3f}" for loss, _ in told[1:])
+        rows.append([name, *(f"{s} %" for s in shares[:3]), f"{shares[3].mean:+.2f} ± "])
+        rows[-1][-1] += f"{shares[3].half:.2f} points"
+        rows[-1] += [agreed, f"{told[0][0]:.3f}", losses]
     return rows
 
 
-def weights_alone(bits: int) -> QConfigMapping:
-    spec = TensorSpec(integer(bits, signed=True), True, PerAxis(0), MSE())
-    return QConfigMapping().set_global(qconfig_of(None, spec))
-
-
-class Whole(nn.Module):
-    """A network that peers may hang modules of their own on."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.network(x)
-
-
-def beside_peers() -> list[list[str]]:
-    """The same network, batch norm folded, the same images, the same process."""
-    sample, lab = lab_of("depthwise")
-    images = torch.cat(sample.calibration())
-    rows = []
-    if repair_peers.has_nncf():
-        for correct in (False, True):
-            began = time.perf_counter()
-            model = repair_peers.nncf_one_scale(Whole(lab.graph), images, correct)
-            seconds = time.perf_counter() - began
-            what = "bias correction" if correct else "no repair"
-            rows.append(["NNCF", "depthwise, one scale", what, *numbers(*quality(model, lab))])
-            rows[-1].append(f"{seconds:.1f} s" + ("" if correct else ", with first imports"))
-    repaired = lab.repair_with("bias_correction", ONE_SCALE)
-    for what, measured in (
-        ("no repair", repaired.report.before),
-        ("bias correction", repaired.report.after),
-    ):
-        found = numbers(measured["accuracy"], measured["sqnr"])
-        seconds = f"{repaired.report.seconds:.2f} s" if what != "no repair" else ""
-        rows.append(["qlab", "depthwise, one scale", what, *found, seconds])
-    for name in ("conv_bn_relu", "residual", "depthwise"):
-        rows += rounded_beside_peers(name)
-    return rows
-
-
-def rounded_beside_peers(name: str) -> list[list[str]]:
-    """AdaRound at 4 bits per channel, activations in float, the same number of steps."""
-    sample, lab = lab_of(name)
-    images, where, rows = torch.cat(sample.calibration()), f"{name}, 4-bit weights", []
-    mapping = weights_alone(4)
-    if repair_peers.has_aimet():
-        found, times = [], []
-        for seed in SEEDS:
-            model = sample_models.load(name).model
-            began = time.perf_counter()
-            rounded = repair_peers.aimet_adaround(model, images, 1000, seed)
-            times.append(time.perf_counter() - began)
-            found.append(quality(rounded, lab))
-        rows.append(["AIMET", where, "AdaRound", *spread(found), f"{min(times):.1f} s"])
-    found, times, before = [], [], {}
-    for seed in SEEDS:
-        report = lab.repair_with("adaround", mapping, steps=1000, seed=seed).report
-        found.append((report.after["accuracy"], report.after["sqnr"]))
-        times.append(report.seconds)
-        before = report.before
-    rows.append(["qlab", where, "to nearest", *numbers(before["accuracy"], before["sqnr"]), ""])
-    rows.append(["qlab", where, "AdaRound", *spread(found), f"{min(times):.1f} s"])
-    return rows
-
-
-def more_images() -> list[list[str]]:
-    """AdaRound of both on the depthwise network, on more images than the 500 of the test."""
-    sample, lab = lab_of("depthwise")
-    images, mapping = torch.cat(sample.calibration()), weights_alone(4)
-    made: dict[str, list[Callable[[Tensor], Tensor]]] = {"float": [lab.graph], "qlab": []}
-    for seed in SEEDS:
-        repaired = lab.repair_with("adaround", mapping, steps=1000, seed=seed)
-        made["qlab"].append(lab.apply(repaired).convert(repaired.mapping))
-        if repair_peers.has_aimet():
-            model = sample_models.load("depthwise").model
-            rounded = repair_peers.aimet_adaround(model, images, 1000, seed)
-            made.setdefault("AIMET", []).append(rounded)
-    rows = []
-    for name, x, labels in repair_peers.image_sets(images):
-        for tool, models in made.items():
-            with torch.no_grad():
-                right = [float((m(x).argmax(-1) == labels).double().mean()) for m in models]
-            numbers = [100 * share for share in right]
-            mean, low, high = sum(numbers) / len(numbers), min(numbers), max(numbers)
-            said = f"{mean:.2f} %" + (f" ({low:.2f} to {high:.2f})" if len(numbers) > 1 else "")
-            rows.append([name, str(len(x)), tool, said])
-    return rows
-
-
-def spread(found: list[tuple[float, float]]) -> list[str]:
-    """Mean over the seeds, and from where to where, of accuracy and SQNR."""
-    columns = zip(*found, strict=True)
-    return [
-        f"{sum(c) / len(c):.1f}{unit} ({min(c):.1f} to {max(c):.1f})"
-        for c, unit in zip(columns, (" %", " dB"), strict=True)
-    ]
-
-
-def heading(title: str) -> list[str]:
-    return [f"## {title}", "", results.machine(), "", results.load(), ""]
+def _told(wanted: Tensor, found: Tensor) -> tuple[float, float]:
+    """Cross-entropy with the labels, and how often the class is the float network's [%]."""
+    loss = float(F.cross_entropy(found, repair_images.drawn().labels))
+    return loss, 100 * float((found.argmax(-1) == wanted.argmax(-1)).double().mean())
 
 
 HEADS = ["model", "repair", "accuracy before", "SQNR before", "accuracy after", "SQNR after"]
@@ -209,64 +114,90 @@ HEADS += ["time (estimated)", "memory", "images seen"]
 
 
 def first_lines() -> list[str]:
-    lines = heading("Repairs: what they win back, and what they cost")
-    lines += ["One 8-bit scale per weight tensor, 8-bit activations (float: 98.0 %):", ""]
+    lines = ["One 8-bit scale per weight tensor, 8-bit activations (float: 98.0 %):", ""]
     return [*lines, *results.table(HEADS, one_scale())]
 
 
 def four_bit_lines() -> list[str]:
-    lines = heading("Repairs: AdaRound at 4 bits")
-    lines += ["4-bit weights per channel, 8-bit activations; before is rounding to nearest with"]
-    lines += ["the ranges of least squared error:", ""]
+    lines = ["4-bit weights per channel, 8-bit activations; before is rounding to nearest with"]
+    lines += ["the ranges of least squared error, on the 500 test images:", ""]
     return [*lines, *results.table(HEADS, four_bits())]
 
 
-def peer_lines() -> list[str]:
-    heads = ["tool", "network", "repair", "accuracy", "SQNR", "time"]
-    lines = [*heading("Repairs beside peers"), repair_peers.ABOUT, ""]
-    return [*lines, *results.table(heads, beside_peers())]
+def drawn_lines() -> list[str]:
+    heads = ["model", "float", "to nearest", "AdaRound", "AdaRound - nearest"]
+    heads += ["class as in float", "cross-entropy, float", "nearest → AdaRound"]
+    about = "The networks of the table before this one on " + repair_images.ABOUT
+    return [about, "", *results.table(heads, four_bits_drawn())]
 
 
-def more_images_lines() -> list[str]:
-    lines = [*heading("Repairs: AdaRound beside AIMET on more images"), repair_peers.ABOUT_MORE]
-    return [*lines, "", *results.table(["images", "how many", "tool", "accuracy"], more_images())]
+def aimet_lines() -> list[str]:
+    repair_peers.first_imports()
+    about = f"{repair_peers.ABOUT_AIMET} The others are {repair_images.ABOUT}"
+    return [about, "", *repairs_beside.aimet_lines()]
+
+
+def nncf_lines() -> list[str]:
+    repair_peers.first_imports()
+    about = f"{repair_peers.ABOUT_NNCF} The others are {repair_images.ABOUT}"
+    return [about, "", *repairs_beside.nncf_lines()]
 
 
 def outlier_lines() -> list[str]:
-    lines = heading("Repairs: outliers behind the norms of a transformer")
-    return [*lines, repairs_transformer.ABOUT, "", *repairs_transformer.outliers()]
+    return [repairs_transformer.ABOUT, "", *repairs_transformer.outliers()]
 
 
 def linear_lines() -> list[str]:
-    lines = heading("Repairs: GPTQ and AWQ on every linear layer")
-    return [*lines, repairs_transformer.ABOUT_LINEAR, "", *repairs_transformer.linear_layers()]
+    return [repairs_transformer.ABOUT_LINEAR, "", *repairs_transformer.linear_layers()]
 
 
 def finetune_lines() -> list[str]:
-    lines = heading("Repairs: training at 4 bits")
-    return [*lines, repairs_search.ABOUT_FINETUNE, "", *repairs_search.finetuned(CONVOLUTIONAL)]
+    return [repairs_search.ABOUT_FINETUNE, "", *repairs_search.finetuned(CONVOLUTIONAL)]
 
 
 def search_lines() -> list[str]:
-    lines = heading("Repairs: what the autopilot finds")
-    return [*lines, repairs_search.ABOUT_SEARCH, "", *repairs_search.found(CONVOLUTIONAL)]
+    return [repairs_search.ABOUT_SEARCH, "", *repairs_search.found(CONVOLUTIONAL)]
+
+
+def rule_lines() -> list[str]:
+    return [repairs_rules.ABOUT, "", *repairs_rules.lines()]
 
 
 def goal_lines() -> list[str]:
-    return ["## Repairs: what was to be reached", "", repair_goals.ABOUT, "", *repair_goals.lines()]
+    return [repair_goals.ABOUT, "", *repair_goals.lines()]
 
 
-PARTS: dict[str, Callable[[], list[str]]] = {
-    "repairs": first_lines,
-    "repairs-4-bits": four_bit_lines,
-    "repairs-peers": peer_lines,
-    "repairs-peers-images": more_images_lines,
-    "repairs-outliers": outlier_lines,
-    "repairs-linear": linear_lines,
-    "repairs-training": finetune_lines,
-    "repairs-autopilot": search_lines,
-    "repairs-goals": goal_lines,
+#: By the name of its markers: a part's title and what measures it.
+PARTS: dict[str, tuple[str, Callable[[], list[str]]]] = {
+    "repairs": ("what they win back, and what they cost", first_lines),
+    "repairs-4-bits": ("AdaRound at 4 bits", four_bit_lines),
+    "repairs-4-bits-drawn": ("AdaRound at 4 bits on 10,000 images", drawn_lines),
+    "repairs-nncf": ("bias correction beside NNCF", nncf_lines),
+    "repairs-aimet": ("equalization and AdaRound beside AIMET", aimet_lines),
+    "repairs-outliers": ("outliers behind the norms of a transformer", outlier_lines),
+    "repairs-linear": ("GPTQ and AWQ on every linear layer", linear_lines),
+    "repairs-training": ("training at 4 bits", finetune_lines),
+    "repairs-autopilot": ("what the autopilot finds", search_lines),
+    "repairs-rules": ("the same function, the same result, no trace", rule_lines),
+    "repairs-goals": ("what was to be reached", goal_lines),
 }
+
+
+def heading(name: str, seconds: float, load: float) -> list[str]:
+    """Title, machine, the command and how long it took, and whether others worked meanwhile."""
+    command = f"`python -m benchmarks.repairs --only {name}` ({seconds:.0f} s)."
+    if name == "repairs-goals":
+        return [f"## Repairs: {PARTS[name][0]}", "", command, ""]
+    quiet = f"The machine was quiet when it began (load {load:.1f})."
+    busy = (
+        f"**Measured under load ({load:.1f} when it began): times are longer than on a quiet"
+        " machine**; what is not a time is the same."
+    )
+    said = busy if load > BUSY else quiet
+    return [f"## Repairs: {PARTS[name][0]}", "", results.machine(), "", f"{command} {said}", ""]
+
+
+BUSY = 1.0
 
 
 def main() -> None:
@@ -276,8 +207,11 @@ def main() -> None:
     for folder in filter(None, os.environ.get("PEERS", "").split(":")):
         site.addsitedir(folder)
     torch.set_num_threads(int(os.environ.get("THREADS", "2")))
+    load = os.getloadavg()[0]  # later it holds this process itself
     for name in chosen:
-        lines = PARTS[name]()
+        began = time.monotonic()
+        lines = PARTS[name][1]()
+        lines = [*heading(name, time.monotonic() - began, load), *lines]
         results.write(name, lines)
         print("\n".join(lines), file=sys.stderr)
 

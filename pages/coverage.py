@@ -19,7 +19,9 @@ and the table of kernels. Select a row to read the whole documentation.
 *Any* device means plain PyTorch operators. The data types are those of the codes; *any* stands
 where a name does not look at them, *as the qconfigs ask* where it quantizes a model.
 """
-SHOWN = ("name", "kind", "data types", "does", "devices", "place")
+#: All columns fit a window of 853 pixels; a cell of more than 64 wraps its text.
+SHOWN = ("name", "kind", "does", "data types", "devices")
+ROW = 74
 
 
 def draw(view: View) -> None:
@@ -43,18 +45,18 @@ def draw(view: View) -> None:
         on_select="rerun",
         selection_mode="single-row",
         height=520,
+        row_height=ROW,
         key=covered.key(text or "", chosen),
         column_config={
-            "name": st.column_config.TextColumn("Name", width=200, pinned=True),
-            "kind": st.column_config.TextColumn("Kind", width=110),
-            "does": st.column_config.TextColumn("What it does", width=420),
+            "name": st.column_config.TextColumn("Name", width=136, pinned=True),
+            "kind": st.column_config.TextColumn("Kind", width=84),
+            "does": st.column_config.TextColumn("What it does", width=168),
             "data types": st.column_config.TextColumn(
-                "Data types", help=define("covered dtypes"), width=220
+                "Data types", help=define("covered dtypes"), width=104
             ),
             "devices": st.column_config.TextColumn(
-                "Devices", help=define("covered devices"), width=200
+                "Devices", help=define("covered devices"), width=90
             ),
-            "place": st.column_config.TextColumn("Where", width=210),
         },
     )
     st.download_button(

@@ -14,6 +14,7 @@ from pages.common import (
     selection,
     sidebar,
     stale,
+    training_shown,
 )
 from pages.common.causes import remedy_button
 from pages.common.format import escape, layer_name, number
@@ -115,7 +116,8 @@ def _bars(view: View, loaded: Loaded, outcome: Outcome, is_stale: bool) -> None:
 
 def _worst(view: View, loaded: Loaded, outcome: Outcome) -> None:
     st.subheader("Worst layers", anchor=False, help=define("worst"))
-    repairs_shown.panel(view, loaded, outcome.worst[0].name)
+    if not training_shown.asked(view):  # that is offered, and shown, above
+        repairs_shown.panel(view, loaded, outcome.worst[0].name)
     left = dict(outcome.repairs)
     for position, finding in enumerate(outcome.worst):
         cause = next((c for c in finding.causes if c.remedy and (c.gain or 0) > 0), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from pages.common.frame import View, page
-from pages.lessons import knobs, repairs
+from pages.lessons import automatic, knobs, repairs
 from pages.lessons.repairs_texts import TEXTS
 
 ABOUT = """
@@ -13,18 +13,18 @@ Algorithms that win back what quantization lost. Each is shown at work on a samp
 by the engine while you wait: what it does, the rule, what it bought, and where.
 
 To repair the model in the sidebar, open *Overview* or one of its bad layers on *Layer*: where an
-algorithm fits a cause it is offered there, tried first and applied only if you say so.
+algorithm fits a cause it is offered there, tried first and applied only if you say so. Training on
+and the automatic repair are offered there, too.
 """
 
 
 def draw(view: View) -> None:
-    from qlab.algorithms import ALGORITHMS
-
     lessons: dict[str, knobs.Lesson] = {
         row.title: (TEXTS[name].idea, partial(repairs.draw, name=name))
-        for name, row in ALGORITHMS.items()
+        for name, row in repairs.rows().items()
         if name in TEXTS
     }
+    lessons[automatic.TITLE] = (automatic.IDEA, automatic.draw)
     knobs.lessons(view, "repairs_lesson", lessons)
 
 

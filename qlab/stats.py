@@ -118,7 +118,8 @@ class TensorStats:
             self._add_batch(batch, low, high)
         if self.has_histogram:
             self._values = counting.keep_values((self._values, before), x, self.count)
-        self.__dict__.pop("_histogram", None)
+        for computed in ("_histogram", "_sorted"):
+            self.__dict__.pop(computed, None)
 
     def _check_channels(self, x: Tensor) -> int | None:
         """The axis of channels, counted from the front; None without one."""
@@ -304,6 +305,10 @@ class TensorStats:
         """
         if not self.has_histogram or self._values.numel() != self.count:
             return None
+        return self._sorted
+
+    @cached_property
+    def _sorted(self) -> Tensor:
         return self._values.sort().values
 
     @property
@@ -374,7 +379,7 @@ class TensorStats:
             "batch_max": self.batch_max.clone(),
             "channel_min": self._channel_min.clone(),
             "channel_max": self._channel_max.clone(),
-            "values": self._values.sort().values,
+            "values": self._sorted.clone(),
         }
 
     @classmethod

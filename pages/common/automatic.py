@@ -84,7 +84,7 @@ def _models(base: Loaded, result: AutoRepair) -> tuple[Loaded, ...]:
                 step.title,
                 lab.subject,
             )
-            now = replace(now, lab=lab, chain=(*now.chain, recipe), made=step.repaired)
+            now = replace(now, steps={}, lab=lab, chain=(*now.chain, recipe), made=step.repaired)
         found.append(now)
         asked = step.mapping
     return tuple(found)

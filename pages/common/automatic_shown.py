@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from pages.common import automatic, engine, messages, models, repairs_shown
+from pages.common import automatic, engine, messages, models, repairs_shown, training_shown
 from pages.common.automatic import Found
 from pages.common.engine import wait_for
 from pages.common.format import count, escape, number
@@ -17,6 +17,7 @@ from pages.common.loaded import Loaded
 from pages.common.recipes import Goal
 
 if TYPE_CHECKING:
+    from qlab.algorithms import AutoRepair
     from qlab.analysis.report import Report
 
 #: By metric: its title, its unit, its term in the glossary and the largest sensible goal.
@@ -46,6 +47,8 @@ def draw(view: View, loaded: Loaded, report: Report) -> None:
             _search(view, loaded, goal)
         return
     _offer(view, loaded, report)
+    if training_shown.asked(view):
+        repairs_shown.panel(view, loaded)
 
 
 def _offer(view: View, loaded: Loaded, report: Report) -> None:
@@ -61,6 +64,7 @@ def _offer(view: View, loaded: Loaded, report: Report) -> None:
             width="content",
         ):
             _form(view, report, metrics)
+        training_shown.offer(view, loaded)
         if lost := _lost(report, metrics):
             st.markdown(lost, width="content")
 
@@ -141,7 +145,7 @@ def _search(view: View, loaded: Loaded, goal: Goal) -> None:
         else:
             st.info("Stopped. Nothing was found until then.")
         if found is not None:
-            _result(found)
+            bought(found.result)
     finally:
         with st.container(horizontal=True):
             _decide(view, key, found, stopped)
@@ -179,8 +183,8 @@ def _discard(view: View, key: Key) -> None:
     view.workspace.try_repair(view.choice, None)
 
 
-def _result(found: Found) -> None:
-    result = found.result
+def bought(result: AutoRepair) -> None:
+    """Draws what an automatic repair bought, and why each step was taken or not."""
     names = dict.fromkeys([*result.target.least, "sqnr"])
     rows = []
     for name, (title, unit, term, _) in METRICS.items():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from pages.common import repairs_fitting, repairs_shown
+from pages.common import repairs_fitting, repairs_shown, training_shown
 from pages.common.engine import wait_for
 from pages.common.format import count, escape, number, percent
 from pages.common.frame import View
@@ -79,6 +79,7 @@ def draw(view: View, loaded: Loaded, name: str) -> None:
                 group = row[position - start]
                 _card(view, group, key=f"apply_cause_{position}")
                 repairs_shown.offer(view, group, found.seconds, key=f"try_{position}")
+    training_shown.offer(view, loaded)
 
 
 def grouped(causes: tuple[Cause, ...], mapping: QConfigMapping) -> list[list[Cause]]:

@@ -183,4 +183,7 @@ def progress_text(job: Job) -> str:
     most = "at most " if job.timed else ""
     rest = f" · {most}{duration(left)} left" if left is not None else ""
     counted = f" · {job.done} of {job.total}" if job.total and not job.timed else ""
+    part, shares = job.part
+    if len(shares) > 1:
+        counted = f" · part {part + 1} of {len(shares)}{counted.replace(' · ', ', ')}"
     return f"{escape(job.title)}: {escape(job.label or 'starting')}{counted}{rest}"

@@ -98,6 +98,11 @@ TERMS: dict[str, str] = {
     "and cheap remedies take seconds, learning the rounding of weights takes most of the time.",
     "keep the size": "Without it, layers that cost the network most may stay in float as a last "
     "resort: as few as reach the goal. They take four times the bytes.",
+    "fine-tuning": "Quantization-aware training (QAT): the network learns on while its weights and "
+    "activations are rounded, so that it learns to live with the rounding. Without labels it "
+    "learns to answer as the float network does.",
+    "training steps": "How often the weights are moved, by one batch of calibration data each. "
+    "More take longer, and seldom hurt: the state that is best on held-out data is what you get.",
     "gain": "Change of this layer's output SQNR under the remedy [dB], higher is better: measured "
     "with the layer alone on a small fixed sample of the calibration data.",
     "channel sqnr": "SQNR of one channel of the layer's output [dB], higher is better: the layer "

@@ -22,10 +22,13 @@ class Progress(Protocol):
         partial: What the work may leave behind when it is cancelled, to go on from: the next job
             of the same name starts with it. None at first.
         timed: Set by work that ends after a given time: `total` is that, in seconds.
+        part: Set by work of several parts, each of which reports anew: which one it is in, and
+            what each of them takes of the whole.
     """
 
     partial: Any
     timed: bool
+    part: tuple[int, tuple[float, ...]]
 
     def report(self, done: int, total: int, label: str) -> None: ...
     def should_stop(self) -> bool: ...
@@ -35,6 +38,33 @@ Work = Callable[[Progress], Any]
 Key = tuple[Hashable, ...]
 #: Cancelled jobs that are kept for what they left behind.
 MOST_STOPPED = 8
+
+
+@dataclass
+class Parts:
+    """Reports work of several parts as one whole; a part begins with a label of its own.
+
+    Attributes:
+        progress: What is told.
+        labels: How the labels of each part begin; a part without any takes all others.
+        shares: What each takes of the whole, about; they sum to 1.
+    """
+
+    progress: Progress
+    labels: tuple[tuple[str, ...], ...]
+    shares: tuple[float, ...]
+    _now: int = 0
+
+    def report(self, done: int, total: int, label: str) -> None:
+        """As `Progress.report`, which is told in which part that was."""
+        named = any(label.startswith(own) for own in self.labels if own)
+        for place in range(self._now, len(self.labels)):
+            own = self.labels[place]
+            if label.startswith(own) if own else not named:
+                self._now = place
+                break
+        self.progress.part = (self._now, self.shares)
+        self.progress.report(done, total, label)
 
 
 def log_error(to: logging.Logger, message: str, error: Exception) -> None:
@@ -61,6 +91,7 @@ class Job:
         error: What it raised, once `state` is `"failed"`.
         partial: What cancelled or failed work left behind, once it has ended.
         timed: Whether `total` is the most seconds that the work may take.
+        part: In which of its parts the work is, and what each takes of the whole.
         owners: The workspaces that want it.
     """
 
@@ -71,6 +102,8 @@ class Job:
         self.error: Exception | None = None
         self.partial: Any = None
         self.timed = False
+        self.part: tuple[int, tuple[float, ...]] = (0, (1.0,))
+        self._furthest = 0.0
         self.owners: set[str] = set()
         self._work, self._after = work, after
         self._cancelled = threading.Event()
@@ -89,8 +122,11 @@ class Job:
 
     @property
     def fraction(self) -> float:
-        """Share of the work that is done, 0 to 1."""
-        return min(1.0, self.done / self.total) if self.total else 0.0
+        """Share of the whole work that is done, 0 to 1; it never falls."""
+        now, shares = self.part
+        within = min(1.0, self.done / self.total) if self.total else 0.0
+        self._furthest = max(self._furthest, sum(shares[:now]) + shares[now] * within)
+        return self._furthest
 
     @property
     def seconds_left(self) -> float | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pages.common import repairs_fitting, tried
 from pages.common.engine import wait_for
 from pages.common.format import number
-from pages.common.jobs import CancelledError, Key, Progress, Work
+from pages.common.jobs import CancelledError, Key, Parts, Progress, Work
 from pages.common.recipes import Chain
 from pages.common.store import store
 from pages.common.workspace import Draft, Workspace
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sample_models import SampleModel
 
 WORST = 5
+CAUSES = "looking for causes"
 MOST_KEPT = 256
 #: Width that is all but exact, to tell which tensor of a layer its error comes from.
 MORE_BITS = 16
@@ -46,6 +47,7 @@ class Loaded:
         chain: How it was repaired.
         made: The last repair with what it bought; None for an original model.
         parts: How many had been seen each time that more were added; empty where none were.
+        steps: Seconds that a step of training takes, by configuration, where that was asked.
     """
 
     sample: SampleModel | OwnModel
@@ -54,6 +56,7 @@ class Loaded:
     chain: Chain = ()
     made: Repaired | None = None
     parts: tuple[int, ...] = ()
+    steps: dict[QConfigMapping, float] = field(default_factory=dict, repr=False)
     _policies: dict[tuple[str, TensorSpec, str], dict[str, QuantizationError]] = field(
         default_factory=dict, repr=False
     )
@@ -221,9 +224,9 @@ def comparison(loaded: Loaded, mapping: QConfigMapping) -> tuple[Key, str, Work]
     """The job that compares the float network with its quantized self."""
 
     def work(progress: Progress) -> Outcome:
-        began = time.monotonic()
+        began, parts = time.monotonic(), Parts(progress, ((), (CAUSES,)), (0.6, 0.4))
         report = loaded.lab.compare(
-            mapping, on_progress=progress.report, should_stop=progress.should_stop
+            mapping, on_progress=parts.report, should_stop=progress.should_stop
         )
         seconds = time.monotonic() - began
         rows, worst = report.worst(WORST), []
@@ -232,7 +235,7 @@ def comparison(loaded: Loaded, mapping: QConfigMapping) -> tuple[Key, str, Work]
         for name, (sqnr, bound) in zip(rows.index, numbers, strict=True):
             if progress.should_stop():
                 raise CancelledError
-            progress.report(len(worst), WORST, "looking for causes")
+            parts.report(len(worst), len(rows), CAUSES)
             worst.append(_finding(loaded, str(name), (float(sqnr), float(bound)), mapping))
         found = [cause for finding in worst for cause in finding.stated]
         repairs = repairs_fitting.estimates(loaded.lab, mapping, found)

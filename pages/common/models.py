@@ -288,6 +288,7 @@ class _Silent:
 
     partial: Any = None
     timed: bool = False
+    part: tuple[int, tuple[float, ...]] = (0, (1.0,))
 
     def report(self, done: int, total: int, label: str) -> None:
         """Told how far it is."""

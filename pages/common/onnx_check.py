@@ -50,6 +50,18 @@ def _check(check: OnnxCheck) -> None:
         f"{check.runtime}, opset {check.opset}, on {count(check.samples)} calibration samples; "
         "the file passed onnx.checker."
     )
+    if check.measured:
+        out = check.measured
+        facts = [f"output SQNR {number(out['sqnr'], 'dB')}"]
+        if "within_one" in out:
+            facts.insert(0, f"{percent(out['within_one'])} of outputs within one step")
+        if "top1_agreement" in out:
+            facts.append(f"the same class on {number(out['top1_agreement'], '%')} of samples")
+        st.caption(
+            "In the file, and in the integer model that it is compared with above, biases are "
+            "int32 codes, as integer runtimes hold them. Beside the model as measured on the other "
+            f"pages, whose biases are real numbers: {', '.join(facts)}."
+        )
     if check.most_local_steps > 1:
         row = check.table["max_steps_local"].idxmax()
         st.warning(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pages.common import engine, tried
+from pages.common import engine, training, tried
 from pages.common.collecting import loaded_key, loading
 from pages.common.engine import wait_for
-from pages.common.jobs import CancelledError, Key, Progress, Work
+from pages.common.jobs import CancelledError, Key, Parts, Progress, Work
 from pages.common.loaded import Loaded
 from pages.common.recipes import Chain, Origin, Recipe
 from pages.common.store import store
@@ -81,24 +81,33 @@ def repairing(
     """The job that repairs a model and measures what that buys; nothing is applied by it."""
 
     def work(progress: Progress) -> Loaded:
-        made = base.lab.repair_with(
-            recipe.algorithm,
-            recipe.mapping,
-            recipe.layers,
-            on_progress=progress.report,
-            should_stop=progress.should_stop,
-            **dict(recipe.settings),
-        )
+        parts = parts_of(progress)
+        made = _made(base, recipe, parts, progress)
         if not made.report.complete:
             raise CancelledError
         lab = base.lab.apply(made)
-        lab.calibrate(progress.report, progress.should_stop)
+        lab.calibrate(parts.report, progress.should_stop)
         if progress.should_stop():
             raise CancelledError
-        return replace(base, lab=lab, chain=(*base.chain, recipe), made=made)
+        return replace(base, steps={}, lab=lab, chain=(*base.chain, recipe), made=made)
 
     title = f"{recipe.title}, again from its recipe" if recipe.subject else recipe.title
     return repaired_key(choice, (*base.chain, recipe), workspace), title, work
+
+
+def parts_of(progress: Progress) -> Parts:
+    """The parts of a repair: measuring before, the algorithm, measuring after."""
+    measuring = ("comparing", "calibrating")
+    return Parts(progress, (measuring, (), measuring), (0.2, 0.6, 0.2))
+
+
+def _made(base: Loaded, recipe: Recipe, parts: Parts, progress: Progress) -> Repaired:
+    asked: Any = {"on_progress": parts.report, "should_stop": progress.should_stop}
+    asked |= dict(recipe.settings)
+    if recipe.algorithm == training.NAME:
+        data = training.batches(base)
+        return base.lab.finetune(recipe.mapping, data, layers=recipe.layers, **asked)
+    return base.lab.repair_with(recipe.algorithm, recipe.mapping, recipe.layers, **asked)
 
 
 def again(found: Loaded) -> bool | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pages.common import engine
 from pages.common.engine import wait_for
 from pages.common.format import size
-from pages.common.jobs import CancelledError, Key, Progress, Work
+from pages.common.jobs import CancelledError, Key, Parts, Progress, Work
 from pages.common.loaded import Loaded
 from pages.common.recipes import Chain
 from pages.common.store import store
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from qlab.analysis.search import Search, Verified
     from qlab.qconfig import QConfigMapping
 
+#: How what is reported in each part of a search begins; between the two sensitivities are measured.
+PARTS = (("preparing",), (), ("searching", "writing"))
 #: Budgets on offer, in percent of what the configuration takes that the search begins with.
 BUDGETS = tuple(range(25, 105, 5))
 #: How many points nearest the budget are verified together.
@@ -78,19 +80,20 @@ def search_job(loaded: Loaded, asked: Question) -> tuple[Key, str, Work]:
     """The job that finds the front; another budget's measurements serve this one too."""
 
     def work(progress: Progress) -> Searched:
+        parts = Parts(progress, PARTS, (0.2, 0.6, 0.2))
         found = loaded.lab.search(
             asked.percent / 100,
             by=asked.by,
             mapping=asked.base,
             sensitivity=progress.partial or _measured(asked),
-            on_progress=progress.report,
+            on_progress=parts.report,
             should_stop=progress.should_stop,
         )
         if not found.complete:
             progress.partial = found.sensitivity
             raise CancelledError
         made = Searched(found)
-        progress.report(len(found), len(found), "writing configurations")
+        parts.report(len(found), len(found), "writing configurations")
         _ = made.mappings
         return made
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pages.common import engine
 from pages.common.engine import wait_for
-from pages.common.jobs import CancelledError, Key, Progress, Work
+from pages.common.jobs import CancelledError, Key, Parts, Progress, Work
 from pages.common.loaded import Loaded
 from pages.common.workspace import Choice, Workspace
 
@@ -135,12 +135,12 @@ def quick(loaded: Loaded, asked: Candidates, workspace: Workspace) -> Quick:
     def work(progress: Progress) -> Quick:
         from qlab.analysis.sensitivity import MEASURING
 
-        lab = loaded.lab
+        lab, parts = loaded.lab, Parts(progress, (("preparing",), ()), (0.5, 0.5))
         estimate = lab.sensitivity(
             dict(asked),
             ways=("estimate",),
             since=progress.partial,
-            on_progress=progress.report,
+            on_progress=parts.report,
             should_stop=progress.should_stop,
         )
         if progress.should_stop():
@@ -149,7 +149,7 @@ def quick(loaded: Loaded, asked: Candidates, workspace: Workspace) -> Quick:
         seen: list[tuple[float, int, int]] = []
 
         def report(done: int, total: int, label: str) -> None:
-            progress.report(done, total, label)
+            parts.report(done, total, label)
             if label == MEASURING:
                 seen.append((time.monotonic(), done, total))
 
@@ -181,10 +181,11 @@ def exact_job(loaded: Loaded, asked: Candidates, begun: Sensitivity) -> tuple[Ke
     """The job that measures what was estimated, from where a trial left it."""
 
     def work(progress: Progress) -> Sensitivity:
+        parts = Parts(progress, (("preparing",), ()), (0.1, 0.9))
         found = loaded.lab.sensitivity(
             dict(asked),
             since=progress.partial or begun,
-            on_progress=progress.report,
+            on_progress=parts.report,
             should_stop=progress.should_stop,
         )
         if not found.complete:

@@ -14,7 +14,7 @@ from pages.common.engine import wait_for
 from pages.common.format import count, escape, layer_name, number, percent
 from pages.common.frame import View
 from pages.common.glossary import define
-from pages.common.jobs import CancelledError, Job, Progress
+from pages.common.jobs import CancelledError, Job, Parts, Progress
 from pages.common.loaded import Loaded
 from pages.common.theme import THEME
 from pages.figures.histogram import histogram
@@ -28,25 +28,26 @@ if TYPE_CHECKING:
 
 #: Batches that the verdict needs to hear of trends; fewer images are seen in smaller batches.
 BATCHES = 8
+JUDGING = "judging how far they move"
 KINDS = {"outputs": "activation", "weights": "weight"}
-#: Title, term of the glossary and width in pixels of each column.
+#: Width of the layers' names, and title, term of the glossary and width of each other column, in
+#: pixels: with the boxes that select a row all fit a window of 853.
+NAME = 132
 MOVING = (
-    ("Range", "minimum", 150),
+    ("Range", "minimum", 104),
     ("Growth [steps] ↓", "range growth", 110),
-    ("Change [dB] ↓", "range change", 105),
-    ("By order [dB] ↓", "order change", 110),
-    ("Trend", "trend", 70),
-    ("Images to add", "more samples", 110),
-    ("Verdict", "settled", 90),
+    ("Change [dB] ↓", "range change", 100),
+    ("To add", "more samples", 60),
+    ("Verdict", "settled", 78),
 )
 TENSORS = (
-    ("Min", "minimum", 80),
-    ("Max", "maximum", 80),
-    ("Mean", "mean", 85),
-    ("Std", "std", 80),
-    ("Zeros", "zeros", 75),
-    ("Outliers ↓", "tail", 85),
-    ("NaN, Inf ↓", "not finite", 85),
+    ("Min", "minimum", 56),
+    ("Max", "maximum", 56),
+    ("Mean", "mean", 72),
+    ("Std", "std", 56),
+    ("Zeros", "zeros", 60),
+    ("Outliers ↓", "tail", 76),
+    ("NaN, Inf ↓", "not finite", 76),
 )
 
 
@@ -65,9 +66,11 @@ def stability(view: View, loaded: Loaded) -> Stability:
             return original.stability()
         sample, size = loaded.sample, max(1, loaded.samples // BATCHES)
         lab = Lab(sample.model, sample.example_inputs, sample.calibration(loaded.samples, size))
-        lab.calibrate(progress.report, progress.should_stop)
+        parts = Parts(progress, ((), (JUDGING,)), (0.6, 0.4))
+        lab.calibrate(parts.report, progress.should_stop)
         if progress.should_stop():
             raise CancelledError
+        parts.report(0, 0, JUDGING)
         return lab.stability()
 
     key = ("stability", *loaded.key)
@@ -90,7 +93,13 @@ def draw_verdict(view: View, loaded: Loaded) -> None:
         st.html(layer_name(name), width="content")
         st.markdown("range over the batches", help=define("range curve"), width="content")
     told = f"Judged in {found.batches} batches of {count(found.samples / found.batches)}"
+    row = found.table.loc[name]
     st.caption(f"{told}{', on the model before its repair' if loaded.chain else ''}.")
+    st.caption(
+        f"Trend: {row['trend'] or 'none'}. Depends on the order of the batches by "
+        f"{number(_positive(row['order_change']), 'dB')}.",
+        help=f"Trend: {define('trend')} Order: {define('order change')}",
+    )
     st.plotly_chart(range_curve(found.curve(name)), key="range_curve", theme=THEME, config=CONFIG)
 
 
@@ -127,8 +136,7 @@ def _moving(table: pd.DataFrame, *, settled: bool) -> pd.DataFrame:
     verdicts = np.where(table["moving"], "still moves", "settled" if settled else "cannot tell")
     columns = (
         [f"{number(a)} to {number(b)}" for a, b in zip(table["low"], table["high"], strict=True)],
-        *([number(_positive(v)) for v in table[c]] for c in ("growth", "change", "order_change")),
-        [str(trend) or "none" for trend in table["trend"]],
+        *([number(_positive(v)) for v in table[c]] for c in ("growth", "change")),
         [number(v) if not np.isfinite(v) else count(v) for v in table["more_samples"]],
         verdicts.tolist(),
     )
@@ -203,7 +211,7 @@ def _table(key: str, frame: pd.DataFrame, columns: tuple[tuple[str, str, int], .
         selection_mode="single-row",
         height=min(36 * (len(frame) + 1), 360),
         column_config={
-            "layer": st.column_config.TextColumn("Layer", pinned=True),
+            "layer": st.column_config.TextColumn("Layer", pinned=True, width=NAME),
             **{
                 title: st.column_config.TextColumn(
                     title, help=define(term), width=width, alignment="right"

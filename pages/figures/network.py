@@ -96,7 +96,15 @@ def _marks(
             "cmax": float(max(high, low + 1e-9)),
             "colorscale": [[i / 9, colour] for i, colour in enumerate(reversed(SEQUENTIAL))],
             "showscale": bool(finite.size) and not stale,
-            "colorbar": {"title": "SQNR [dB] ↑", "thickness": 12, "len": 0.5},
+            # Below, not beside: a narrow screen needs the width for the names.
+            "colorbar": {
+                "title": {"text": "SQNR [dB] ↑", "side": "top"},
+                "orientation": "h",
+                "thickness": 12,
+                "len": 0.6,
+                "y": 0,
+                "yanchor": "top",
+            },
         }
     )
     kinds = [kind if kind in SYMBOLS else FLOAT for kind in layers["execution"]]

@@ -37,12 +37,13 @@ def by_layer(values: pd.Series, title: str, *, line: float | None = None) -> go.
     return chart
 
 
-def moved(edges: np.ndarray, counts: np.ndarray) -> go.Figure:
-    """A histogram of how far weights moved, with the bounds of rounding to nearest.
+def moved(edges: np.ndarray, counts: np.ndarray, bound: str = "rounding to nearest") -> go.Figure:
+    """A histogram of how far weights moved, with a line at half a step to each side.
 
     Args:
         edges: Of the bins, in steps of the weight's scale, shape (bins + 1,).
         counts: Weights in each bin, shape (bins,).
+        bound: What the lines are.
     """
     chart = figure(260, showlegend=False, bargap=0)
     middle = (edges[1:] + edges[:-1]) / 2
@@ -54,8 +55,8 @@ def moved(edges: np.ndarray, counts: np.ndarray) -> go.Figure:
         hovertext=[f"{number(float(n))} weights" for n in counts],
         hoverinfo="text",
     )
-    for bound in (-0.5, 0.5):
-        chart.add_vline(x=bound, line={"color": NEUTRAL, "dash": "dash", "width": 1.5})
-    chart.update_xaxes(title="moved by [steps]; dashed: rounding to nearest", fixedrange=True)
+    for half in (-0.5, 0.5):
+        chart.add_vline(x=half, line={"color": NEUTRAL, "dash": "dash", "width": 1.5})
+    chart.update_xaxes(title=f"moved by [steps]; dashed: {bound}", fixedrange=True)
     chart.update_yaxes(title="weights", fixedrange=True)
     return chart

@@ -128,7 +128,10 @@ def _table(table: pd.DataFrame, qparams: QParams) -> None:
     if not finite.all():
         note += f", of which {count((~finite).sum())} stand for no number (NaN, ∞)"
     st.caption(f"{note}; largest value {number(largest)}.")
-    shown = table.assign(value=[short(value) for value in table["value"]])
+    shown = table.assign(
+        code=[count(code) for code in table["code"]],
+        value=[short(value) for value in table["value"]],
+    )
     label = "Byte" if qparams.dtype.is_float else "Code q"
     st.dataframe(
         shown,
@@ -137,8 +140,10 @@ def _table(table: pd.DataFrame, qparams: QParams) -> None:
         key="codes_table",
         column_config={
             "bits": st.column_config.TextColumn("Bits", help=define("bit pattern")),
-            "code": st.column_config.NumberColumn(label, help=define("code")),
-            "value": st.column_config.TextColumn("Stands for", help=define("dequantize")),
+            "code": st.column_config.TextColumn(label, help=define("code"), alignment="right"),
+            "value": st.column_config.TextColumn(
+                "Stands for", help=define("dequantize"), alignment="right"
+            ),
         },
     )
 

@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from pages.common import messages, repairs_shown
+from pages.common import messages, repairs_shown, training
 from pages.common.engine import wait_for
 from pages.common.format import count, escape, number
 from pages.common.frame import View
 from pages.common.glossary import define
 from pages.common.jobs import CancelledError, Progress
+from pages.common.repairs import parts_of
 from pages.common.theme import THEME
 from pages.figures.channels import channel_ranges
 from pages.figures.layout import CONFIG
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from qlab import Lab
-    from qlab.algorithms import RepairReport
+    from qlab.algorithms import Algorithm, RepairReport
     from sample_models import SampleModel
 
 KIND = "lesson"
@@ -47,7 +48,7 @@ class Shown:
         report: What it bought.
         ranges: Smallest and largest value of each channel, before and after.
         moves: How many weights moved how far, in the bins of `EDGES`.
-        beyond: The share of them that was not rounded to nearest.
+        beyond: The share of them of which `Text.beyond` is true.
     """
 
     sample: SampleModel
@@ -59,23 +60,21 @@ class Shown:
 
 def draw(view: View, name: str) -> None:
     """One algorithm: its rule, what it bought on its sample, and where."""
-    from qlab.algorithms import ALGORITHMS
-
-    row, text = ALGORITHMS[name], TEXTS[name]
+    row, text = rows()[name], TEXTS[name]
     st.html(lines(*text.formulas))
     st.caption(f"{escape(row.paper)}")
     with messages.shown(name):
         shown = _at_work(view, name, text)
         report = shown.report
-        words = ", ".join(f"{key} {value}" for key, value in report.settings.items())
         st.markdown(
             f"On **{escape(text.model)}** under *{escape(text.preset)}*, computed by this server:"
         )
         repairs_shown.gains(report, shown.sample, text.layer or None)
         st.caption(
-            f"{number(report.seconds, 's')}, {count(report.samples)} calibration samples, "
-            f"{escape(words)}."
+            f"It took {number(report.seconds, 's')} and {count(report.samples)} calibration "
+            "samples. The same in Python, with every setting:"
         )
+        st.code(_call(name, text, report), wrap_lines=True)
         _own_figure(shown, text)
         st.subheader("Every layer, before and after", anchor=False, help=define("local"))
         columns = {f"sqnr_local_{when}": f"sqnr_local_{run}" for when, run in WHEN}
@@ -84,6 +83,20 @@ def draw(view: View, name: str) -> None:
         with st.expander("What became of each layer"):
             table = pd.DataFrame({"What": report.layers["reason"]}, index=report.layers.index)
             st.dataframe(table, key=f"reasons_{name}")
+
+
+def rows() -> dict[str, Algorithm]:
+    """What the engine says of each algorithm, by name."""
+    from qlab.algorithms import ALGORITHMS
+
+    return {**ALGORITHMS, training.NAME: training.row()}
+
+
+def _call(name: str, text: Text, report: RepairReport) -> str:
+    settings = "".join(f", {key}={value!r}" for key, value in report.settings.items())
+    if name == training.NAME:
+        return f'lab.finetune("{text.preset}", batches{settings})'
+    return f'lab.repair_with("{name}", "{text.preset}"{settings})'
 
 
 WHEN = (("before", "a"), ("after", "b"))
@@ -100,9 +113,10 @@ def _own_figure(shown: Shown, text: Text) -> None:
                 chart = channel_ranges(low, high)
                 st.plotly_chart(chart, key=f"ranges_{title}", theme=THEME, config=CONFIG)
     elif shown.moves is not None:
-        chart = moved(EDGES, shown.moves)
+        bound = "rounding to nearest" if text.beyond == Text.beyond else "half a step"
+        chart = moved(EDGES, shown.moves, bound)
         st.plotly_chart(chart, key="moves", theme=THEME, config=CONFIG)
-        st.caption(f"`{text.layer}`: {number(100 * shown.beyond, '%')} not rounded to nearest.")
+        st.caption(f"`{text.layer}`: {number(100 * shown.beyond, '%')} {text.beyond}.")
     else:
         layers = shown.report.layers
         values = pd.Series(layers[text.figure].to_numpy(float), index=layers.index)
@@ -123,10 +137,14 @@ def _at_work(view: View, name: str, text: Text) -> Shown:
         sample = sample_models.load(text.model)
         if text.outliers:
             add_outliers(sample.model)
-        asked: Any = {"on_progress": progress.report, "should_stop": progress.should_stop}
+        report = parts_of(progress).report
+        asked: Any = {"on_progress": report, "should_stop": progress.should_stop, **text.settings}
         data = sample.calibration(128), sample.evaluation()
         lab = Lab(sample.model, sample.example_inputs, *data)
-        made = lab.repair_with(name, text.preset, **text.settings, **asked)
+        if name == training.NAME:
+            made = lab.finetune(text.preset, sample.calibration(256), **asked)
+        else:
+            made = lab.repair_with(name, text.preset, **asked)
         if not made.report.complete:
             raise CancelledError
         return _shown(sample, lab, lab.apply(made), text)
@@ -144,7 +162,8 @@ def _shown(sample: SampleModel, before: Lab, after: Lab, text: Text) -> Shown:
         return Shown(sample, report, (low_high[0], low_high[1]))
     if text.figure == "codes":
         moves = _moves(before, after, text.layer)
-        beyond = float((moves.abs() > 0.5).float().mean())
+        other = _recoded(before, after, text) if report.algorithm == training.NAME else None
+        beyond = float((moves.abs() > 0.5 if other is None else other).float().mean())
         inside = moves.clamp(float(EDGES[0]), float(EDGES[-1])).flatten().numpy()
         return Shown(sample, report, moves=np.histogram(inside, EDGES)[0], beyond=beyond)
     return Shown(sample, report)
@@ -157,6 +176,18 @@ def _moves(before: Lab, after: Lab, layer: str) -> Tensor:
     assert spec is not None
     scale = after.qparams(layer, spec, "weight").scale.reshape(-1, *[1] * (weight.ndim - 1))
     return (weight - before.weight(layer)) / scale
+
+
+def _recoded(before: Lab, after: Lab, text: Text) -> Tensor:
+    """Which weights have another code after training than before."""
+    from qlab.qparams import quantize
+
+    codes = []
+    for lab, mapping in ((before, text.preset), (after, after.mapping)):
+        spec = lab.plan(mapping).step(text.layer).weight
+        assert spec is not None
+        codes.append(quantize(lab.weight(text.layer), lab.qparams(text.layer, spec, "weight")))
+    return codes[0] != codes[1]
 
 
 def _extrema(x: Tensor) -> Ranges:

@@ -21,6 +21,8 @@ class Text:
         seen: What to look for in that figure.
         model: The sample that it is shown on.
         preset: Its configuration.
+        beyond: What is said of a share of the weights: of those that were moved by more than half
+            a step, or that training gave another code.
         layer: Whose numbers the figure shows, where it is about one layer.
         settings: The algorithm's own.
         unit: Of the number by layer.
@@ -34,6 +36,7 @@ class Text:
     seen: str
     model: str = DEPTHWISE
     preset: str = "int8-per-tensor"
+    beyond: str = "not rounded to nearest"
     layer: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     unit: str = ""
@@ -154,5 +157,23 @@ TEXTS: dict[str, Text] = {
         preset="int4-weights",
         settings={"count": 2},
         unit="share",
+    ),
+    "finetune": Text(
+        "Quantization-aware training: the network learns on while its weights and activations are "
+        "rounded. Rounding has no slope, so gradients go straight through it; the step of each "
+        "grid is learned along with the weights. Nobody gave it labels here: it learns to answer "
+        "as the float network does.",
+        (
+            "x̂ = s · q &nbsp; q = clamp(round(x / s), q_min, q_max)",
+            "∂x̂/∂x = 1 inside the range, 0 outside",
+            "∂x̂/∂s = q − x/s inside, q_min or q_max outside &nbsp; · 1/√(count · q_max)",
+        ),
+        "codes",
+        "How far training moved each weight, in steps of the learned scale. A small move can be "
+        "enough to give it the code next door, and the scales moved too.",
+        preset="int4-weights",
+        beyond="have another code than before",
+        layer="block4.pw.conv",
+        settings={"steps": 60},
     ),
 }

@@ -24,9 +24,9 @@ Source: Esser, McKinstry, Bablani, Appuswamy, Modha: Learned Step Size Quantizat
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import fx
@@ -206,13 +206,9 @@ def _train(
     for step in range(settings.steps):
         hooks.step(step, settings.steps, f"training, held-out loss {best:.4g}")
         batch = train[next(order)]
-        loss = lesson.loss(training.graph(*batch.inputs), batch)
-        if not bool(loss.isfinite()):
+        if not _learn(training, batch, lesson, optimizer):
             diverged = step
             break
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
         schedule.step()
         if (step + 1) % look and step + 1 < settings.steps:
             continue
@@ -230,6 +226,19 @@ def _train(
             parameter.copy_(value)
     hooks.step(settings.steps, settings.steps, "training")
     return first, best, diverged
+
+
+def _learn(
+    training: Training, batch: Batch, lesson: Lesson, optimizer: torch.optim.Optimizer
+) -> bool:
+    """One step; False, and nothing is learned, where the loss is no number."""
+    loss = lesson.loss(training.graph(*batch.inputs), batch)
+    if not bool(loss.isfinite()):
+        return False
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return True
 
 
 def _first_loss(graph: fx.GraphModule, held: list[Batch], lesson: Lesson) -> float:
@@ -279,13 +288,49 @@ def algorithm_of(loader: Batches, loss: Loss | None) -> Algorithm:
         settings: FinetuneSettings,
         hooks: Hooks,
     ) -> Change:
-        most = math.ceil(settings.steps / (1 - settings.held_out)) + 1
-        lesson = lesson_of(loader, loss, subject.study, most, settings.distillation)
+        lesson = _lesson(loader, loss, subject.study, settings)
         return finetune(subject, mapping, layers, settings, hooks, lesson)
 
+    def estimate(
+        subject: Subject,
+        mapping: QConfigMapping,
+        layers: tuple[str, ...],
+        settings: FinetuneSettings,
+    ) -> float:
+        lesson = lesson_of(loader, loss, subject.study, 2, settings.distillation)
+        batch = lesson.split(settings.held_out)[0][0]
+        training = training_of(subject.study, mapping, layers)
+        return settings.steps * _step_seconds(training, batch, lesson)
+
     about = "trains weights and scales with the rounding in place"
-    return Algorithm("finetune", TITLE, about, PAPER, run, _no_estimate, FinetuneSettings)
+    return Algorithm("finetune", TITLE, about, PAPER, run, estimate, FinetuneSettings)
 
 
-def _no_estimate(*_: Any) -> float:
-    return math.nan  # its progress tells
+def _step_seconds(training: Training, batch: Batch, lesson: Lesson) -> float:
+    """What one step takes: the second of two that are thrown away."""
+    if not training.layers:
+        return 0.0
+    optimizer = torch.optim.Adam([p for group in training.parameters(True) for p in group])
+    _learn(training, batch, lesson, optimizer)
+    began = time.perf_counter()
+    _learn(training, batch, lesson, optimizer)
+    return time.perf_counter() - began
+
+
+def check_lesson(loader: Batches, loss: Loss | None, study: Study) -> None:
+    """Refuses at once what training would refuse after a long search.
+
+    Raises:
+        ArgumentError: Fewer than two batches, one that does not fit, or a loss that fails.
+        NonFiniteError: NaN in a batch; names it.
+    """
+    settings = FinetuneSettings()
+    lesson = _lesson(loader, loss, study, settings)
+    lesson.split(settings.held_out)
+    with torch.no_grad():
+        lesson.loss(study.reference(*lesson.batches[0].inputs), lesson.batches[0])
+
+
+def _lesson(loader: Batches, loss: Loss | None, study: Study, settings: FinetuneSettings) -> Lesson:
+    most = math.ceil(settings.steps / (1 - settings.held_out)) + 1
+    return lesson_of(loader, loss, study, most, settings.distillation)

@@ -25,6 +25,7 @@ from qlab.algorithms.base import (
 from qlab.algorithms.memory import MemoryWatch
 from qlab.analysis.report import Report
 from qlab.errors import UnknownNameError
+from qlab.execution import full_precision
 from qlab.graph.plan import WITH_WEIGHT
 from qlab.qconfig import QConfigMapping
 
@@ -66,7 +67,7 @@ def run_repair(
         ensure_calibrated(subject, hooks)
         before = before or measured_report(subject, mapping, hooks)
         began = time.monotonic()
-        with watch:
+        with watch, full_precision():  # learning and searching run networks of their own
             change = algorithm.run(subject, mapping, names, settings, hooks)
         if not names:
             change = replace(change, notes=(*change.notes, _why_none(subject, mapping)))

@@ -128,7 +128,7 @@ def algorithm(name: str) -> Algorithm:
 
 
 def estimate_seconds(
-    name: str,
+    name: str | Algorithm,
     subject: Subject,
     mapping: QConfigMapping,
     layers: Sequence[str] | None = None,
@@ -137,7 +137,7 @@ def estimate_seconds(
     """Seconds that a repair will take here, measuring not included; within about a factor of 2.
 
     Args:
-        name: Of the algorithm.
+        name: Of the algorithm, or its row.
         subject: The model and its data.
         mapping: The configuration to repair it for.
         layers: The layers to repair; all that have a quantized weight if not given.
@@ -148,7 +148,7 @@ def estimate_seconds(
         ArgumentError: No such setting.
         UnsupportedError: The model has no graph; says why.
     """
-    found = algorithm(name)
+    found = name if isinstance(name, Algorithm) else algorithm(name)
     subject.study.whole_graph(found.title)
     names = layers_of(subject, mapping, layers)
     return found.estimate(subject, mapping, names, found.settings_from(chosen or {}))

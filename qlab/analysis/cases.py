@@ -219,13 +219,14 @@ def metrics_of(sums: OutputSums) -> dict[str, float]:
 def layer_key(plan: Plan, step: Step, inputs: tuple[str, ...]) -> Any:
     """Equal for layers that compute the same from the same inputs."""
     sources = tuple(plan.range_node(node) for node in (*inputs, step.node))
-    return step.node, step.weight, step.output, step.inputs, step.execution, sources
+    how = step.execution, plan.integer_biases
+    return step.node, step.weight, step.output, step.inputs, how, sources
 
 
 def network_key(plan: Plan) -> Any:
     """Equal for plans that make the same network."""
     steps = ((s.node, s.weight, s.output, s.inputs, s.execution) for s in plan.steps)
-    return tuple(steps), plan.values
+    return tuple(steps), plan.values, plan.integer_biases
 
 
 Candidates = Mapping[str, QConfigMapping]

@@ -80,6 +80,7 @@ class ModuleStudy(Study):
             steps=tuple(_in_float(s) if s.node in missed else s for s in plan.steps),
             values=tuple(v for v in plan.values if v.node not in missed | names),
             unmatched=plan.unmatched,
+            integer_biases=plan.integer_biases,
         )
 
     def whole_graph(self, what: str) -> fx.GraphModule:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from qlab.observers import PlaceholderObserver
 from qlab.qconfig import QConfig, QConfigMapping
+from qlab.qconfig.mapping import INTEGER_BIASES
 
 
 def only(mapping: QConfigMapping, part: Literal["weight", "activation"]) -> QConfigMapping:
@@ -21,7 +22,8 @@ def only(mapping: QConfigMapping, part: Literal["weight", "activation"]) -> QCon
         return None if qconfig is None else qconfig._replace(**{other: PlaceholderObserver})
 
     rules = mapping.to_dict()
-    return QConfigMapping.from_dict(
+    rules.pop(INTEGER_BIASES, None)
+    made = QConfigMapping.from_dict(
         {
             style: reduced(found)
             if style == ""
@@ -29,6 +31,7 @@ def only(mapping: QConfigMapping, part: Literal["weight", "activation"]) -> QCon
             for style, found in rules.items()
         }
     )
+    return made.set_integer_biases(mapping.integer_biases)
 
 
 def with_halves(mapping: QConfigMapping) -> tuple[QConfigMapping, QConfigMapping, QConfigMapping]:

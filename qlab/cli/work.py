@@ -129,7 +129,10 @@ class Work:
             check = self.lab.check_onnx(path, self.mapping, on_progress=bar)
         tensors = check.table.reset_index().to_dict("records")
         totals = {where: check.totals(where) for where in WHERE}
-        return {"words": check.describe(), "output": check.output, **totals, "tensors": tensors}
+        return {
+            "words": check.describe(), "output": check.output, "measured": check.measured,
+            **totals, "tensors": tensors,
+        }  # fmt: skip
 
 
 def _recipe(path: Path) -> QConfigMapping:

@@ -9,6 +9,7 @@ that read them want codes.
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from functools import cache
 
 from torch import fx, nn
@@ -64,7 +65,7 @@ def annotate(
     requests, inputs, unmatched = requests_for(graph_module, mapping)
     infinite = infinite_nodes(graph_module, masks)
     annotation = _Annotation(graph_module, (requests, inputs), (backend, sharing), infinite)
-    return annotation.plan(unmatched)
+    return replace(annotation.plan(unmatched), integer_biases=mapping.integer_biases)
 
 
 class _Annotation:

@@ -21,6 +21,7 @@ from qlab.graph.special import CodesToQTensor, QTensorToCodes
 from qlab.nn.intrinsic.fold import core
 from qlab.nn.quantized import DeQuantize, Output, Quantize
 from qlab.nn.quantized.holder import OUTPUT, QParamsHolder
+from qlab.nn.quantized.weighted import WeightedModule
 from qlab.nn.stubs import QuantStub
 from qlab.qparams import QParams, quantize
 from qlab.ranges import TensorSpec
@@ -167,6 +168,8 @@ class Conversion:
         made = self._module_like(node, step, inputs)
         if made is None:
             made = self._integer_module(node, step).bind_inputs(*inputs)
+            if self.plan.integer_biases and isinstance(made, WeightedModule):
+                made.hold_integer_bias()
         self.targets[step.name] = made
         read = self._codes if on_codes else self._real
         args = fx.map_arg(node.args, read)
@@ -264,6 +267,8 @@ class Conversion:
     def _module_like(self, node: fx.Node, step: Step, inputs: list[QParams | None]) -> Any:
         """The integer module that that graph has for an equal step, or None."""
         if self.like is None or step.name in self.weights:
+            return None
+        if self.like[0].integer_biases != self.plan.integer_biases:
             return None
         before = self.like[0].step(step.name)
         if (before.execution, before.weight) != (step.execution, step.weight):

@@ -130,12 +130,14 @@ class Plan:
             what is quantized on its way into one.
         unmatched: The rules of the mapping that matched nothing, in words.
         sharing: How the tensors get their ranges.
+        integer_biases: As `QConfigMapping.integer_biases`.
     """
 
     steps: tuple[Step, ...]
     values: tuple[Value, ...]
     unmatched: tuple[str, ...] = ()
     sharing: Sharing = Sharing.SEPARATE
+    integer_biases: bool = False
 
     def step(self, name: str) -> Step:
         """The step of a name.

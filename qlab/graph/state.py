@@ -59,6 +59,8 @@ class State:
 
 #: What every module has, which no forward writes to.
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+#: Constants that a symbolic trace keeps on the model, to be copied into its graph.
+_OF_THE_TRACER = "_tensor_constant"
 _Container = list | dict | set | deque
 _MISSING = object()
 
@@ -80,7 +82,8 @@ class _Plain:
         }
 
     def _now(self) -> dict[str, Any]:
-        return {k: v for k, v in vars(self.module).items() if k not in _OF_EVERY_MODULE}
+        written = (item for item in vars(self.module).items() if item[0] not in _OF_EVERY_MODULE)
+        return {name: value for name, value in written if not name.startswith(_OF_THE_TRACER)}
 
     def restored(self) -> list[str]:
         """Puts back what is other; the paths of it."""

@@ -31,10 +31,15 @@ def _report(lab: Any, mapping: QConfigMapping, origin: Origin | None) -> bytes:
     return html_report(lab, mapping, origin and origin.model)
 
 
+def as_deployed(mapping: QConfigMapping) -> QConfigMapping:
+    """A configuration whose biases are those that runtimes of an ONNX file make of them anyway."""
+    return mapping.copy().set_integer_biases()
+
+
 def _onnx(lab: Replayed, mapping: QConfigMapping, origin: Origin | None) -> bytes:
     from qlab.io.onnx_file import onnx_bytes  # brings onnxscript, which takes a while
 
-    return onnx_bytes(lab.convert(mapping), lab.example_values)
+    return onnx_bytes(lab.convert(as_deployed(mapping)), lab.example_values)
 
 
 def _program(lab: Replayed, mapping: QConfigMapping, origin: Origin | None) -> bytes:

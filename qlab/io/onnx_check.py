@@ -22,7 +22,7 @@ from qlab.analysis.metrics import ErrorSums, LabelCounts
 from qlab.analysis.tasks import DataPass
 from qlab.errors import ArgumentError, FormatError
 from qlab.execution import GraphRunner
-from qlab.io.onnx_file import TENSORS
+from qlab.io.onnx_file import INTEGER_BIASES, TENSORS
 from qlab.nn.quantized import DeQuantize
 from qlab.qparams import QParams, quantize
 
@@ -47,6 +47,9 @@ class OnnxCheck:
         output: ``sqnr`` [dB] of onnxruntime's network output, qlab's being the signal; where the
             output comes from codes ``within_one``, the share of numbers, 0 to 1, that differ by at
             most one step, and ``exact``; for a classifier's logits ``top1_agreement`` [%].
+        measured: The same of onnxruntime's output beside another model, the one whose biases are
+            real numbers, which is what ``Lab.compare`` measures unless its configuration has
+            integer biases; empty where there is no other.
         samples: How many samples were compared.
         opset: The file's operator set.
         level: How far onnxruntime rewrote the graph.
@@ -61,6 +64,7 @@ class OnnxCheck:
     level: str
     runtime: str
     complete: bool = True
+    measured: dict[str, float] = field(default_factory=dict)
 
     @property
     def most_local_steps(self) -> int:
@@ -85,11 +89,20 @@ class OnnxCheck:
             told += f"every operator at most {steps} step{'' if steps == 1 else 's'} off"
         else:
             told += f"no tensor of codes to compare, {self.output['sqnr']:.1f} dB SQNR"
-        if "within_one" in self.output:
-            told += f"; {self.output['within_one']:.2%} of outputs within one step"
-        if "top1_agreement" in self.output:
-            told += f"; the same class on {self.output['top1_agreement']:.1f} % of samples"
+        told += _told(self.output)
+        if self.measured:
+            told += f"; beside the model with real biases {self.measured['sqnr']:.1f} dB SQNR"
+            told += _told(self.measured)
         return told
+
+
+def _told(output: Mapping[str, float]) -> str:
+    told = ""
+    if "within_one" in output:
+        told += f"; {output['within_one']:.2%} of outputs within one step"
+    if "top1_agreement" in output:
+        told += f"; the same class on {output['top1_agreement']:.1f} % of samples"
+    return told
 
 
 def check_onnx(
@@ -98,6 +111,7 @@ def check_onnx(
     sources: Sequence[Batches],
     *,
     level: str = "all",
+    measured: fx.GraphModule | None = None,
     on_progress: Progress | None = None,
     should_stop: Stop | None = None,
 ) -> OnnxCheck:
@@ -110,6 +124,7 @@ def check_onnx(
         level: How far onnxruntime may rewrite the graph: ``"all"``, its default, in which operators
             between DequantizeLinear and QuantizeLinear become integer kernels; ``"disable_all"``
             runs the file as it is written.
+        measured: Another converted graph whose output is compared, too; see `OnnxCheck.measured`.
         on_progress: Called as ``(batches done, batches in all, label)``.
         should_stop: Asked after each batch; the result then says ``complete=False``.
 
@@ -127,7 +142,7 @@ def check_onnx(
     import onnxruntime
 
     content = source if isinstance(source, bytes) else _read(Path(source))
-    networks = _Networks(content, model, level)
+    networks = _Networks(content, model, level, measured)
     data_pass = DataPass(sources, "running the ONNX file", on_progress, should_stop)
     for batch in data_pass:
         networks.measure(batch)
@@ -140,8 +155,26 @@ def check_onnx(
             level,
             f"onnxruntime {onnxruntime.__version__}",
             complete=data_pass.complete,
+            measured=networks.measured_output.as_dict() if measured is not None else {},
         )
     )
+
+
+def holds_integer_biases(source: str | os.PathLike[str] | bytes) -> bool:
+    """Whether a file was written from a model with integer biases.
+
+    Raises:
+        FormatError: Not valid ONNX.
+        ArgumentError: It cannot be read.
+    """
+    import onnx
+
+    content = source if isinstance(source, bytes) else _read(Path(source))
+    try:
+        proto = onnx.load_from_string(content)
+    except Exception as error:  # protobuf has several
+        raise _invalid(error) from error
+    return any(entry.key == INTEGER_BIASES for entry in proto.metadata_props)
 
 
 def _read(path: Path) -> bytes:
@@ -182,7 +215,9 @@ class _Output:
 class _Networks:
     """The integer model and the file in onnxruntime: whole, and cut before every operator."""
 
-    def __init__(self, content: bytes, model: fx.GraphModule, level: str) -> None:
+    def __init__(
+        self, content: bytes, model: fx.GraphModule, level: str, measured: fx.GraphModule | None
+    ) -> None:
         proto = _checked(content)
         self.opset = next(o.version for o in proto.opset_import if not o.domain)
         self.tensors = _tensors(proto)
@@ -194,7 +229,9 @@ class _Networks:
                 received=", ".join(missing),
             )
         self.counts = {where: {tensor: Agreement() for tensor in self.tensors} for where in WHERE}
-        self.output = _Output()
+        self.output, self.measured_output = _Output(), _Output()
+        self.measured = None if measured is None else GraphRunner(measured, ())
+        self.measured_last = None if measured is None else _last_codes(measured)
         self.last = _last_codes(model)
         self.ours = GraphRunner(model, set(self.tensors.values()))
         self.names = [value.name for value in proto.graph.input]
@@ -217,8 +254,11 @@ class _Networks:
         needed = {value.name for value in self.cut.get_inputs()}
         fed = {name: value for name, value in {**given, **cut}.items() if name in needed}
         self._count("local", codes, self.cut.run(None, fed)[self.results :])
-        y = next(leaf for leaf in pytree.tree_leaves(ours) if isinstance(leaf, Tensor))
-        self.output.update(y.cpu(), torch.from_numpy(results[0]), self.last)
+        theirs = torch.from_numpy(results[0])
+        self.output.update(_first_tensor(ours), theirs, self.last)
+        if self.measured is not None:
+            y = _first_tensor(self.measured.collect(batch.inputs)[0])
+            self.measured_output.update(y, theirs, self.measured_last)
 
     def _count(self, where: str, codes: Mapping[str, Tensor], results: Iterable[Any]) -> None:
         for (tensor, node), result in zip(self.tensors.items(), results, strict=True):
@@ -236,6 +276,11 @@ class _Networks:
         }
         columns = [f"{name}_{where}" for where in WHERE for name in COUNTS]
         return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("tensor")
+
+
+def _first_tensor(outputs: Any) -> Tensor:
+    leaves = pytree.tree_leaves(outputs)
+    return next(leaf for leaf in leaves if isinstance(leaf, Tensor)).detach().cpu()
 
 
 def _last_codes(model: fx.GraphModule) -> QParams | None:
@@ -256,10 +301,12 @@ def _checked(content: bytes) -> Any:
         proto = onnx.load_from_string(content)
         onnx.checker.check_model(proto, full_check=True)
     except Exception as error:  # protobuf, the checker and shape inference have their own each
-        raise FormatError(
-            "Not a valid ONNX file", received=str(error).strip().splitlines()[0]
-        ) from error
+        raise _invalid(error) from error
     return proto
+
+
+def _invalid(error: Exception) -> FormatError:
+    return FormatError("Not a valid ONNX file", received=str(error).strip().splitlines()[0])
 
 
 def _tensors(proto: Any) -> dict[str, str]:

@@ -26,10 +26,13 @@ from qlab.io.files import path_with_suffix, write_atomically
 from qlab.io.onnx_operators import ONNX, OPSET, translations
 from qlab.io.portable import portable
 from qlab.io.standalone import expected_warnings, exported
+from qlab.nn.quantized.weighted import WeightedModule
 
 #: Key of the model's metadata: JSON, by tensor of codes the node of the converted graph that has
 #: the same codes.
 TENSORS = "qlab.tensors"
+#: Another: ``"true"`` where biases are whole multiples of ``s_x · s_w``.
+INTEGER_BIASES = "qlab.integer_biases"
 
 _LARGEST = 2**31 - 1  # a protocol buffer cannot be larger
 _REGISTRATION = "torch.onnx._internal.exporter._registration"
@@ -40,7 +43,9 @@ def onnx_bytes(model: fx.GraphModule, example_inputs: Inputs) -> bytes:
 
     Weights are constants of 8 or 4 bits or float8 with one scale per tensor, channel or block,
     behind DequantizeLinear. Every operator on codes stands in float between DequantizeLinear and
-    QuantizeLinear, which runtimes turn into integer kernels of their own; biases stay float32.
+    QuantizeLinear, which runtimes turn into integer kernels of their own. Biases are float32; those
+    kernels round them to ``s_x · s_w``, of which they are multiples already where the model was
+    converted with `QConfigMapping.set_integer_biases`, as ``Lab.export`` does.
 
     Args:
         model: What `convert_fx`, `Lab.convert` or `load_quantized` gave.
@@ -71,6 +76,8 @@ def onnx_bytes(model: fx.GraphModule, example_inputs: Inputs) -> bytes:
         except torch.onnx.errors.OnnxExporterError as error:
             raise _inexpressible(error, program, model) from error
     _finish(made.model, _code_tensors(made.exported_program))
+    if any(isinstance(m, WeightedModule) and m.integer_bias for m in model.modules()):
+        made.model.metadata_props[INTEGER_BIASES] = "true"
     try:
         content = made.model_proto.SerializeToString()
     except ValueError as error:  # how protocol buffers say that they are too large

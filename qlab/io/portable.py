@@ -28,6 +28,7 @@ from qlab.nn.quantized.dynamic.layer import DynamicLayer
 from qlab.nn.quantized.holder import OUTPUT, WEIGHT
 from qlab.nn.quantized.weight import WeightModule
 from qlab.nn.quantized.weighted import WeightedModule
+from qlab.ops.codes import code_of
 from qlab.ops.dynamic import SMALLEST_SCALE
 from qlab.qparams import QParams, reduced_range
 
@@ -143,6 +144,11 @@ class _Step(_Taken):
         self.keep(OUTPUT, module.output_qparams)
         self.relu = bool(getattr(type(module), "relu", False))
         self.most = 6.0 if isinstance(module, _RELU6) else None
+        output = module.output_qparams
+        if self.most is not None and output is not None and _whole_bias(module):
+            # Bounds on codes, not on real numbers, let runtimes keep the layer an integer one.
+            high = min(output.quant_max, int(code_of(self.most, output)))
+            self.forms[OUTPUT], self.most = self.forms[OUTPUT]._replace(high=high), None
         self.then = module.activation() if isinstance(module, WeightedModule) else None
         self.inner = self.float_module(module)
 
@@ -213,7 +219,7 @@ class _Weighted(_Sum):
     def _keep_bias(self, module: WeightModule) -> None:
         bias = module.bias() if isinstance(module, WeightedModule) else None
         self.bias = None if bias is None else _constant(bias)
-        self.apart = bias is not None and _coarse_bias(module)
+        self.apart = bias is not None and not _whole_bias(module) and _coarse_bias(module)
         if self.apart:
             self.inner._parameters["bias"] = None
 
@@ -329,6 +335,11 @@ class _EmbeddingBag(_Embedding):
         return nn.functional.embedding_bag(
             indices, table, offsets, per_sample_weights=per_sample_weights, **self.options
         )
+
+
+def _whole_bias(module: nn.Module) -> bool:
+    """Whether its bias is a multiple of ``s_x · s_w`` already, and its output codes."""
+    return isinstance(module, WeightedModule) and module.integer_bias
 
 
 def _coarse_bias(module: WeightModule) -> bool:

@@ -32,7 +32,7 @@ from qlab.io.float_graph import is_float_graph
 from qlab.io.lab_file import LabFile, RepairFile, save_lab
 from qlab.lab.arguments import Mapping, resolve_mapping, tensors_alone
 from qlab.object_types import ObjectType
-from qlab.registry import PATTERNS, Pattern
+from qlab.registry import PATTERNS, Pattern, patterns_of
 from qlab.runs import Runs
 
 
@@ -51,7 +51,7 @@ class LabBase:
         device: torch.device | str | None = None,
         *,
         memory_budget: int = 2**30,
-        patterns: Sequence[Pattern] = PATTERNS,
+        patterns: Sequence[Pattern | str] = PATTERNS,
         runs: str | os.PathLike[str] | Runs | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
@@ -64,6 +64,7 @@ class LabBase:
         if isinstance(model, fx.GraphModule) and is_float_graph(model):
             inputs = tensors_alone(inputs)
         self._call = Call.of(model, _to(inputs, self.device))
+        chains = patterns_of(patterns)
         data = self._batches(calibration, "calibration")
         self._evaluation_data = (
             data if evaluation is None else self._batches(evaluation, "evaluation")
@@ -73,7 +74,7 @@ class LabBase:
             self._study = Study(graph, self._call.values, data, memory_budget)
         else:
             here = model if home == self.device else copy.deepcopy(model).to(self.device)
-            self._study = study_of(here, self._call, data, memory_budget, patterns)
+            self._study = study_of(here, self._call, data, memory_budget, chains)
         self.layers: tuple[Layer, ...] = self._study.layers(self.plan())
         self.runs = runs if isinstance(runs, Runs) else Runs(runs)
         self.mapping = resolve_mapping(None)

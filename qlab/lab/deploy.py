@@ -16,9 +16,9 @@ from qlab.analysis.latency import Latency, measure_latency
 from qlab.analysis.report import layer_bytes
 from qlab.analysis.tasks import checked_hooks
 from qlab.graph.inputs import Inputs
-from qlab.io.exports import export
+from qlab.io.exports import as_deployed, export
 from qlab.io.files import path_of
-from qlab.io.onnx_check import OnnxCheck, check_onnx
+from qlab.io.onnx_check import OnnxCheck, check_onnx, holds_integer_biases
 from qlab.io.replay import Origin
 from qlab.lab.arguments import Mapping, resolve_mapping
 from qlab.lab.base import LabBase
@@ -107,7 +107,9 @@ class DeployableLab(LabBase):
         """Writes the quantized model, its recipe or what is known of it; whole or not at all.
 
         ``.safetensors``: codes, scales and graph, read back by `qlab.load_quantized`.
-        ``.onnx``: QuantizeLinear and DequantizeLinear around float operators; `check_onnx` runs it.
+        ``.onnx``: QuantizeLinear and DequantizeLinear around float operators, with biases as
+        integer runtimes hold them (`QConfigMapping.set_integer_biases`); `check_onnx` runs it, and
+        `qlab.io.onnx_file.save_onnx` writes a model with the biases that it has.
         ``.pt2``: the same program in aten operators, for ``torch.export.load`` without qlab.
         ``.json``: the `QConfigMapping`, read back by ``QConfigMapping.from_json``.
         ``.py``: a script that repeats repairs and conversion, and checks that they end in the same
@@ -149,6 +151,10 @@ class DeployableLab(LabBase):
     ) -> OnnxCheck:
         """Runs an exported ONNX file in onnxruntime on the calibration data, beside the integers.
 
+        A file of `export` holds its biases as multiples of ``s_x · s_w``: it is compared with the
+        integer model that does so too, and its output (``OnnxCheck.measured``) also with the one
+        that `convert` gives for the mapping, which is what `compare` measures.
+
         Args:
             source: What `export` wrote: its path, or its bytes.
             mapping: The configuration that it was written with.
@@ -166,5 +172,8 @@ class DeployableLab(LabBase):
         checked_hooks(on_progress, should_stop)
         self._study.whole_graph("Lab.check_onnx")
         hooks: Any = {"on_progress": on_progress, "should_stop": should_stop}
-        converted: Any = self.convert(mapping)
+        resolved = resolve_mapping(mapping)
+        if holds_integer_biases(source) and not resolved.integer_biases:
+            hooks["measured"], resolved = self.convert(resolved), as_deployed(resolved)
+        converted: Any = self.convert(resolved)
         return check_onnx(source, converted, self._study.sources, level=level, **hooks)

@@ -45,8 +45,9 @@ class Lab(RepairableLab, DeployableLab, TensorLab):
         memory_budget: How many bytes of the float network's activations on the evaluation data are
             kept, so that a change of one layer runs only what follows it. A model that needs more
             works, slower; 0 keeps none.
-        patterns: Chains of layers that are quantized as one, where the model has a graph; with
-            those of `qlab.registry.ON_REQUEST` also sums behind convolutions, and GELU.
+        patterns: Chains of layers that are quantized as one, where the model has a graph, as such
+            or by title, such as ``"Linear + GELU"``; with those of `qlab.registry.ON_REQUEST` also
+            sums behind convolutions, and GELU.
         runs: Where what `compare` measures is kept: a `Runs`, or the path of its SQLite file, which
             several Labs may share. None: a private file, gone with the Lab.
 
@@ -57,8 +58,9 @@ class Lab(RepairableLab, DeployableLab, TensorLab):
         before: The Lab of the model before the last repair; None for an original model.
 
     Raises:
-        ArgumentError: Example inputs that do not fit the model, no such device, or a budget that is
-            no number of bytes.
+        ArgumentError: Example inputs that do not fit the model, no such device, a budget that is
+            no number of bytes, or something that is no pattern.
+        UnknownNameError: No pattern has such a title.
     """
 
     def compare(

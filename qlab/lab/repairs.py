@@ -20,7 +20,7 @@ from qlab.algorithms import (
     repair,
     run_repair,
 )
-from qlab.algorithms.finetune import Loss
+from qlab.algorithms.finetune import Loss, check_lesson
 from qlab.algorithms.table import checked_recipes
 from qlab.analysis.calibration import Progress, Stop
 from qlab.errors import ArgumentError
@@ -123,9 +123,13 @@ class RepairableLab(LabBase):
         """
         if loss is not None and train_on is None:
             raise ArgumentError("A loss is for training", expected="train_on", received="none")
-        row = None if train_on is None else finetuning(self._batches(train_on, "training"), loss)
+        subject, resolved, row = self._subject(), resolve_mapping(mapping), None
+        if train_on is not None:
+            self._study.whole_graph("Lab.repair")
+            loader = self._batches(train_on, "training")
+            check_lesson(loader, loss, self._study)
+            row = finetuning(loader, loss)
         limits = Limits(allowed, max_seconds, keep_size, seed, row)
-        subject, resolved = self._subject(), resolve_mapping(mapping)
         with self._finding_the_first():
             return repair(subject, resolved, target, limits, Hooks(on_progress, should_stop))
 
@@ -169,6 +173,23 @@ class RepairableLab(LabBase):
         row = finetuning(self._batches(loader, "training"), loss)
         with self._finding_the_first():
             return run_repair(row, subject, resolved, layers, chosen=chosen, hooks=hooks)
+
+    def finetune_seconds(
+        self,
+        mapping: Mapping,
+        loader: Any,
+        loss: Loss | None = None,
+        steps: int = 500,
+        *,
+        layers: Sequence[str] | None = None,
+        **settings: Any,
+    ) -> float:
+        """How long `finetune` will train here, about: a step is timed; measuring not included."""
+        row = finetuning(self._batches(loader, "training"), loss)
+        resolved = resolve_mapping(mapping)
+        chosen = {"steps": steps, **settings}
+        with self._finding_the_first():
+            return estimate_seconds(row, self._subject(), resolved, layers, chosen)
 
     def _subject(self) -> Subject:
         return Subject(self._study, self._evaluation_data)

@@ -74,6 +74,8 @@ def hardtanh(x: Tensor, x_qparams: QParams, min_val: float = -1.0, max_val: floa
     Raises:
         ArgumentError: ``min_val`` is not below ``max_val``.
     """
+    min_val = checks.number("hardtanh", "min_val", min_val)
+    max_val = checks.number("hardtanh", "max_val", max_val)
     if not min_val < max_val:
         raise ArgumentError(
             "hardtanh: the smallest result must be below the largest",
@@ -90,6 +92,7 @@ def _through_float(
     y_qparams: QParams,
 ) -> Tensor:
     checks.codes(op, "input", x, x_qparams)
+    checks.parameters(op, "output", y_qparams)
     return quantize_round_first(function(dequantize(x, x_qparams)), y_qparams)
 
 
@@ -151,6 +154,7 @@ def gelu(x: Tensor, x_qparams: QParams, y_qparams: QParams, *, approximate: str 
 @defined
 def elu(x: Tensor, x_qparams: QParams, y_qparams: QParams, *, alpha: float = 1.0) -> Tensor:
     """``x`` if positive, else ``alpha · (exp(x) - 1)``. Arguments as in `sigmoid`."""
+    alpha = checks.number("elu", "alpha", alpha)
     return _through_float("elu", lambda real: F.elu(real, alpha), x, x_qparams, y_qparams)
 
 
@@ -161,6 +165,7 @@ def celu(x: Tensor, x_qparams: QParams, y_qparams: QParams, *, alpha: float = 1.
     Raises:
         ArgumentError: ``alpha`` is 0.
     """
+    alpha = checks.number("celu", "alpha", alpha)
     if alpha == 0:
         raise ArgumentError("celu: alpha divides, so it must not be 0", received=alpha)
     return _through_float("celu", lambda real: F.celu(real, alpha), x, x_qparams, y_qparams)
@@ -176,7 +181,10 @@ def threshold(x: Tensor, x_qparams: QParams, threshold: float, value: float) -> 
         threshold: Real units.
         value: Real units; where codes cannot express it, the nearest that they can.
     """
+    checks.codes("threshold", "input", x, x_qparams)
     checks.per_tensor("threshold", "input", x_qparams)
+    threshold = checks.number("threshold", "threshold", threshold)
+    value = checks.number("threshold", "value", value)
     return _through_float(
         "threshold", lambda real: F.threshold(real, threshold, value), x, x_qparams, x_qparams
     )
@@ -211,6 +219,7 @@ def prelu(
             expected=f"shape (1,) or ({channels},)",
             received=f"shape {tuple(weight.shape)}",
         )
+    checks.same_device("prelu", x, weight)
     slopes = dequantize(weight, w_qparams)
     return _through_float("prelu", lambda real: F.prelu(real, slopes), x, x_qparams, y_qparams)
 
@@ -220,6 +229,7 @@ def leaky_relu(
     x: Tensor, x_qparams: QParams, y_qparams: QParams, *, negative_slope: float = 0.01
 ) -> Tensor:
     """``x`` if positive, else ``negative_slope · x``. Arguments as in `sigmoid`."""
+    negative_slope = checks.number("leaky_relu", "negative_slope", negative_slope)
     return _through_float(
         "leaky_relu", lambda real: F.leaky_relu(real, negative_slope), x, x_qparams, y_qparams
     )

@@ -36,6 +36,7 @@ def quantize(x: Tensor, qparams: QParams) -> Tensor:
         ShapeError: Scales and ``x`` do not fit.
     """
     checks.tensor("quantize", "input", x)
+    checks.parameters("quantize", "output", qparams)
     return rounding.quantize(x, qparams)
 
 
@@ -76,6 +77,9 @@ def _combine(
     checks.codes(op, "first operand", *a)
     checks.codes(op, "second operand", *b)
     checks.broadcastable(op, a[0], b[0])
+    checks.same_device(op, a[0], b[0])
+    checks.parameters(op, "output", y_qparams)
+    checks.switch(op, "relu", relu)
     real = function(rounding.dequantize(*a), rounding.dequantize(*b))
     return _rounded(real, y_qparams, relu)
 
@@ -148,12 +152,16 @@ def cat(
         ArgumentError: No tensors, not one qparams for each, or shapes that do not fit.
         DTypeError: Not codes of the given types.
     """
-    if not tensors or len(tensors) != len(qparams):
+    several = isinstance(tensors, Sequence) and isinstance(qparams, Sequence)
+    if not several or not tensors or len(tensors) != len(qparams):
         raise ArgumentError(
             "cat: every operand needs its qparams",
             expected="at least one tensor, and as many qparams as tensors",
-            received=f"{len(tensors)} tensors and {len(qparams)} qparams",
+            received=f"{len(tensors)} tensors and {len(qparams)} qparams"
+            if several
+            else f"{type(tensors).__name__} and {type(qparams).__name__}",
         )
+    checks.parameters("cat", "output", y_qparams)
     for index, (x, x_qparams) in enumerate(zip(tensors, qparams, strict=True)):
         checks.codes("cat", f"operand {index}", x, x_qparams)
     parts = [_to(y_qparams, x, x_qparams) for x, x_qparams in zip(tensors, qparams, strict=True)]

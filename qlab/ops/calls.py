@@ -6,9 +6,10 @@ simulated kernel serve all of them.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -24,6 +25,8 @@ from qlab.qparams import QParams
 
 Ints = int | Sequence[int]
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+#: Elements of an output, beyond which no address reaches.
+_MOST = 2**47
 LAYOUT = {1: "(N, C, L)", 2: "(N, C, H, W)", 3: "(N, C, D, H, W)"}
 
 
@@ -38,6 +41,7 @@ class Call(ABC):
         y_qparams: The output's parameters; None for a float32 output.
         relu: Whether negative results become 0 before requantization.
         packed: Cache for kernels that keep the weight in a layout of their own.
+        integer_bias: Whether the bias is summed as an integer; see `qlab.ops.linear`.
     """
 
     x: Tensor
@@ -48,6 +52,7 @@ class Call(ABC):
     y_qparams: QParams | None
     relu: bool
     packed: PackedWeight | None
+    integer_bias: bool = field(default=False, kw_only=True)
 
     @abstractmethod
     def contract(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -157,12 +162,17 @@ def _check_parameters(op: str, call: Call) -> None:
     w_qparams.granularity.check_values(w_qparams.scale, weight.shape, f"{op} weight's scale")
     if bias is not None:
         checks.vector(op, "bias", bias, (call.outputs,))
+        _check_device(op, "bias", bias, weight)
         checks.finite(op, "bias", bias)
 
 
 def check_call(op: str, call: Call) -> None:
     """What every weighted call needs; what concerns its parameters alone, once per packed layer."""
     weight, bias = call.weight, call.bias
+    check_options(op, call.relu, call.packed)
+    checks.switch(op, "integer_bias", call.integer_bias)
+    if call.y_qparams is not None:
+        checks.parameters(op, "output", call.y_qparams)
     if call.packed is None:
         _check_parameters(op, call)
     else:
@@ -171,11 +181,26 @@ def check_call(op: str, call: Call) -> None:
         )
     if bias is not None and bias.requires_grad:
         call.bias = bias.detach()
-    if call.x.device != weight.device:
+    _check_device(op, "input", call.x, weight)
+
+
+def check_options(op: str, relu: object, packed: object) -> None:
+    """Raises `ArgumentError` unless ``relu`` is a switch, and ``packed`` a cache or None."""
+    checks.switch(op, "relu", relu)
+    if not isinstance(packed, PackedWeight | None):
         raise ArgumentError(
-            f"{op}: input and weight are on different devices",
+            f"{op}: packed keeps the weight in a kernel's layout",
+            expected="a qlab.ops.PackedWeight, or None",
+            received=type(packed).__name__,
+        )
+
+
+def _check_device(op: str, what: str, value: Tensor, weight: Tensor) -> None:
+    if value.device != weight.device:
+        raise ArgumentError(
+            f"{op}: {what} and weight are on different devices",
             expected=f"both on {weight.device}",
-            received=f"input on {call.x.device}",
+            received=f"{what} on {value.device}",
         )
 
 
@@ -188,11 +213,13 @@ def bind_linear(
     y_qparams: QParams | None,
     *,
     relu: bool = False,
+    integer_bias: bool = False,
     packed: PackedWeight | None = None,
     op: str = "linear",
 ) -> LinearCall:
     """Checks the arguments of `qlab.ops.linear`."""
     checks.codes(op, "input", x, x_qparams)
+    checks.tensor(op, "weight", weight)
     checks.dims(op, "weight", weight, (2,), "(out_features, in_features)")
     if x.dim() == 0 or x.shape[-1] != weight.shape[1]:
         raise ShapeError(
@@ -200,7 +227,9 @@ def bind_linear(
             expected=f"{weight.shape[1]} features along the last axis",
             received=f"shape {tuple(x.shape)}",
         )
-    call = LinearCall(x, x_qparams, weight, w_qparams, bias, y_qparams, relu, packed)
+    call = LinearCall(
+        x, x_qparams, weight, w_qparams, bias, y_qparams, relu, packed, integer_bias=integer_bias
+    )
     check_call(op, call)
     return call
 
@@ -229,6 +258,10 @@ def bind_matmul(
             expected="shapes (*, n, k) and (*, k, m), the leading axes equal or 1",
             received=f"{tuple(a.shape)} and {tuple(b.shape)}",
         )
+    checks.switch("matmul", "relu", relu)
+    if y_qparams is not None:
+        checks.parameters("matmul", "output", y_qparams)
+    checks.same_device("matmul", a, b)
     return MatmulCall(a, a_qparams, b, b_qparams, None, y_qparams, relu, None)
 
 
@@ -248,13 +281,12 @@ class Geometry:
         return self.mode == "zeros" and all(before == after for before, after in self.pads)
 
 
-@lru_cache(maxsize=1024)
 def geometry(
     op: str,
     kernel: tuple[int, ...],
-    stride: int | tuple[int, ...],
-    padding: str | int | tuple[int, ...],
-    dilation: int | tuple[int, ...],
+    stride: Ints,
+    padding: Ints | str,
+    dilation: Ints,
     groups: int,
     mode: str,
 ) -> Geometry:
@@ -265,6 +297,27 @@ def geometry(
             ``padding="same"`` with a stride.
         UnknownNameError: An unknown padding mode or padding word.
     """
+    given: Any = (op, kernel, *map(hashable, (stride, padding, dilation, groups)), mode)
+    read = _geometry if isinstance(mode, str) and all(map(_plain, given[2:6])) else _unkept
+    return read(*given)
+
+
+def _plain(value: object) -> bool:
+    """Whether values that are equal to it are the same; 1.0 is equal to 1, but no whole number."""
+    parts = value if isinstance(value, tuple) else (value,)
+    return isinstance(value, str) or all(type(part) is int for part in parts)
+
+
+@lru_cache(maxsize=1024)
+def _geometry(
+    op: str,
+    kernel: tuple[int, ...],
+    stride: int | tuple[int, ...],
+    padding: str | int | tuple[int, ...],
+    dilation: int | tuple[int, ...],
+    groups: int,
+    mode: str,
+) -> Geometry:
     n = len(kernel)
     stride = checks.whole_numbers(op, "stride", stride, n, minimum=1)
     dilation = checks.whole_numbers(op, "dilation", dilation, n, minimum=1)
@@ -277,6 +330,9 @@ def geometry(
         sizes = checks.whole_numbers(op, "padding", padding, n, minimum=0)
         pads = tuple((size, size) for size in sizes)
     return Geometry(stride, pads, dilation, groups, mode)
+
+
+_unkept = _geometry.__wrapped__
 
 
 def _named_padding(
@@ -301,6 +357,34 @@ def hashable(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+_OPTIONS = (
+    "stride", "padding", "dilation", "groups", "padding_mode", "relu", "integer_bias", "packed",
+)  # fmt: skip
+
+
+def refuse_unknown(op: str, unknown: Mapping[str, object], known: Sequence[str]) -> None:
+    """Raises `UnknownNameError` for the first keyword argument that an operator does not know."""
+    for name in unknown:
+        raise UnknownNameError.of(f"option of {op}", name, known)
+
+
+def check_result_size(op: str, x: Tensor, weight: Tensor, sizes: Sequence[int]) -> None:
+    """Raises `ShapeError` for a weight that has no elements, or an output beyond any memory."""
+    if not weight.numel():
+        raise ShapeError(
+            f"{op}: the weight has no elements",
+            expected="at least one along every axis",
+            received=f"shape {tuple(weight.shape)}",
+        )
+    shape = (len(x), weight.shape[0], *sizes)
+    if math.prod(shape) > _MOST:
+        raise ShapeError(
+            f"{op}: the output would be larger than any memory",
+            expected=f"at most {_MOST} elements",
+            received=f"shape {shape}",
+        )
+
+
 def bind_conv(
     op: str,
     n: int,
@@ -317,7 +401,9 @@ def bind_conv(
     groups: int = 1,
     padding_mode: str = "zeros",
     relu: bool = False,
+    integer_bias: bool = False,
     packed: PackedWeight | None = None,
+    **unknown: object,
 ) -> ConvCall:
     """Checks the arguments of `qlab.ops.conv1d`, `conv2d` and `conv3d` and pads where needed.
 
@@ -331,7 +417,8 @@ def bind_conv(
     checks.dims(op, "input", x, (n + 2,), LAYOUT[n])
     checks.tensor(op, "weight", weight)
     checks.dims(op, "weight", weight, (n + 2,), "(out_channels, in_channels / groups, *kernel)")
-    options = map(hashable, (stride, padding, dilation, groups))
+    refuse_unknown(op, unknown, _OPTIONS)
+    options = stride, padding, dilation, groups
     layout = geometry(op, tuple(weight.shape[2:]), *options, padding_mode)
     _check_conv_shapes(op, x, weight, layout)
     if layout.symmetric_zeros:
@@ -342,7 +429,7 @@ def bind_conv(
         zeros = (0,) * n
     call = ConvCall(
         x, x_qparams, weight, w_qparams, bias, y_qparams, relu, packed,
-        layout.stride, zeros, layout.dilation, layout.groups,
+        layout.stride, zeros, layout.dilation, layout.groups, integer_bias=integer_bias,
     )  # fmt: skip
     check_call(op, call)
     return call
@@ -366,3 +453,7 @@ def _check_conv_shapes(op: str, x: Tensor, weight: Tensor, layout: Geometry) -> 
             received=f"input {tuple(x.shape)}, kernel {tuple(weight.shape[2:])},"
             f" padding {layout.pads}, dilation {layout.dilation}",
         )
+    padded = [size + sum(pads) for size, pads in zip(x.shape[2:], layout.pads, strict=True)]
+    none = (0,) * len(padded)
+    steps = layout.stride, none, layout.dilation
+    check_result_size(op, x, weight, output_sizes(padded, weight.shape[2:], *steps))

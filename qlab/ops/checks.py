@@ -13,10 +13,13 @@ from qlab.errors import (
     ArgumentError,
     DTypeError,
     NonFiniteError,
+    QlabError,
     ShapeError,
     UnknownNameError,
 )
 from qlab.qparams import QParams
+
+_LARGEST = 2**31 - 1
 
 
 def tensor(op: str, what: str, value: object) -> None:
@@ -27,17 +30,67 @@ def tensor(op: str, what: str, value: object) -> None:
             expected="a torch.Tensor",
             received=type(value).__name__,
         )
+    if value.layout is not torch.strided:
+        raise DTypeError(
+            f"{op}: the {what} is not a dense tensor",
+            expected="torch.strided",
+            received=f"{value.layout}",
+            fix="Call .to_dense() first.",
+        )
 
 
-def codes(op: str, what: str, value: Tensor, qparams: QParams) -> None:
-    """Raises `DTypeError` unless ``value`` is a tensor of codes that ``qparams`` describe."""
-    tensor(op, what, value)
+def parameters(op: str, what: str, qparams: object) -> None:
+    """Raises `DTypeError` unless ``qparams`` are some, and a `QlabError` if a scale is no scale."""
     if not isinstance(qparams, QParams):
         raise DTypeError(
             f"{op}: the {what} has no quantization parameters",
             expected="a qlab.QParams",
             received=type(qparams).__name__,
         )
+    if not torch.compiler.is_compiling() and not qparams.sound:
+        try:
+            qparams.check()
+        except QlabError as error:
+            raise type(error)(
+                f"{op}: the parameters of the {what} are none: {error.problem}",
+                expected=error.expected,
+                received=error.received,
+            ) from error
+
+
+def switch(op: str, what: str, value: object) -> None:
+    """Raises `ArgumentError` unless ``value`` is True or False."""
+    if not isinstance(value, bool):
+        raise ArgumentError(
+            f"{op}: {what} is a switch", expected="True or False", received=repr(value)
+        )
+
+
+def number(op: str, what: str, value: object) -> float:
+    """A real number as Python's float; infinities too.
+
+    Raises:
+        ArgumentError: It is none, or NaN.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool) and value == value:
+        return float(value)
+    raise ArgumentError(f"{op}: {what} must be a number", received=repr(value))
+
+
+def same_device(op: str, a: Tensor, b: Tensor) -> None:
+    """Raises `ArgumentError` unless two operands lie on one device."""
+    if a.device != b.device:
+        raise ArgumentError(
+            f"{op}: the operands are on different devices",
+            expected=f"both on {a.device}",
+            received=f"second operand on {b.device}",
+        )
+
+
+def codes(op: str, what: str, value: Tensor, qparams: QParams) -> None:
+    """Raises `DTypeError` unless ``value`` is a tensor of codes that ``qparams`` describe."""
+    tensor(op, what, value)
+    parameters(op, what, qparams)
     if value.dtype == qparams.dtype.storage:
         return
     raise DTypeError(
@@ -70,9 +123,10 @@ def dims(op: str, what: str, value: Tensor, allowed: Sequence[int], layout: str)
         )
 
 
-def vector(op: str, what: str, value: Tensor, shape: Sequence[int]) -> None:
+def vector(op: str, what: str, value: Tensor | None, shape: Sequence[int]) -> None:
     """Raises unless ``value`` is a float32 tensor of ``shape``."""
     tensor(op, what, value)
+    assert value is not None
     if value.dtype != torch.float32:
         raise DTypeError(
             f"{op}: the {what} holds real numbers, not codes",
@@ -108,11 +162,14 @@ def whole_numbers(
     """
     several = value if isinstance(value, Sequence) else ()
     numbers = (value,) * n if isinstance(value, int) else tuple(several)
-    if len(numbers) == n and all(isinstance(v, int) and v >= minimum for v in numbers):
+    whole = all(isinstance(v, int) and not isinstance(v, bool) for v in numbers)
+    fit = len(numbers) == n and whole
+    if fit and all(minimum <= v <= _LARGEST for v in numbers):
         return numbers
     raise ArgumentError(
         f"{op}: invalid {what}",
-        expected=f"an integer, or {n} of them, each at least {minimum}",
+        expected=f"an integer, or {n} of them, each at least {minimum}"
+        + (f" and at most {_LARGEST}" if fit else ""),
         received=repr(value),
     )
 
@@ -155,7 +212,7 @@ def axis(op: str, value: Tensor, index: int) -> int:
         ShapeError: The tensor has no such axis.
     """
     n = value.dim()
-    if not isinstance(index, int):
+    if not isinstance(index, int) or isinstance(index, bool):
         raise ArgumentError(f"{op}: an axis is a whole number", received=repr(index))
     if not -n <= index < n:
         raise ShapeError(

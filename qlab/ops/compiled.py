@@ -52,6 +52,8 @@ def form_obstacle(what: str, codes: object, qparams: object) -> str | None:
         return f"the {what}'s type is not an integer of at most 8 bits"
     if qparams.float_zero_point:
         return f"the {what}'s zero point is a real number, not a code"
+    if not torch.compiler.is_compiling() and not qparams.sound:
+        return f"the {what}'s scale or zero point is none"
     if codes is not None and getattr(codes, "dtype", None) != qparams.dtype.storage:
         return f"the {what} does not hold codes of {qparams.dtype.name}"
     return None
@@ -101,6 +103,7 @@ def add_obstacle(
         codes_obstacle("first operand", a, a_qparams)
         or codes_obstacle("second operand", b, b_qparams)
         or codes_obstacle("output", None, y_qparams)
+        or (None if isinstance(more.get("relu", False), bool) else "relu is no switch")
         or _memory_obstacle(a, b)
     )
 

@@ -68,7 +68,7 @@ def run(
 ) -> Tensor:
     """Runs a call; one like the last, of a packed layer, is neither checked nor bound again."""
     x, x_qparams, weight, w_qparams, bias, y_qparams = arguments
-    if packed is None or not isinstance(x, Tensor):
+    if not isinstance(packed, PackedWeight) or not isinstance(x, Tensor):
         return operator(operator.bind(*arguments, **options, packed=packed))
 
     def bind() -> Callable[[Tensor], Tensor] | None:
@@ -94,6 +94,7 @@ def linear(
     y_qparams: QParams | None,
     *,
     relu: bool = False,
+    integer_bias: bool = False,
     packed: PackedWeight | None = None,
 ) -> Tensor:
     """``y = x Wᵀ + b`` on codes.
@@ -112,6 +113,11 @@ def linear(
         bias: float32 of shape (out_features,), real units, finite; or None.
         y_qparams: The output's scale and zero point; None gives a float32 output.
         relu: Clamp negative results to 0 before requantization.
+        integer_bias: Compute as integer runtimes do: the bias as int32 codes of ``s_x·s_w``, with
+            zero point 0, and one multiplier,
+            ``clamp(rint(f32(acc + rint(b/(s_x·s_w)))·(s_x·s_w/s_y)) + z_y)`` (Jacob et al. 2018,
+            section 2.4; onnxruntime holds the multiplier as float32, as here). The ``reference``
+            kernel alone does so; the ``simulated`` one pays no heed.
         packed: Cache for the weight in a kernel's own layout; keep one per layer.
 
     Returns:
@@ -123,7 +129,8 @@ def linear(
         NonFiniteError: NaN or infinity in the bias.
     """
     arguments = (x, x_qparams, weight, w_qparams, bias, y_qparams)
-    return run(_linear, arguments, {"relu": relu}, packed)
+    options = {"relu": relu, "integer_bias": integer_bias}
+    return run(_linear, arguments, options, packed)
 
 
 class ConvOptions(TypedDict, total=False):
@@ -138,6 +145,7 @@ class ConvOptions(TypedDict, total=False):
         padding_mode: ``"zeros"`` (pads with the zero point, the code of 0.0), ``"reflect"``,
             ``"replicate"`` or ``"circular"``.
         relu: Clamp negative results to 0 before requantization.
+        integer_bias: As in `linear`; False.
         packed: Cache for the weight in a kernel's own layout; keep one per layer.
     """
 
@@ -147,6 +155,7 @@ class ConvOptions(TypedDict, total=False):
     groups: int
     padding_mode: str
     relu: bool
+    integer_bias: bool
     packed: PackedWeight | None
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from qlab.ops import compiled, onednn
 from qlab.ops.calls import Call, ConvCall, output_sizes
 from qlab.ops.compiled import CODES, codes_obstacle
-from qlab.ops.exact import combined_scale, exact_obstacle
+from qlab.ops.exact import combined_scale, float_bias_obstacle
 from qlab.ops.packed import PackedWeight
 from qlab.qparams import QParams
 
@@ -66,7 +66,7 @@ def _form_obstacle(call: ConvCall) -> str | None:
         return f"the weight is stored as {call.weight.dtype}, not as torch.int8"
     if not call.w_qparams.symmetric_around_zero:
         return "a zero point of the weight is not 0"
-    return exact_obstacle(call) or compiled.unavailable() or _numbers_obstacle(call, y)
+    return float_bias_obstacle(call) or compiled.unavailable() or _numbers_obstacle(call, y)
 
 
 def _numbers_obstacle(call: ConvCall, y: QParams) -> str | None:

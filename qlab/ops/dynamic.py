@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from qlab.dtypes import QDType, as_qdtype, quint8
-from qlab.errors import DTypeError, NonFiniteError
-from qlab.ops import compiled, onednn, recurrent
-from qlab.ops.calls import bind_linear
+from qlab.errors import ArgumentError, DTypeError, NonFiniteError
+from qlab.ops import checks, compiled, onednn, recurrent
+from qlab.ops.calls import bind_linear, check_options
 from qlab.ops.contractions import conv1d, conv2d, conv3d, linear
 from qlab.ops.kernels import count, forced
 from qlab.ops.packed import PackedWeight
@@ -47,7 +47,9 @@ def dynamic_qparams(x: Tensor, dtype: QDType = quint8, *, reduce_range: bool = T
 
     Source: the reference's dynamic linear kernels; same codes but for ties.
     """
-    check_float(x, "dynamic quantization")
+    _check_input(x)
+    checks.switch("dynamic quantization", "reduce_range", reduce_range)
+    dtype = as_qdtype(dtype)
     if dtype.is_float or dtype.bits > 8:
         raise DTypeError(
             "Dynamic quantization takes integers of at most 8 bits", received=dtype.name
@@ -71,6 +73,15 @@ def dynamic_qparams(x: Tensor, dtype: QDType = quint8, *, reduce_range: bool = T
         quant_min=qmin,
         quant_max=qmax,
     )
+
+
+def _check_input(x: Tensor) -> None:
+    check_float(x, "dynamic quantization")
+    checks.tensor("dynamic quantization", "input", x)
+    if x.is_meta:
+        raise ArgumentError(
+            "dynamic quantization looks at the input's values", received="a tensor on meta"
+        )
 
 
 def _range(x: Tensor) -> tuple[float, float]:
@@ -122,6 +133,7 @@ def linear_dynamic(
         NonFiniteError: NaN or infinity in ``x``.
     """
     dtype = as_qdtype(dtype)
+    check_options("linear_dynamic", relu, packed)
     if packed is not None and dtype is quint8 and dense(x):
         fast = bound_dynamic(x, weight, w_qparams, bias, (reduce_range, relu), packed)
         real = None if fast is None else fast(x)

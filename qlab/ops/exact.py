@@ -15,7 +15,7 @@ from torch import Tensor
 
 from qlab.granularity import PerAxis, PerTensor
 from qlab.ops.calls import Call, ConvCall
-from qlab.qparams import QParams, dequantize, requantize
+from qlab.qparams import QParams, bias_codes, dequantize, requantize, requantize_whole
 
 _FLOAT32_EXACT = 2**24
 _X86 = platform.machine().lower() in ("x86_64", "amd64", "i686")
@@ -31,6 +31,13 @@ def exact_obstacle(call: Call) -> str | None:
     if not isinstance(call.x_qparams.granularity, PerTensor):
         return f"the input's scale is {call.x_qparams.granularity}, not PerTensor"
     return weight_granularity_obstacle(call)
+
+
+def float_bias_obstacle(call: Call) -> str | None:
+    """Why a kernel that adds the bias as a real number does not apply to a call, or None."""
+    if call.integer_bias:
+        return "the bias is an integer, summed before the scales are applied"
+    return exact_obstacle(call)
 
 
 def weight_granularity_obstacle(call: Call) -> str | None:
@@ -83,13 +90,16 @@ def _shifted(codes: Tensor, qparams: QParams, dtype: torch.dtype) -> Tensor:
 
 
 def run_exact(call: Call) -> Tensor:
-    """``clamp(rint(f32(f32((f32(acc)·(s_x·s_w)) + b)·(1/s_y)) + z_y))``, acc exact."""
+    """``clamp(rint(f32(f32((f32(acc)·(s_x·s_w)) + b)·(1/s_y)) + z_y))``, acc exact.
+
+    With an integer bias the formula of `qlab.ops.linear` for one.
+    """
     weight = _shifted(call.weight, call.w_qparams, torch.float32)
     dtype = _accumulator(call, weight)
     total = call.contract(_shifted(call.x, call.x_qparams, dtype), weight.to(dtype))
     if total.device.type != "cpu":
         total.round_()  # undoes what a fast algorithm loses in float64, far below one half
-    return finish(total.to(torch.float32), call)
+    return _whole(total, call) if call.integer_bias else finish(total.to(torch.float32), call)
 
 
 def combined_scale(call: Call) -> Tensor:
@@ -103,6 +113,20 @@ def finish(total: Tensor, call: Call) -> Tensor:
     if call.bias is not None:
         real.add_(call.per_channel(call.bias))
     return _output(real, call)
+
+
+def _whole(total: Tensor, call: Call) -> Tensor:
+    """Bias and requantization of exact sums as integers, with one multiplier."""
+    unit = combined_scale(call)
+    if call.bias is not None:
+        total = total.to(torch.float64).add_(call.per_channel(bias_codes(call.bias, unit)))
+    total = total.to(torch.float32)
+    if call.y_qparams is None:
+        real = total.mul_(call.per_channel(unit))
+        return real.relu_() if call.relu else real
+    if call.relu:
+        total.relu_()
+    return requantize_whole(total, call.per_channel(unit / call.y_qparams.scale), call.y_qparams)
 
 
 def _output(real: Tensor, call: Call) -> Tensor:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from qlab.errors import ArgumentError
 from qlab.ops import calls, checks, onednn
 from qlab.ops.calls import Call, ConvCall, LinearCall
 from qlab.ops.compiled import channels_last, codes_obstacle
@@ -79,6 +78,9 @@ def _bind_sum(
 ) -> _SumCall:
     """Checks the arguments of `conv2d_add`."""
     op = "conv2d_add"
+    checks.switch(op, "relu", relu)
+    if y_qparams is not None:
+        checks.parameters(op, "output", y_qparams)
     conv = calls.bind_conv(op, 2, x, x_qparams, weight, w_qparams, bias, None, **options)
     checks.codes(op, "second operand", other, other_qparams)
     checks.per_tensor(op, "second operand", other_qparams)
@@ -86,12 +88,7 @@ def _bind_sum(
     sizes = calls.output_sizes(conv.x.shape[2:], weight.shape[2:], *slides)
     shape = (len(x), len(weight), *sizes)
     checks.broadcastable(op, torch.empty(shape, device="meta"), other)
-    if other.device != x.device:
-        raise ArgumentError(
-            f"{op}: the operands are on different devices",
-            expected=f"both on {x.device}",
-            received=f"second operand on {other.device}",
-        )
+    checks.same_device(op, x, other)
     return _SumCall(conv, other, other_qparams, y_qparams, relu)
 
 
@@ -231,7 +228,8 @@ def conv2d_add(
     arguments = (x, x_qparams, weight, w_qparams, bias, other, other_qparams, y_qparams)
     packed = options.pop("packed", None)
     given: dict[str, Any] = {**options, "packed": packed}
-    if packed is None or not isinstance(x, Tensor) or not isinstance(other, Tensor):
+    tensors = isinstance(x, Tensor) and isinstance(other, Tensor)
+    if not (tensors and isinstance(packed, PackedWeight)):
         return _conv2d_add(_conv2d_add.bind(*arguments, **given))
     values = tuple(map(calls.hashable, options.values()))
     places = (x.shape, x.dtype, x.device, other.shape, other.dtype, other.device)

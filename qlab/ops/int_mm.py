@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from qlab.ops import compiled, onednn
 from qlab.ops.calls import Call
-from qlab.ops.exact import exact_obstacle, finish
+from qlab.ops.exact import finish, float_bias_obstacle
 from qlab.ops.kernels import forced
 from qlab.ops.triton_kernels import sums_obstacle
 from qlab.ops.triton_layers import as_int8, layer_of
@@ -27,7 +27,7 @@ _ROWS, _MULTIPLE = 16, 8
 
 def obstacle(call: Call) -> str | None:
     """Why ``torch._int_mm`` does not compute a linear layer, or None."""
-    found = exact_obstacle(call) or sums_obstacle(call)
+    found = float_bias_obstacle(call) or sums_obstacle(call)
     if found is not None:
         return found
     if torch.compiler.is_compiling():

@@ -13,6 +13,9 @@ from qlab.ops import triton_elements as triton
 from qlab.ops.kernels import accelerated, defined
 from qlab.qparams import QParams, dequantize, quantize_round_first
 
+#: Parameters without a value of their own.
+_NEEDED = ("mean", "variance")
+
 
 def _normalized(
     x: tuple[Tensor, QParams],
@@ -20,6 +23,8 @@ def _normalized(
     y_qparams: QParams,
     relu: bool = False,
 ) -> Tensor:
+    checks.parameters("normalization", "output", y_qparams)
+    checks.switch("normalization", "relu", relu)
     real = norm(dequantize(*x))
     return quantize_round_first(real.relu_() if relu else real, y_qparams)
 
@@ -32,11 +37,13 @@ def _check(
     parameters: dict[str, Tensor | None],
 ) -> None:
     checks.codes(op, "input", *x)
-    if not eps >= 0:
+    if not checks.number(op, "eps", eps) >= 0:
         raise ArgumentError(f"{op}: eps must not be negative", received=eps)
     for what, value in parameters.items():
-        if value is not None:
+        if value is not None or what in _NEEDED:
             checks.vector(op, what, value, shape)
+        if value is not None:
+            checks.same_device(op, x[0], value)
 
 
 def _channels(op: str, x: Tensor, least: int) -> tuple[int]:
@@ -119,6 +126,11 @@ def layer_norm(
         ShapeError: The input does not end in ``normalized_shape``, or parameters do not have it.
         ArgumentError: ``eps`` is negative.
     """
+    if not isinstance(normalized_shape, Sequence):
+        raise ArgumentError(
+            "layer_norm: the normalized shape is no sequence of lengths",
+            received=repr(normalized_shape),
+        )
     shape = tuple(normalized_shape)
     _check("layer_norm", (x, x_qparams), shape, eps, {"weight": weight, "bias": bias})
     if not shape or tuple(x.shape[-len(shape) :]) != shape:
@@ -163,6 +175,7 @@ def group_norm(
     """
     shape = _channels("group_norm", x, least=2)
     _check("group_norm", (x, x_qparams), shape, eps, {"weight": weight, "bias": bias})
+    checks.whole_numbers("group_norm", "number of groups", num_groups, 1, minimum=0)
     if num_groups < 1 or shape[0] % num_groups:
         raise ShapeError(
             "group_norm: the groups do not divide the channels",

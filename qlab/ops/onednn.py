@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from qlab.granularity import PerTensor
 from qlab.ops.calls import Call, ConvCall
 from qlab.ops.compiled import int_mm, interleaved
-from qlab.ops.exact import combined_scale, exact_obstacle
+from qlab.ops.exact import combined_scale, float_bias_obstacle
 from qlab.ops.packed import PackedWeight
 from qlab.qparams import requantize
 
@@ -83,7 +83,7 @@ def _wrong_sums() -> str | None:
 
 def obstacle(call: Call) -> str | None:
     """Why oneDNN's kernel does not apply to a call, or None."""
-    reason = unavailable() or exact_obstacle(call)
+    reason = unavailable() or float_bias_obstacle(call)
     if reason is not None:
         return reason
     if call.x.device.type != "cpu":

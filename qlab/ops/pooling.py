@@ -28,8 +28,14 @@ def _check(op: str, x: Tensor, x_qparams: QParams, n: int) -> None:
     checks.per_tensor(op, "input", x_qparams)
 
 
+def _check_output(op: str, y_qparams: QParams | None) -> None:
+    if y_qparams is not None:
+        checks.parameters(op, "output", y_qparams)
+
+
 def _sliding_maximum(op: str, n: int, x: tuple[Tensor, QParams], *options: Any) -> Tensor:
     _check(op, *x, n)
+    checks.switch(op, "ceil_mode", options[-1])
     if x[0].dtype.is_floating_point:
         return selected(lambda codes: window_maximum(op, codes, n, *options), x[0])
     return window_maximum(op, x[0], n, *options)
@@ -53,6 +59,9 @@ def _average(
 ) -> Tensor:
     op = pool.__name__
     _check(op, *x, n)
+    _check_output(op, y_qparams)
+    for what, value in zip(("ceil_mode", "count_include_pad"), options[3:], strict=False):
+        checks.switch(op, what, value)
     with checks.torch_refusal(op, f"shape {tuple(x[0].shape)}, options {options}"):
         return linear_map(lambda steps: pool(steps, *options), *x, y_qparams)
 
@@ -213,14 +222,15 @@ def adaptive_avg_pool1d(
     return _average(F.adaptive_avg_pool1d, 1, (x, x_qparams), y_qparams, output_size)
 
 
-_ONE = (1, (1, 1), [1, 1])
+def _one_pixel(output_size: object) -> bool:
+    return isinstance(output_size, int | tuple | list) and output_size in (1, (1, 1), [1, 1])
 
 
 def _average_obstacle(
     x: Tensor, x_qparams: QParams, output_size: Sizes, *, y_qparams: QParams | None = None
 ) -> str | None:
     found = compiled.mean_obstacle(x, x_qparams, y_qparams)
-    return found or (None if output_size in _ONE else "the output has more than one pixel")
+    return found or (None if _one_pixel(output_size) else "the output has more than one pixel")
 
 
 def _average_all(
@@ -234,8 +244,9 @@ def adaptive_avg_pool2d(
     x: Tensor, x_qparams: QParams, output_size: Sizes, *, y_qparams: QParams | None = None
 ) -> Tensor:
     """`adaptive_avg_pool1d` over 2 axes; None in ``output_size`` keeps the input's length."""
-    if output_size in _ONE and isinstance(x, Tensor) and x.numel():
+    if _one_pixel(output_size) and isinstance(x, Tensor) and x.numel():
         _check("adaptive_avg_pool2d", x, x_qparams, 2)
+        _check_output("adaptive_avg_pool2d", y_qparams)
         return rounded_map(exact_mean(x, x_qparams, (-2, -1), True), x_qparams, y_qparams)
     return _average(F.adaptive_avg_pool2d, 2, (x, x_qparams), y_qparams, output_size)
 
@@ -300,6 +311,7 @@ def mean(
     """
     checks.codes("mean", "input", x, x_qparams)
     checks.per_tensor("mean", "input", x_qparams)
+    _check_output("mean", y_qparams)
     with checks.torch_refusal("mean", f"shape {tuple(x.shape)}, dim {dim}"):
         named = (dim,) if isinstance(dim, int) else dim
         if not all(x.shape[axis] for axis in named or range(x.ndim)):

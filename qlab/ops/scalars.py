@@ -13,13 +13,17 @@ from qlab.ops.activations import relu as clamp_at_zero
 from qlab.ops.kernels import defined
 from qlab.qparams import QParams, dequantize, quantize_round_first
 
+#: Steps beyond which int64 might not hold a sum of theirs and a code.
+_WIDEST = 2**62
+
 
 def _check(op: str, qparams: QParams, scalar: float) -> None:
+    checks.parameters(op, "input", qparams)
     checks.per_tensor(op, "input", qparams)
     if not isinstance(scalar, int | float):
         raise DTypeError(f"{op}: the scalar is not a number", received=type(scalar).__name__)
-    if scalar - scalar != 0:
-        raise NonFiniteError(f"{op}: the scalar must be finite", received=scalar)
+    if not abs(scalar) <= torch.finfo(torch.float32).max:
+        raise NonFiniteError(f"{op}: the scalar must be finite in float32", received=scalar)
 
 
 def _shift(qparams: QParams, scalar: float) -> int:
@@ -123,15 +127,19 @@ def add_scalar(
     """
     checks.codes("add_scalar", "input", x, x_qparams)
     _check("add_scalar", x_qparams, scalar)
+    scalar = float(scalar)
+    checks.switch("add_scalar", "relu", relu)
     if y_qparams is None:
         y_qparams = add_scalar_qparams(x_qparams, scalar)
         shift = _shift(x_qparams, scalar)
         if y_qparams.zero_point_value == x_qparams.zero_point_value - shift:
             return clamp_at_zero(x, y_qparams) if relu else x.clone()
         # whole numbers times one factor, as the reference does: dequantizing first rounds otherwise
-        steps = x.to(torch.int64) - x_qparams.zero_point_value + shift
+        steps = x.to(torch.int64) - x_qparams.zero_point_value
+        steps = steps + (shift if abs(shift) < _WIDEST else float(shift))
         factor = x_qparams.scale * (1.0 / y_qparams.scale)
         return _rounded(steps * factor, replace(y_qparams, scale=torch.ones_like(factor)), relu)
+    checks.parameters("add_scalar", "output", y_qparams)
     return _rounded(dequantize(x, x_qparams) + scalar, y_qparams, relu)
 
 
@@ -147,7 +155,10 @@ def mul_scalar(
     """``x · scalar``; without ``y_qparams`` with `mul_scalar_qparams`. As `add_scalar`."""
     checks.codes("mul_scalar", "input", x, x_qparams)
     _check("mul_scalar", x_qparams, scalar)
+    scalar = float(scalar)
+    checks.switch("mul_scalar", "relu", relu)
     if y_qparams is not None:
+        checks.parameters("mul_scalar", "output", y_qparams)
         return _rounded(dequantize(x, x_qparams) * scalar, y_qparams, relu)
     y_qparams = mul_scalar_qparams(x_qparams, scalar)
     if scalar > 0:

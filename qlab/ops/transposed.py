@@ -11,7 +11,17 @@ from torch.nn import functional as F
 
 from qlab.errors import ArgumentError, ShapeError
 from qlab.ops import checks
-from qlab.ops.calls import LAYOUT, Call, ConvCall, Geometry, Ints, check_call, geometry, hashable
+from qlab.ops.calls import (
+    LAYOUT,
+    Call,
+    ConvCall,
+    Geometry,
+    Ints,
+    check_call,
+    check_result_size,
+    geometry,
+    refuse_unknown,
+)
 from qlab.ops.exact import exact_obstacle, no_obstacle, run_exact, run_simulated
 from qlab.ops.kernels import Kernel, Operator
 from qlab.ops.packed import PackedWeight
@@ -65,6 +75,7 @@ def _bind(
     dilation: Ints = 1,
     relu: bool = False,
     packed: PackedWeight | None = None,
+    **unknown: object,
 ) -> ConvTransposeCall:
     """Checks the arguments of `conv_transpose1d`, `conv_transpose2d` and `conv_transpose3d`."""
     checks.codes(op, "input", x, x_qparams)
@@ -75,7 +86,8 @@ def _bind(
         raise ArgumentError(
             f"{op}: the padding must be given in numbers", received=f"padding {padding!r}"
         )
-    options = map(hashable, (stride, padding, dilation, groups))
+    refuse_unknown(op, unknown, _OPTIONS)
+    options = stride, padding, dilation, groups
     layout = geometry(op, tuple(weight.shape[2:]), *options, "zeros")
     extra = checks.whole_numbers(op, "output padding", output_padding, n, minimum=0)
     _check_shapes(op, x, weight, layout, extra)
@@ -98,6 +110,10 @@ def _check_shapes(
             received=f"input {tuple(x.shape)}, weight {tuple(weight.shape)},"
             f" groups {layout.groups}",
         )
+    if not all(x.shape[2:]):
+        raise ShapeError(
+            f"{op}: an axis of the input has no elements", received=f"shape {tuple(x.shape)}"
+        )
     steps = zip(layout.stride, layout.dilation, extra, strict=True)
     if any(more >= max(stride, dilation) for stride, dilation, more in steps):
         raise ArgumentError(
@@ -105,21 +121,23 @@ def _check_shapes(
             expected="less than the stride or the dilation",
             received=f"output_padding {extra}, stride {layout.stride}, dilation {layout.dilation}",
         )
-    sizes = (
+    sizes = [
         (size - 1) * stride - 2 * pad + dilation * (kernel - 1) + more + 1
         for size, stride, (pad, _), dilation, kernel, more in zip(
             x.shape[2:], layout.stride, layout.pads, layout.dilation, weight.shape[2:], extra,
             strict=True,
         )
-    )  # fmt: skip
+    ]  # fmt: skip
     if any(size < 1 for size in sizes):
         raise ShapeError(
             f"{op}: the padding leaves nothing of the output",
             received=f"input {tuple(x.shape)}, kernel {tuple(weight.shape[2:])},"
             f" padding {tuple(pad for pad, _ in layout.pads)}",
         )
+    check_result_size(op, x, weight, sizes)
 
 
+_OPTIONS = ("stride", "padding", "output_padding", "groups", "dilation", "relu", "packed")
 _KERNELS: tuple[Kernel[Call], ...] = (
     Kernel("reference", exact_obstacle, run_exact),
     Kernel("simulated", no_obstacle, run_simulated),

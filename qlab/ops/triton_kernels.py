@@ -18,7 +18,7 @@ from torch import Tensor
 from qlab.dtypes import qint8, quint8
 from qlab.ops import triton_layers
 from qlab.ops.calls import Call, ConvCall, bind_linear
-from qlab.ops.exact import exact_obstacle, largest_step, run_exact
+from qlab.ops.exact import float_bias_obstacle, largest_step, run_exact
 from qlab.ops.kernels import forced
 from qlab.qparams import QParams, requantize
 
@@ -91,7 +91,7 @@ def sums_obstacle(call: Call) -> str | None:
 
 def obstacle(call: Call) -> str | None:
     """Why Triton's kernel does not apply to linear or a convolution, or None."""
-    return exact_obstacle(call) or place_obstacle(call.x) or sums_obstacle(call)
+    return float_bias_obstacle(call) or place_obstacle(call.x) or sums_obstacle(call)
 
 
 def run(call: Call) -> Tensor:

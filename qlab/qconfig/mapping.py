@@ -26,6 +26,8 @@ _STYLES = (
     "object_type",
 )
 """Kinds of rules from the strongest to the weakest; the global rule is weaker than all."""
+INTEGER_BIASES = "integer_biases"
+"""Its key in dicts and JSON, where it is set."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class QConfigMapping:
         module_name_regex_qconfigs: By pattern, matched from the start of a module's path.
         module_name_qconfigs: By module path.
         module_name_object_type_order_qconfigs: By (path of the module around, type, index).
+        integer_biases: Whether biases are integers, too; see `set_integer_biases`.
 
     Example:
         >>> from torch import nn
@@ -105,6 +108,7 @@ class QConfigMapping:
         self.module_name_object_type_order_qconfigs: dict[
             tuple[str, ObjectType, int], QConfig | None
         ] = {}
+        self.integer_biases = False
 
     def set_global(self, global_qconfig: QConfig | None) -> Self:
         """Gives a qconfig to all that no other rule matches."""
@@ -164,6 +168,22 @@ class QConfigMapping:
         self.module_name_object_type_order_qconfigs[key] = _checked(qconfig)
         return self
 
+    def set_integer_biases(self, integer_biases: bool = True) -> Self:
+        """Has linear layers and convolutions compute as integer runtimes do, bias included.
+
+        The reference adds a bias as a real number; they hold it as int32 codes of ``s_x · s_w`` and
+        multiply the sum by ``s_x·s_w/s_y``: see ``integer_bias`` of `qlab.ops.linear`. It holds in
+        converted graphs where integers of at most 8 bits are multiplied and ``s_x·s_w`` is at most
+        half an output step; elsewhere biases stay real. Only the exact kernel, a slower one, does.
+
+        Raises:
+            ArgumentError: Neither True nor False.
+        """
+        if not isinstance(integer_biases, bool):
+            raise ArgumentError(f"set_integer_biases takes True or False, not {integer_biases!r}")
+        self.integer_biases = integer_biases
+        return self
+
     def rules(self) -> tuple[Rule, ...]:
         """All rules, from the strongest to the weakest; the words of each are unique."""
         return tuple(self._rules())
@@ -183,12 +203,16 @@ class QConfigMapping:
         return QConfigMapping.from_dict(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
-        """The reference's form: lists of tuples by kind of rule, and ``""`` for global."""
+        """The reference's form; ``""`` for global, and `integer_biases` where they are set."""
         return {
             "": self.global_qconfig,
             **{style: list(self._table(style).items()) for style in reversed(_STYLES[1:])},
             _STYLES[0]: [(*key, qconfig) for key, qconfig in self._table(_STYLES[0]).items()],
+            **self._told(),
         }
+
+    def _told(self) -> dict[str, bool]:
+        return {INTEGER_BIASES: True} if self.integer_biases else {}
 
     @classmethod
     def from_dict(cls, qconfig_dict: Mapping[str, Any]) -> QConfigMapping:
@@ -197,7 +221,7 @@ class QConfigMapping:
         Raises:
             FormatError: An unknown key.
         """
-        if unknown := qconfig_dict.keys() - {"", *_STYLES}:
+        if unknown := qconfig_dict.keys() - {"", *_STYLES, INTEGER_BIASES}:
             raise FormatError(
                 "A QConfigMapping has no such kind of rule",
                 expected='"", ' + ", ".join(_STYLES),
@@ -205,6 +229,7 @@ class QConfigMapping:
             )
         made = cls()
         made.set_global(qconfig_dict.get(""))
+        made.set_integer_biases(qconfig_dict.get(INTEGER_BIASES, False))
         setters: dict[str, Callable[..., Any]] = {
             "object_type": made.set_object_type,
             "module_name_regex": made.set_module_name_regex,
@@ -234,7 +259,7 @@ class QConfigMapping:
             }
             for rule in self._rules()
         ]
-        return json.dumps({"version": 1, "rules": rules}, indent=indent)
+        return json.dumps({"version": 1, **self._told(), "rules": rules}, indent=indent)
 
     @classmethod
     def from_json(cls, text: str) -> QConfigMapping:
@@ -256,6 +281,9 @@ class QConfigMapping:
                 received=text[:80],
             )
         read: dict[str, Any] = {style: [] for style in _STYLES}
+        read[INTEGER_BIASES] = data.get(INTEGER_BIASES, False)
+        if not isinstance(read[INTEGER_BIASES], bool):
+            raise FormatError(f"{INTEGER_BIASES!r} is no truth value", expected="true or false")
         for rule in rules:
             style, key = _style_and_key(rule)
             qconfig = qconfig_from_dict(rule["qconfig"])
@@ -277,10 +305,12 @@ class QConfigMapping:
         # The order of patterns decides which one wins; the order of other rules does not.
         regexes = tuple(self.module_name_regex_qconfigs.items())
         tables = (self._table(style) for style in _STYLES if style != "module_name_regex")
-        return self.global_qconfig, regexes, *(frozenset(table.items()) for table in tables)
+        biases = self.integer_biases
+        return self.global_qconfig, biases, regexes, *(frozenset(t.items()) for t in tables)
 
     def __repr__(self) -> str:
         lines = [f"  {rule}: {rule.qconfig}" for rule in self._rules()]
+        lines += ["  integer biases"] if self.integer_biases else []
         return "\n".join(["QConfigMapping(", *lines, ")"])
 
 

@@ -25,6 +25,7 @@ from qlab.qparams.params import (
     reduced_range,
 )
 from qlab.qparams.rounding import (
+    bias_codes,
     check_float,
     check_tensor,
     dequantize,
@@ -33,11 +34,13 @@ from qlab.qparams.rounding import (
     quantize,
     quantize_round_first,
     requantize,
+    requantize_whole,
 )
 
 __all__ = [
     "EPS",
     "QParams",
+    "bias_codes",
     "check_float",
     "check_quant_range",
     "check_tensor",
@@ -50,4 +53,5 @@ __all__ = [
     "quantize_round_first",
     "reduced_range",
     "requantize",
+    "requantize_whole",
 ]

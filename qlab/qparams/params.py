@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from qlab.dtypes import QDType, as_qdtype
-from qlab.errors import ArgumentError, DTypeError, NonFiniteError, ShapeError
+from qlab.errors import ArgumentError, DTypeError, NonFiniteError, QlabError, ShapeError
 from qlab.granularity import Granularity, PerTensor
 
 _OWN = -(2**63)  # stands for "the data type's own limit"
@@ -116,6 +117,20 @@ class QParams:
                 expected=f"{low} to {high}",
                 received=self.zero_point.tolist(),
             )
+
+    @cached_property
+    def sound(self) -> bool:
+        """Whether `check` finds nothing wrong; of tensors without data nothing is known to be."""
+        if self.scale.is_meta or self.zero_point.is_meta:
+            return True
+        if self.scale.dim() or self.float_zero_point or self.dtype.is_float:
+            try:
+                self.check()
+            except QlabError:
+                return False
+            return True
+        in_use = self.quant_min <= self.zero_point_value <= self.quant_max
+        return 0.0 < self.scale_value < math.inf and in_use
 
     @property
     def float_zero_point(self) -> bool:

@@ -225,6 +225,42 @@ def _with_gradient_times(value: Tensor, factor: float) -> Tensor:
     return value if factor == 1.0 else value * factor + (value - value * factor).detach()
 
 
+def bias_codes(bias: Tensor, unit: Tensor) -> Tensor:
+    """A bias as integers: ``clamp(rint(b / (s_x·s_w)))`` in the range of int32, zero point 0.
+
+    Args:
+        bias: Real numbers (output channels,).
+        unit: ``s_x · s_w``, one number or one per output channel.
+
+    Returns:
+        Whole numbers as float64, the shape of ``bias``; NaN and infinity as they are clamped.
+
+    Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
+    Integer-Arithmetic-Only Inference", section 2.4.
+    """
+    limit = 2**31 - 1
+    return (bias.to(torch.float64) / unit.to(torch.float64)).round_().clamp_(-limit - 1, limit)
+
+
+def requantize_whole(total: Tensor, multiplier: Tensor, qparams: QParams) -> Tensor:
+    """Codes of whole sums by one multiplier: ``clamp(rint(f32(acc·M)) + z)``.
+
+    The last step of linear and convolution in integer runtimes; here with a float32 multiplier, as
+    onnxruntime's kernels have it.
+
+    Args:
+        total: float32, any shape: the sum of products and integer bias, rounded to float32.
+        multiplier: ``s_x·s_w/s_y``, float32; broadcasts against ``total``.
+        qparams: The output's scale and zero point, per tensor.
+
+    Returns:
+        Codes, dtype ``qparams.dtype.storage``.
+    """
+    _, zero_point = _expanded(qparams, total)
+    codes = (total * multiplier).round_().add_(zero_point.to(torch.float32))
+    return _to_codes(codes, zero_point, qparams).to(qparams.dtype.storage)
+
+
 def requantize(real: Tensor, qparams: QParams) -> Tensor:
     """Codes of an operator's float32 result: ``clamp(rint(f32(f32(y * (1/s)) + z)))``.
 

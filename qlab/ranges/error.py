@@ -190,7 +190,7 @@ class Grid:
         mean_square = low.add_(high).square_().sub_(product).div_(3)
         offsets.sub_(levels.mul_(mean_square))
         # A width of 0 crosses no threshold: nothing is to be added then.
-        return mean_square.add_(offsets.mul_(_inverse(2 * half)))
+        return mean_square.add_(offsets.mul_(_inverse(2 * bins.half_width) * self.scale))
 
     def clipped(self, bins: Bins) -> tuple[Tensor, Tensor]:
         """Each bin's share of values that saturate, and their part of `mean_square`."""

@@ -14,7 +14,7 @@ from torch import nn
 from qlab.errors import UnknownNameError
 from qlab.nn.aware import QuantizationAware
 from qlab.nn.quantized import QuantizedModule
-from qlab.registry.patterns import ON_REQUEST, PATTERNS, Pattern
+from qlab.registry.patterns import ON_REQUEST, PATTERNS, Pattern, patterns_of
 from qlab.registry.rows import (
     FLOAT,
     OBSERVED,
@@ -42,6 +42,7 @@ __all__ = [
     "Pattern",
     "Row",
     "lift_call",
+    "patterns_of",
     "qat_modules",
     "quantized_module",
     "row_for_function",

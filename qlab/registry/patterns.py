@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from qlab.errors import ArgumentError, UnsupportedError
+from qlab.errors import ArgumentError, UnknownNameError, UnsupportedError
 from qlab.nn import functions
 from qlab.nn import intrinsic as nni
 from qlab.nn.intrinsic.fold import fold_batch_norm
@@ -115,3 +115,35 @@ ON_REQUEST: tuple[Pattern, ...] = (
     Pattern((nn.Linear, nn.Tanh), nni.LinearTanh),
     Pattern((nn.Linear, nn.GELU), nni.LinearGELU),
 )
+
+
+def patterns_of(given: object) -> tuple[Pattern, ...]:
+    """Patterns given as such, or by title: ``"Linear + GELU"``.
+
+    Args:
+        given: A sequence of them.
+
+    Raises:
+        ArgumentError: No sequence, or something else in it.
+        UnknownNameError: A title that no pattern of `PATTERNS` or `ON_REQUEST` has.
+    """
+    known = {pattern.title: pattern for pattern in (*PATTERNS, *ON_REQUEST)}
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise ArgumentError(
+            "Patterns come in a sequence",
+            expected="a tuple of qlab.registry.Pattern or of their titles",
+            received=repr(given),
+        )
+    found = []
+    for one in given:
+        if isinstance(one, str) and one not in known:
+            raise UnknownNameError.of("pattern", one, sorted(known))
+        pattern = known[one] if isinstance(one, str) else one
+        if not isinstance(pattern, Pattern):
+            raise ArgumentError(
+                "A pattern is a chain of layers",
+                expected="a qlab.registry.Pattern, or its title, such as 'Linear + GELU'",
+                received=repr(one),
+            )
+        found.append(pattern)
+    return tuple(found)

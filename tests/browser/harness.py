@@ -192,3 +192,19 @@ def open_page(page: Page, element: str, path: str = "/") -> None:
     """Opens `path` of the served app and waits until `element`, a selector, has settled."""
     page.goto(path)
     settled(page, page.locator(element).first)
+
+
+def not_cut_off(table: Locator) -> None:
+    """Nothing lies to the right of what is seen, once the columns fit the width of the page.
+
+    A table draws its columns for the width that it had, and for the new one a moment later.
+    """
+    scroller = table.locator(".dvn-scroller")
+
+    def fits() -> None:
+        whole, seen = scroller.evaluate("e => [e.scrollWidth, e.clientWidth]")
+        if whole > seen + 1:
+            table.page.wait_for_timeout(RETRY)
+        assert whole <= seen + 1
+
+    repeated(fits)

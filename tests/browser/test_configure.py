@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from qlab import QConfigMapping
-from tests.browser.harness import RETRY, open_page, repeated, settled
+from tests.browser.harness import RETRY, not_cut_off, open_page, repeated, settled
 
 #: Columns from the left: layer, pick, float, bits of the weight.
 FLOAT, WEIGHT_BITS = 2, 3
@@ -51,22 +51,6 @@ def choose(page: Page, row: int, column: int, option: str) -> None:
 def story(page: Page) -> Locator:
     """What the truth table says of the selected layer."""
     return page.locator(".st-key-selected")
-
-
-def not_cut_off(table: Locator) -> None:
-    """Nothing lies to the right of what is seen, once the columns fit the width of the page.
-
-    A table draws its columns for the width that it had, and for the new one a moment later.
-    """
-    scroller = table.locator(".dvn-scroller")
-
-    def fits() -> None:
-        whole, seen = scroller.evaluate("e => [e.scrollWidth, e.clientWidth]")
-        if whole > seen + 1:
-            table.page.wait_for_timeout(RETRY)
-        assert whole <= seen + 1
-
-    repeated(fits)
 
 
 @pytest.mark.slow

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from pages.common import saved
+from pages.common import engine, saved
 from pages.common.engine import board, progress_text
 from pages.common.jobs import Job
 from pages.common.recipes import Goal, Recipe, in_words
 from pages.common.store import store
 from pages.common.workspace import Choice, Workspace
 from qlab import Lab, presets
-from tests.pages.harness import has_button, metrics, open_page, settle, workspace_of
+from tests.pages.harness import SECONDS, has_button, metrics, open_page, settle, workspace_of
 from tests.pages.test_repairs import opened, said
 
 PRESET = "int8-per-tensor"
@@ -162,6 +162,7 @@ def test_a_stopped_search_offers_the_best_until_then(
         return repair(self, *args, should_stop=stop, **options)
 
     monkeypatch.setattr(Lab, "repair", stopped_late)
+    monkeypatch.setattr(engine, "STOPPING", SECONDS)  # the step that it is in takes a while
     overview.selectbox(key="goal_metric").set_value("sqnr").run()
     overview.number_input(key=FIELD).set_value(33.5).run()
     overview.button(key="seek").click().run()

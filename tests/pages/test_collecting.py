@@ -33,6 +33,7 @@ class Run:
 
     def __init__(self, stop_at: int = 10**6, partial: Any = None) -> None:
         self.partial, self.timed, self.done, self._stop_at = partial, False, [], stop_at
+        self.part: tuple[int, tuple[float, ...]] = (0, (1.0,))
 
     def report(self, done: int, total: int, label: str) -> None:
         if label == "calibrating":

@@ -210,10 +210,13 @@ def test_the_onnx_file_is_compared_before_it_is_downloaded():
     shown = page.dataframe[1].value
     assert list(shown["Off by 1"]) == [f"{n:,}" for n in check.table["off_by_1_accumulated"]]
     tiles = metrics(page)
-    assert tiles["Largest difference of an operator"] == f"{check.most_local_steps} step"
+    assert tiles["Largest difference of an operator"] == f"{check.most_local_steps} steps"
     assert tiles["Outputs within one step"] == percent(check.output["within_one"])
     assert tiles["Same class"] == "100 %"
-    assert "64 calibration samples" in "\n".join(caption.value for caption in page.caption)
+    captions = "\n".join(caption.value for caption in page.caption)
+    assert "64 calibration samples" in captions
+    beside = f"{percent(check.measured['within_one'])} of outputs within one step, output SQNR "
+    assert f"whose biases are real numbers: {beside}" in captions
 
 
 def test_a_file_far_from_the_integers_is_said_to_be(monkeypatch: pytest.MonkeyPatch):

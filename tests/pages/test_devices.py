@@ -14,7 +14,7 @@ from tests.pages.harness import open_page, workspace_of
 class Silent:
     """Progress that nobody watches."""
 
-    partial, timed = None, False
+    partial, timed, part = None, False, (0, (1.0,))
 
     def report(self, *_: object) -> None:
         pass

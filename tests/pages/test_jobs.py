@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from pages.common.jobs import Board, CancelledError, Job, Progress
+from pages.common.engine import progress_text
+from pages.common.jobs import Board, CancelledError, Job, Parts, Progress
 from qlab.errors import UnfinishedError
 
 
@@ -42,6 +43,28 @@ def test_time_left_is_estimated_from_the_pace(monkeypatch: pytest.MonkeyPatch):
     assert job.seconds_left is None
     now[0], job.done, job.total = 110.0, 1, 4
     assert job.seconds_left == pytest.approx(30)
+
+
+def test_work_of_several_parts_counts_as_one(monkeypatch: pytest.MonkeyPatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    job = Job("repair", lambda progress: None)
+    parts = Parts(job, (("comparing",), (), ("comparing", "calibrating")), (0.2, 0.6, 0.2))
+    parts.report(4, 4, "comparing")
+    now[0] = 110.0
+    assert job.fraction == pytest.approx(0.2)
+    assert job.seconds_left == pytest.approx(40)
+    assert progress_text(job) == "repair: comparing · part 1 of 3, 4 of 4 · 40 s left"
+    parts.report(1, 2, "equalizing")
+    assert (job.part[0], job.fraction) == (1, pytest.approx(0.5))
+    parts.report(0, 1, "equalizing again")  # it reports anew within its part: never backwards
+    assert job.fraction == pytest.approx(0.5)
+    parts.report(4, 8, "calibrating")
+    assert (job.part[0], job.fraction) == (2, pytest.approx(0.9))
+    parts.report(1, 4, "comparing")
+    assert (job.part[0], job.fraction) == (2, pytest.approx(0.9))
+    parts.report(4, 4, "comparing")
+    assert job.fraction == pytest.approx(1)
 
 
 def test_the_same_question_is_answered_once():

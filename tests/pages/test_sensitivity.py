@@ -321,7 +321,7 @@ def test_a_stopped_search_leaves_its_measurement():
 
     class Hooks:
         partial, calls = None, 0
-        timed = False
+        timed, part = False, (0, (1.0,))
 
         def report(self, done, total, label):
             self.calls += 1

@@ -13,11 +13,11 @@ import torch
 from streamlit.testing.v1 import AppTest
 
 import sample_models
-from pages.common import uploads
+from pages.common import collecting, uploads
 from pages.common.brought import ModelFile, SampleFile
 from pages.common.engine import board
 from pages.common.store import Store, store
-from pages.common.workspace import Workspace
+from pages.common.workspace import Choice, Workspace
 from qlab.errors import ArgumentError, FormatError, QlabError
 from tests.pages.harness import (
     ROOT,
@@ -150,6 +150,52 @@ def test_images_are_prepared_as_the_person_says(digits):
     assert (kept.height, kept.width, kept.mean, kept.std) == (8, 8, (0.5,), (0.5,))
 
 
+def test_mean_and_std_of_images_may_be_any_numbers(digits):
+    x, _ = digits
+    images = {f"{i}.png": png((image[0] * 255).byte().numpy()) for i, image in enumerate(x[:16])}
+    page = open_page("model", model="mlp", samples=8)
+    page = give_model(page, "net.pt2", sample_archive("residual", True))
+    page = go_on(page, "calibrate", samples=8)
+    uploader(page, "Data file").set_value(("images.zip", pack(images, ""), "")).run()
+    page.selectbox(key="image_values").set_value("other numbers").run()
+    assert page.text_input(key="image_mean").value == "0.5, 0.5, 0.5"
+    page.text_input(key="image_mean").set_value("a tenth").run()
+    assert "This is no mean of images" in errors(page)
+    assert "one number, or three with commas between them" in errors(page)
+    assert not has_button(page, "use_samples")
+    page.text_input(key="image_mean").set_value("0.25").run()
+    page.text_input(key="image_std").set_value("0").run()
+    page.button(key="use_samples").click().run()
+    assert "std" in errors(page) and not workspace_of(page).reading_samples
+    page.text_input(key="image_std").set_value("0.125").run()
+    settle(page.button(key="use_samples").click().run())
+    assert not page.error, errors(page)
+    kept = workspace_of(page).samples["net.pt2"]
+    assert (kept.mean, kept.std) == ((0.25,), (0.125,))
+    job = board().find(collecting.loaded_key(Choice("net.pt2", "int8", 8), workspace_of(page)))
+    assert job is not None
+    (seen,) = job.result.sample.calibration(8)
+    (seen,) = seen if isinstance(seen, tuple) else (seen,)
+    wanted = ((x[:8] * 255).byte() / 255 - 0.25) / 0.125
+    assert torch.allclose(seen[0], wanted[0], atol=1e-5)  # 0.png is the first by name
+
+
+def test_data_that_are_refused_go_when_they_are_forgotten(digits):
+    x, _ = digits
+    page = open_page("model", model="mlp", samples=8)
+    page = give_model(page, "net.pt2", sample_archive("residual", True))
+    page = give_data(go_on(page, "calibrate", samples=8), "x.npz", npz(x=x.numpy()[:, :, 0]))
+    space = workspace_of(page)
+    assert errors(page) and space.reading_samples
+    files = list(store().folder.glob(f"{space.id}.{'[0-9a-f]' * 32}"))
+    assert len(files) == 2
+    settle(page.button(key="forget_samples").click().run())
+    assert not page.error and not space.reading_samples and not space.samples
+    (left,) = store().folder.glob(f"{space.id}.{'[0-9a-f]' * 32}")
+    assert left in files and left.name.endswith(space.models["net.pt2"].file)
+    assert metrics(page)["Images seen"]
+
+
 def test_tokens_a_mask_and_a_dict_of_results_on_every_page():
     ids = np.random.default_rng(0).integers(0, 7, (40, 6))
     page = open_page("model", model="mlp", samples=8)
@@ -210,6 +256,7 @@ class Silent:
 
     partial = None
     timed = False
+    part = (0, (1.0,))
 
     def report(self, done: int, total: int, label: str) -> None:
         """Told how far it is."""

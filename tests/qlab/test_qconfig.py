@@ -322,6 +322,11 @@ def test_json_keeps_everything(mapping):
         ('{"version": 1, "rules": [{}]}', FormatError, "Not a rule"),
         ('{"version": 1, "rules": 3}', FormatError, "Not the JSON"),
         (
+            '{"version": 1, "integer_biases": 1, "rules": []}',
+            FormatError,
+            "'integer_biases' is no truth value",
+        ),
+        (
             '{"version": 1, "rules": [{"style": "shape", "key": "", "qconfig": null}]}',
             FormatError,
             "Not a rule",
@@ -433,3 +438,17 @@ def test_arguments_without_a_json_form_are_named():
     qconfig = QConfig(MinMaxObserver.with_args(eps=torch.ones(1)), None)
     with pytest.raises(UnsupportedError, match="MinMaxObserver: the argument 'eps' has no JSON"):
         QConfigMapping().set_global(qconfig).to_json()
+
+
+def test_integer_biases_are_part_of_a_mapping():
+    plain = get_default_qconfig_mapping()
+    mapping = plain.copy().set_integer_biases()
+    assert mapping.integer_biases and not plain.integer_biases
+    assert mapping != plain and hash(mapping) != hash(plain)
+    assert mapping.copy() == mapping == QConfigMapping.from_json(mapping.to_json())
+    assert QConfigMapping.from_dict(mapping.to_dict()) == mapping
+    assert repr(mapping).splitlines()[-2] == "  integer biases"
+    assert "integer_biases" not in plain.to_dict() and "integer_biases" not in plain.to_json()
+    assert mapping.set_integer_biases(False) == plain
+    with pytest.raises(ArgumentError, match="takes True or False, not 1"):
+        plain.set_integer_biases(1)  # pyright: ignore[reportArgumentType]

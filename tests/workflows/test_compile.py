@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from typing import Any
 
 import pytest
 import torch
@@ -88,7 +89,7 @@ MODELS = {
 ON_ROWS = ("rows", "attention")
 
 
-def converted(model: nn.Module, x: Tensor, mapping: str = "int8") -> nn.Module:
+def converted(model: nn.Module, x: Tensor, mapping: Any = "int8") -> nn.Module:
     backend = get_onednn_backend_config() if isinstance(model, Fused) else None
     prepared = prepare_fx(model.eval(), mapping, x, backend_config=backend)
     prepared(x)
@@ -106,6 +107,13 @@ def test_every_operator_gives_the_same_integers(name: str):
     x = ROWS if name in ON_ROWS else IMAGE
     model = converted(MODELS[name], x)
     assert torch.equal(compiled(model)(x), model(x))
+
+
+@torch.no_grad()
+def test_integer_biases():
+    mapping = qlab.presets.get("int8").mapping().set_integer_biases()
+    model = converted(MODELS["convolutions"], IMAGE, mapping)
+    assert torch.equal(compiled(model)(IMAGE), model(IMAGE))
 
 
 @torch.no_grad()

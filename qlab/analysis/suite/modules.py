@@ -217,7 +217,9 @@ def compare_model_stub(
     """
     prepare_model_with_stubs(float_model, q_model, module_swap_list, logger_cls)
     q_model(*data)
-    return get_logger_dict(q_model)
+    shadows = (path for path, module in q_model.named_modules() if isinstance(module, Shadow))
+    paths = {f"{path}.stats" if path else "stats" for path in shadows}
+    return {path: stats for path, stats in get_logger_dict(q_model).items() if path in paths}
 
 
 def prepare_model_outputs(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from typing import Any, ClassVar, Unpack
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +13,19 @@ from torch.func import functional_call
 
 from qlab import ops
 from qlab.dtypes import qint8
-from qlab.errors import ShapeError, UnsupportedError
+from qlab.errors import FormatError, ShapeError, UnsupportedError
 from qlab.nn.quantized.base import Output
 from qlab.nn.quantized.holder import OUTPUT, constant_in_traces, float_copy, qparams_of_numbers
 from qlab.nn.quantized.operands import Operands
 from qlab.nn.quantized.weight import WeightModule
 from qlab.ops.kernels import forced
 from qlab.ops.traced import contract, described
-from qlab.qparams import QParams, dequantize, quantize
+from qlab.qparams import QParams, bias_codes, dequantize, quantize
 from qlab.qtensor import QTensor
+
+#: In output steps: a bias that is a multiple of more than this stays a real number.
+COARSEST_BIAS_UNIT = 0.5
+_WITH_INTEGER_BIAS = (ops.linear, ops.conv1d, ops.conv2d, ops.conv3d)
 
 
 class WeightedModule(WeightModule):
@@ -35,6 +39,7 @@ class WeightedModule(WeightModule):
         relu: Whether negative results become 0 before requantization.
         op: The operator on codes.
         bias_argument: The constructor argument that says whether there is a bias.
+        integer_bias: Whether `hold_integer_bias` was called.
     """
 
     takes_real_numbers = True
@@ -43,6 +48,7 @@ class WeightedModule(WeightModule):
     relu: ClassVar[bool] = False
     op: ClassVar[Callable[..., Tensor]]
     bias_argument: ClassVar[str] = "bias"
+    integer_bias: bool = False
 
     def __init__(
         self, weight_shape: tuple[int, ...], bias: bool, outputs: int | None = None
@@ -61,6 +67,52 @@ class WeightedModule(WeightModule):
     def bias(self) -> Tensor | None:
         """The bias: float32 (output channels,), real units; or None."""
         return self._buffers["bias_float"]
+
+    def hold_integer_bias(self) -> bool:
+        """Computes from now on as integer runtimes do: see ``integer_bias`` of `qlab.ops.linear`.
+
+        The bias becomes the nearest whole multiple of ``s_x · s_w``, still as real numbers in
+        `bias`. A layer whose inputs are not bound, whose types no integer kernel takes, whose
+        operator knows no integer bias, or whose output that would move by more than a quarter of
+        its step (``s_x·s_w`` above half of ``s_y``) stays as it is.
+
+        Returns:
+            Whether it computes so now.
+        """
+        bound, output, bias = self.input_qparams, self._result_qparams(), self.bias()
+        if type(self).op not in _WITH_INTEGER_BIAS or not bound or bound[0] is None:
+            return False
+        if self.execution != "integer":
+            return False
+        if bias is not None:
+            unit = bound[0].scale * self.weight_qparams.scale
+            if output is not None and float(unit.amax() / output.scale) > COARSEST_BIAS_UNIT:
+                return False
+            made = bias_codes(bias, unit) * unit.to(torch.float64)
+            self.register_buffer("bias_float", made.to(torch.float32))
+        self.integer_bias = True
+        self._cache.clear()
+        return True
+
+    def config(self) -> dict[str, Any]:
+        """As of every module; and whether the bias is an integer, where it is."""
+        told = {"integer_bias": True} if self.integer_bias else {}
+        return {**super().config(), **told}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """As every module's."""
+        rest = {name: value for name, value in config.items() if name != "integer_bias"}
+        given = config.get("integer_bias", False)
+        if not isinstance(given, bool) or (given and cls.op not in _WITH_INTEGER_BIAS):
+            raise FormatError(
+                f"Not a configuration of {cls.__name__}",
+                expected="integer_bias true, of a linear layer or convolution, or no such key",
+                received=repr(given)[:80],
+            )
+        made = super().from_config(rest)
+        made.integer_bias = given
+        return made
 
     def _weight_bias(self) -> tuple[QTensor, Tensor | None]:
         """Weight and bias; code written for the reference calls it."""
@@ -146,7 +198,7 @@ class WeightedModule(WeightModule):
             return result if finish is None else finish(result)
         else:
             call = self._call(x, x_qparams)
-            result = type(self).op(*call, **self._options(), packed=self._packed)
+            result = type(self).op(*call, **self._call_options(), packed=self._packed)
         finish = self._finish()
         return result if finish is None else finish(result)
 
@@ -157,7 +209,7 @@ class WeightedModule(WeightModule):
         bound = self.input_qparams
         if bound and bound[0] is not None:
             qparams = bound[0], self.weight_qparams, self._result_qparams()
-            self._cache["call"] = described(type(self).op.__name__, *qparams, self._options())
+            self._cache["call"] = described(type(self).op.__name__, *qparams, self._call_options())
         elif bound:
             self._cache["float"] = self._in_float()
             self._result_qparams()
@@ -206,6 +258,10 @@ class WeightedModule(WeightModule):
     def _options(self) -> dict[str, Any]:
         return {"relu": self.relu}
 
+    def _call_options(self) -> dict[str, Any]:
+        told = {"integer_bias": True} if self.integer_bias else {}
+        return {**self._options(), **told}
+
     def _example(self) -> tuple[int, ...]:
         """The shape of the smallest input."""
         raise NotImplementedError
@@ -224,7 +280,7 @@ class WeightedModule(WeightModule):
         call = self._call(codes.to(self.get_buffer("weight_codes").device), x_qparams)
         try:
             with ops.use("reference"):
-                ops.kernel_for(type(self).op.__name__, *call, **self._options())
+                ops.kernel_for(type(self).op.__name__, *call, **self._call_options())
         except UnsupportedError as error:
             return str(error.received).removeprefix("reference: ")
         return super().execution_reason

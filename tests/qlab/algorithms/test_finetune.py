@@ -1,6 +1,7 @@
 """Fine-tuning: what is trained is what converts, the scales included."""
 
 import math
+import time
 
 import pytest
 import torch
@@ -369,3 +370,23 @@ def test_a_layer_in_float_says_why(lab):
     names = ["block1.conv", "fc"]
     reason = lab.finetune(mapping, digits(64), steps=1, layers=names).report.refusals["fc"]
     assert reason == f"its weight stays in float: {lab.plan(mapping).step('fc').reason}"
+
+
+def test_the_time_that_training_takes_is_told_before(lab):
+    began = time.perf_counter()
+    lab.finetune_seconds(W4A4, digits(64), steps=1)
+    most = time.perf_counter() - began
+    expected = lab.finetune_seconds(W4A4, digits(64), steps=40)
+    assert 0 < expected < 40 * most  # one step of the 40 is no more than all of that
+    trained = lab.finetune(W4A4, digits(64), steps=40).report.seconds
+    assert trained / 20 < expected < 20 * trained
+    assert lab.finetune_seconds("int8", digits(64), layers=["pool"]) == 0
+
+
+def test_the_time_of_training_needs_what_training_needs(lab):
+    with pytest.raises(ArgumentError, match="a loader of two batches or more"):
+        lab.finetune_seconds(W4A4, digits(32))
+    with pytest.raises(UnknownNameError, match="nope"):
+        lab.finetune_seconds(W4A4, digits(64), layers=["nope"])
+    with pytest.raises(ArgumentError, match="steps"):
+        lab.finetune_seconds(W4A4, digits(64), steps=0)

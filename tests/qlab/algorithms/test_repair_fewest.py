@@ -155,3 +155,24 @@ def test_training_without_data_is_refused(lab, loader):
     with pytest.raises(ArgumentError, match=r"A loss is for training.*train_on"):
         lab.repair(MAPPING, 99.0, loss=torch.nn.functional.cross_entropy)
     assert not Limits().trains
+
+
+def failing(output: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    raise RuntimeError("no such class")
+
+
+@pytest.mark.parametrize(
+    ("count", "loss", "said"),
+    [(1, None, "two batches or more"), (2, failing, "the loss failed.*no such class")],
+)
+def test_data_not_to_be_trained_on_is_refused_before_the_search(mlp, loader, count, loss, said):
+    seen = []
+    with pytest.raises(ArgumentError, match=said):
+        mlp.repair(
+            MAPPING,
+            {"sqnr": 90.0},
+            train_on=loader[:count],
+            loss=loss,
+            on_progress=lambda *told: seen.append(told),
+        )
+    assert seen == []

@@ -161,6 +161,7 @@ REFUSED = {
     "check_onnx": lambda lab, _: lab.check_onnx(b"", "int8"),
     "repair": lambda lab, _: lab.repair("int8", 90.0),
     "finetune": lambda lab, _: lab.finetune("int8", BATCHES),
+    "finetune_seconds": lambda lab, _: lab.finetune_seconds("int8", BATCHES),
     "repair_with": lambda lab, _: lab.repair_with("equalize"),
     "repair_seconds": lambda lab, _: lab.repair_seconds("equalize"),
 }

@@ -124,3 +124,21 @@ def test_overlapping_passes_of_threads_restore_once():
     leave.set()
     thread.join()
     assert settings() == before
+
+
+def test_repairs_learn_in_full_float32():
+    torch.manual_seed(0)
+    x, model = torch.randn(16, 3), nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    labels = torch.arange(16) % 2
+    lab = qlab.Lab(model.eval(), x, [x])
+    newer()
+    seen, before = [], settings()
+
+    def loss(output: Tensor, labels: Tensor) -> Tensor:
+        seen.append(settings())
+        return nn.functional.cross_entropy(output, labels)
+
+    lab.finetune("int8", [(x, labels)] * 4, loss, steps=3)
+    n = len(PARTS)
+    assert len(seen) > 3 and all(found[:n] == FULL[:n] for found in seen)
+    assert settings() == before

@@ -14,6 +14,7 @@ from qlab.graph import annotate, convert, fuse, trace
 from qlab.nn import intrinsic as nni
 from qlab.nn import quantized as nnq
 from qlab.nn.intrinsic import quantized as nniq
+from qlab.nn.quantized.weighted import WeightedModule
 from qlab.qconfig import QConfigMapping, default_activation_only_qconfig, qconfig_of
 from qlab.qparams import QParams, quantize
 from qlab.ranges import TensorSpec
@@ -388,3 +389,19 @@ def test_a_module_with_other_scales_is_not_shared():
     )
     assert wider.get_submodule("right") is not base.get_submodule("right")
     assert wider.get_submodule("stem") is base.get_submodule("stem")
+
+
+def test_integer_biases_are_held_where_integers_are_multiplied():
+    graph, real = converted_of(Net(), EVERYWHERE, X)
+    whole = annotate(graph, EVERYWHERE.copy().set_integer_biases())
+    scales = whole.qparams(statistics(graph, X))
+    made = convert(graph, whole, scales, like=real)
+    held = {
+        name: module.integer_bias
+        for name, module in made.named_modules()
+        if isinstance(module, WeightedModule)
+    }
+    assert held and all(held.values())
+    assert not any(getattr(module, "integer_bias", False) for module in real.modules())
+    again = convert(graph, whole, scales, like=made)
+    assert all(again.get_submodule(name) is made.get_submodule(name) for name in held)

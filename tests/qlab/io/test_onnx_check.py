@@ -7,6 +7,7 @@ from torch import nn
 
 import qlab
 from qlab.errors import ArgumentError, FormatError
+from qlab.io.onnx_check import holds_integer_biases
 from qlab.io.onnx_file import onnx_bytes
 from qlab.io.portable import portable
 from qlab.io.standalone import ATEN
@@ -118,3 +119,43 @@ def test_means_in_the_middle_between_two_codes_go_where_qlab_puts_them(layer):
     apart = portable(converted, ATEN)
     ours, theirs = (graph.get_submodule(name)(codes) for graph in (converted, apart))
     assert torch.equal(ours, theirs)
+
+
+def test_an_exported_file_is_compared_with_the_model_as_measured_too(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 64)).eval()
+    lab = qlab.Lab(model, torch.randn(1, 32), [torch.randn(2000, 32)])
+    content = lab.export(tmp_path / "model.onnx", "int8").read_bytes()
+    assert holds_integer_biases(content)
+    check = lab.check_onnx(content, "int8")
+    assert (check.table["exact_local"].iloc[1:] == 1.0).all()  # QuantizeLinear divides: it may tie
+    assert check.output["sqnr"] > check.measured["sqnr"]
+    assert 20.0 < check.measured["sqnr"] < 80.0 and check.measured["exact"] < 1.0
+    assert "; beside the model with real biases" in check.describe()
+    measured = lab.convert("int8")
+    with torch.no_grad():
+        x = next(iter(lab._evaluation_data)).inputs[0]
+        theirs = lab.convert(qlab.presets.get("int8").mapping().set_integer_biases())(x)
+        noise = (measured(x) - theirs).square().sum() / measured(x).square().sum()
+    assert check.measured["sqnr"] == pytest.approx(-10 * float(noise.log10()), abs=0.5)
+
+
+def test_a_configuration_with_integer_biases_is_its_own_measure(lab, content):
+    mapping = qlab.presets.get("int8").mapping().set_integer_biases()
+    check = lab.check_onnx(content, mapping)
+    assert not check.measured and check.output["exact"] == 1.0
+    assert "real biases" not in check.describe()
+
+
+def test_a_file_with_real_biases_is_compared_with_them_alone(lab):
+    written = onnx_bytes(lab.convert("int8"), lab.example_values)
+    assert not holds_integer_biases(written)
+    check = lab.check_onnx(written, "int8")
+    assert not check.measured and check.most_local_steps <= 1
+
+
+def test_whether_a_file_has_integer_biases_is_asked_of_onnx_alone(tmp_path):
+    with pytest.raises(FormatError, match="Not a valid ONNX file"):
+        holds_integer_biases(b"no protocol buffer")
+    with pytest.raises(ArgumentError, match="The ONNX file cannot be read"):
+        holds_integer_biases(tmp_path / "absent.onnx")

@@ -10,10 +10,13 @@ from torch import nn
 
 import qlab
 from qlab import PerGroup, QConfigMapping, TensorSpec, qconfig_of
-from qlab.dtypes import integer
+from qlab.dtypes import integer, quint8
 from qlab.errors import ArgumentError, UnsupportedError
-from qlab.io.onnx_file import onnx_bytes, save_onnx
+from qlab.io.onnx_file import INTEGER_BIASES, onnx_bytes, save_onnx
 from qlab.io.portable import LARGEST_BIAS_UNIT
+from qlab.ranges import Fixed
+
+_TO_TEN = TensorSpec(quint8, policy=Fixed(10 / 255, 0))
 
 
 def _lab(model: nn.Module, *inputs: torch.Tensor) -> qlab.Lab:
@@ -104,9 +107,35 @@ def test_a_bias_that_integers_would_round_too_much_is_added_behind(bias, apart, 
     module = lab.convert("int8").get_submodule("0")
     (x,) = module.input_qparams
     unit = x.scale * module.weight_qparams.scale.amax() / module.output_qparams.scale
-    operators = [node.op_type for node in _written(lab, "int8", tmp_path).graph.node]
+    written = onnx.load_from_string(onnx_bytes(lab.convert("int8"), lab.example_values))
     assert (float(unit) > LARGEST_BIAS_UNIT) == apart
-    assert ("Add" in operators) == apart
+    assert ("Add" in [node.op_type for node in written.graph.node]) == apart
+
+
+@pytest.mark.parametrize(("bias", "apart"), [(-0.99, True), (-0.9, False)])
+def test_as_deployed_only_what_would_move_by_a_quarter_step_is_added_behind(bias, apart, tmp_path):
+    layer = nn.Linear(1, 1)
+    nn.init.constant_(layer.weight, 1.0)
+    nn.init.constant_(layer.bias, bias)
+    lab = _lab(nn.Sequential(layer, nn.ReLU()), torch.rand(64, 1))
+    written = _written(lab, "int8", tmp_path)
+    assert ("Add" in [node.op_type for node in written.graph.node]) == apart
+    keys = {entry.key for entry in written.metadata_props}
+    assert (INTEGER_BIASES in keys) == (not apart)
+
+
+def test_a_relu6_that_its_codes_exceed_is_a_bound_on_codes(tmp_path):
+    layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU6())
+    nn.init.constant_(layers[0].bias, 8.0)
+    lab = _lab(layers, torch.randn(16, 3, 8, 8))
+    wide = QConfigMapping().set_global(qconfig_of(_TO_TEN, TensorSpec.int8_weight()))
+    path = lab.export(tmp_path / "model.onnx", wide)
+    kinds = [node.op_type for node in onnx.load(path).graph.node]
+    assert kinds.index("Clip") > kinds.index("Relu") > kinds.index("Conv")
+    check = lab.check_onnx(path, wide)
+    assert check.table["exact_local"].min() == 1.0
+    codes = lab.convert(wide)(torch.full((1, 3, 8, 8), 10.0))
+    assert float(codes.max()) == pytest.approx(6.0, abs=0.02)
 
 
 class _Odd(nn.Module):

@@ -41,6 +41,18 @@ def test_every_sample_model_comes_out_bit_equal(name, tmp_path, monkeypatch, cap
     assert "The same integers" in capsys.readouterr().out
 
 
+def test_integer_biases_are_replayed(tmp_path, monkeypatch, capsys):
+    subject = load_subject("mlp", samples=8)
+    lab = qlab.Lab(subject.model, subject.example_inputs, subject.calibration)
+    mapping = qlab.presets.get("int8").mapping().set_integer_biases()
+    script = lab.export(tmp_path / "replay.py", mapping, origin=Origin("mlp", samples=8))
+    monkeypatch.setattr(sys, "argv", ["replay.py", "--output", str(tmp_path / "a.safetensors")])
+    runpy.run_path(str(script), run_name="__main__")
+    assert "The same integers" in capsys.readouterr().out
+    again = qlab.load_quantized(tmp_path / "a.safetensors")
+    assert any(getattr(module, "integer_bias", False) for module in again.modules())
+
+
 def test_a_repaired_model_comes_out_bit_equal(tmp_path):
     sample = sample_models.load("conv_bn_relu")
     lab = qlab.Lab(sample.model, sample.example_inputs, sample.calibration(32))

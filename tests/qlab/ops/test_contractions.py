@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from qlab import ops
 from qlab.dtypes import float8_e4m3fn, integer, qint8, qint32, quint8
-from qlab.errors import ShapeError
+from qlab.errors import ShapeError, UnsupportedError
 from qlab.granularity import PerAxis, PerGroup
 from qlab.ops import onednn
 from qlab.qparams import QParams, dequantize, quantize, requantize
@@ -32,6 +32,23 @@ def expected(acc: Tensor, scale: Tensor, bias: Tensor | None, y: QParams | None,
     real = real if bias is None else real + bias
     real = real.relu() if relu else real
     return real if y is None else requantize(real, y)
+
+
+def expected_whole(acc: Tensor, call: dict[str, Any]) -> Tensor:
+    """The contract with an integer bias: one sum of integers, one multiplier."""
+    unit, bias, y = (
+        call["x_qparams"].scale * call["w_qparams"].scale,
+        call["bias"],
+        call["y_qparams"],
+    )
+    if bias is not None:
+        acc = acc + (bias.double() / unit.double()).round().long()
+    if y is None:
+        real = acc.float() * unit
+        return real.relu() if call["relu"] else real
+    whole = (acc.float() * (unit / y.scale)).round().long() + int(y.zero_point)
+    whole = whole.clamp(min=int(y.zero_point)) if call["relu"] else whole
+    return whole.clamp(y.quant_min, y.quant_max).to(y.dtype.storage)
 
 
 @st.composite
@@ -65,6 +82,32 @@ def test_linear_is_bit_equal_to_integer_arithmetic(call: dict[str, Any]) -> None
     assert torch.equal(ops.linear(**call), wanted)
     with ops.use("reference"):
         assert torch.equal(ops.linear(**call), wanted)
+
+
+@given(linear_calls())
+def test_linear_with_an_integer_bias_multiplies_one_sum_once(call: dict[str, Any]) -> None:
+    acc = shifted(call["x"], call["x_qparams"]) @ shifted(call["weight"], call["w_qparams"]).T
+    assert torch.equal(ops.linear(**call, integer_bias=True), expected_whole(acc, call))
+
+
+def test_an_integer_bias_is_left_to_the_reference_kernel() -> None:
+    call = (codes(quint8, 2, 8), X, codes(qint8, 4, 8), W, torch.randn(4), Y)
+    ops.reset_counts()
+    ops.linear(*call, integer_bias=True)
+    assert ops.counts() == {("linear", "reference"): 1}
+    if FASTEST == "onednn":
+        message = "the bias is an integer, summed before the scales are applied"
+        with ops.use("onednn"), pytest.raises(UnsupportedError, match=message):
+            ops.linear(*call, integer_bias=True)
+
+
+def test_an_integer_bias_beyond_int32_saturates() -> None:
+    tiny = QParams.per_tensor(1e-5, 0, quint8)
+    weight = QParams.per_tensor(1e-6, 0, qint8)
+    x, w = torch.zeros(1, 1, dtype=torch.uint8), torch.ones(1, 1, dtype=torch.int8)
+    call = (x, tiny, w, weight, torch.tensor([1e3]), None)
+    found = ops.linear(*call, integer_bias=True)
+    assert found.item() == pytest.approx((2**31 - 1) * 1e-11)
 
 
 @st.composite
@@ -108,6 +151,8 @@ def conv_by_integers(n: int, call: dict[str, Any]) -> Tensor:
         mode = {"zeros": "constant"}.get(call["padding_mode"], call["padding_mode"])
         x = F.pad(x.double(), flat, mode=mode).long()
     acc = FLOAT[n](x, weight, None, call["stride"], 0, call["dilation"], call["groups"])
+    if call.get("integer_bias"):
+        return expected_whole(acc.movedim(1, -1), call).movedim(-1, 1)
     scale = call["x_qparams"].scale * call["w_qparams"].scale
     wanted = expected(acc.movedim(1, -1), scale, call["bias"], call["y_qparams"], call["relu"])
     return wanted.movedim(-1, 1)
@@ -120,6 +165,15 @@ def test_convolution_is_bit_equal_to_integer_arithmetic(drawn: tuple[int, dict[s
     assert torch.equal(CONV[n](**call), wanted)
     with ops.use("reference"):
         assert torch.equal(CONV[n](**call), wanted)
+
+
+@given(conv_calls())
+def test_convolution_with_an_integer_bias_multiplies_one_sum_once(
+    drawn: tuple[int, dict[str, Any]],
+) -> None:
+    n, call = drawn
+    call |= {"integer_bias": True}
+    assert torch.equal(CONV[n](**call), conv_by_integers(n, call))
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])

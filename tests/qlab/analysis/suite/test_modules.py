@@ -200,6 +200,18 @@ def test_a_second_shadow_takes_the_place_of_the_first():
     assert torch.equal(again["1.stats"]["float"][0], first["1.stats"]["float"][0])
 
 
+def test_loggers_that_a_comparison_of_outputs_left_are_no_shadows():
+    model = nn.Sequential(tq.QuantStub(), nn.Linear(2, 2)).eval()
+    model.qconfig = tq.default_qconfig
+    prepared, x = tq.prepare(model), torch.randn(3, 2)
+    prepared(x)
+    quantized = tq.convert(prepared)
+    assert set(compare_model_outputs(model, quantized, x)) == {"0.stats", "1.stats"}
+    found = compare_model_stub(model, quantized, {nn.Linear}, x)
+    assert list(found) == ["1.stats"]
+    assert set(found["1.stats"]) == {"float", "quantized"}
+
+
 def test_models_that_do_not_correspond(pair):
     model, quantized, x = pair
     with pytest.raises(ArgumentError, match=r"nothing to shadow.*in place of Conv3d"):

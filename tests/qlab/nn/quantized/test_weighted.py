@@ -1,5 +1,6 @@
 """Linear and convolutions: weights of any type and granularity, loaded, replaced, executed."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -10,7 +11,7 @@ import qlab.nn.intrinsic.quantized as nniq
 import qlab.nn.quantized as nnq
 from qlab import ops
 from qlab.dtypes import as_qdtype, qint8, quint8
-from qlab.errors import ArgumentError, DTypeError, ShapeError
+from qlab.errors import ArgumentError, DTypeError, FormatError, ShapeError
 from qlab.granularity import PerAxis, PerGroup, PerTensor
 from qlab.nn.intrinsic.fold import core
 from qlab.nn.quantized.weighted import WeightedModule
@@ -241,3 +242,66 @@ def test_weight_and_bias_at_once():
     module = nnq.Linear(3, 2)
     weight, bias = module._weight_bias()
     assert torch.equal(weight.int_repr(), module.weight().int_repr()) and bias is module.bias()
+
+
+def _bound(module: nn.Module, input_qparams: QParams = INPUT) -> WeightedModule:
+    return quantized(module).bind_inputs(input_qparams)
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Linear(4, 6), lambda: nn.Conv2d(4, 6, 3)])
+def test_an_integer_bias_is_a_multiple_of_the_product_of_scales(make):
+    torch.manual_seed(0)
+    made = _bound(make())
+    before = made.bias().clone()
+    assert not made.integer_bias and made.hold_integer_bias() and made.integer_bias
+    unit = (INPUT.scale * made.weight_qparams.scale).double()
+    steps = made.bias().double() / unit
+    assert torch.allclose(steps, steps.round(), atol=1e-2, rtol=0)
+    assert ((made.bias() - before).abs() <= 0.5001 * unit).all() and (made.bias() != before).any()
+
+
+def test_with_an_integer_bias_a_layer_computes_what_its_operator_does():
+    torch.manual_seed(0)
+    made = _bound(nn.Linear(4, 6))
+    x = torch.randint(0, 256, (500, 4), dtype=torch.uint8)
+    weight = made.get_buffer("weight_codes"), made.weight_qparams
+    plain = made(x)
+    made.hold_integer_bias()
+    wanted = ops.linear(x, INPUT, *weight, made.bias(), OUTPUT, integer_bias=True)
+    assert torch.equal(made(x), wanted) and torch.equal(made(x), wanted)
+    assert (made(x).int() - plain.int()).abs().max() <= 1
+
+
+def test_an_integer_bias_survives_configuration_and_state():
+    torch.manual_seed(0)
+    made = _bound(nn.Linear(4, 6))
+    assert "integer_bias" not in made.config()
+    made.hold_integer_bias()
+    read = nnq.Linear.from_config(json.loads(json.dumps(made.config())))
+    read.load_state_dict(made.state_dict())
+    x = torch.randint(0, 256, (50, 4), dtype=torch.uint8)
+    assert read.integer_bias and torch.equal(read(x), made(x))
+    with pytest.raises(FormatError, match="integer_bias true, of a linear layer or convolution"):
+        nnq.Linear.from_config({**made.config(), "integer_bias": 1})
+    transposed = quantized(nn.ConvTranspose2d(4, 6, 3)).config()
+    with pytest.raises(FormatError, match="integer_bias true, of a linear layer or convolution"):
+        nnq.ConvTranspose2d.from_config({**transposed, "integer_bias": True})
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: quantized(nn.Linear(4, 6)),
+        lambda: quantized(nn.Linear(4, 6)).bind_inputs(None),
+        lambda: _bound(nn.ConvTranspose2d(4, 6, 3)),
+        lambda: _bound(nn.Linear(4, 6), QParams.per_tensor(0.1, 0, as_qdtype("qint16"))),
+        lambda: _bound(nn.Linear(4, 6), QParams.per_tensor(30.0, 0, quint8)),
+    ],
+    ids=["not bound", "real numbers", "transposed", "16 bits", "coarse"],
+)
+def test_what_has_no_integer_bias_stays_as_it_is(make):
+    torch.manual_seed(0)
+    made = make()
+    before = made.bias().clone()
+    assert not made.hold_integer_bias() and not made.integer_bias
+    assert torch.equal(made.bias(), before)
