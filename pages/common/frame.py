@@ -35,7 +35,7 @@ STYLE = """<style>
 .st-key-causes {min-height: 8rem}
 .st-key-choices_arrived {display: none}
 [data-testid=stButtonGroup] button[data-selected=true], [data-testid=stSliderThumbValue] {
-  color: light-dark(#005a8d, #8cccf2)}
+  color: light-dark(#005a8d, #8cccf2) !important}
 @media (max-width: 1000px) {
   [data-testid=stMainBlockContainer] {padding-left: 1rem; padding-right: 1rem}
   [data-testid=stMetricValue] {font-size: 1.3rem}
