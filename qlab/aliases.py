@@ -47,7 +47,10 @@ TABLE: dict[str, tuple[str, str]] = {
     f"{_NNQD}.modules": (_NNQD, _ALL),
     f"{_NNQD}.modules.conv": (_NNQD, _ALL_CONVS),
     f"{_NNQD}.modules.linear": (_NNQD, "Linear"),
-    f"{_NNQD}.modules.rnn": (_NNQD, "LSTM GRU RNNCell LSTMCell GRUCell"),
+    f"{_NNQD}.modules.rnn": (
+        f"{_NNQD}.rnn",
+        "LSTM GRU RNNCell LSTMCell GRUCell RNNBase RNNCellBase",
+    ),
     f"{_NNQR}.modules": (_NNQR, _ALL),
     f"{_NNQR}.modules.conv": (_NNQR, _ALL_CONVS),
     f"{_NNQR}.modules.linear": (_NNQR, "Linear"),
@@ -111,7 +114,8 @@ TABLE: dict[str, tuple[str, str]] = {
         "get_native_backend_config get_native_backend_config_dict default_op_quint8_dtype_config "
         "default_op_fp16_dtype_config default_dynamic_int8_dtype_config "
         "default_dynamic_float16_dtype_config input_output_only_quint8_dtype_config "
-        "weight_only_quint8_dtype_config weight_only_quint4x2_dtype_config",
+        "weight_only_quint8_dtype_config weight_only_quint4x2_dtype_config "
+        "weighted_op_quint8_dtype_config",
     ),
     f"{_QUANTIZATION}.backend_config.onednn": (_BACKEND, "get_onednn_backend_config"),
     f"{_QUANTIZATION}.backend_config.qnnpack": (_BACKEND, "get_qnnpack_backend_config"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from reprlib import repr as brief
+from types import NoneType
 from typing import Any, Self
 
 
@@ -52,6 +54,14 @@ class ShapeError(QlabError, ValueError):
 
 class ArgumentError(QlabError, ValueError):
     """An argument has the right type and a value that makes no sense."""
+
+
+class OperandError(QlabError, RuntimeError, IndexError, ValueError):
+    """PyTorch refuses an operation on a quantized tensor: a shape, an index or a number is wrong.
+
+    It is each of the errors that PyTorch raises for the same call on a float tensor; but a
+    `DTypeError` comes for its TypeError, by which Python learns that two things do not compare.
+    """
 
 
 class MissingDataError(ArgumentError):
@@ -137,4 +147,49 @@ class UnknownNameError(QlabError, LookupError):
             f"Unknown {kind} {name!r}",
             expected="one of: " + (", ".join(names) or "none exist"),
             fix=f"Did you mean {near[0]!r}?" if near else None,
+        )
+
+
+def check_type(
+    caller: str, what: str, value: object, kinds: type | tuple[type, ...], expected: str
+) -> None:
+    """Raises `DTypeError` unless an argument is of one of some types; text is no sequence here.
+
+    Args:
+        caller: The function that was called.
+        what: The argument, in words.
+        value: The argument.
+        kinds: Types that are taken.
+        expected: These in words, with an example.
+    """
+    if not isinstance(value, kinds) or (isinstance(value, str) and not _means_text(kinds)):
+        raise DTypeError(
+            f"{caller}: {what} cannot be used", expected=expected, received=brief(value)
+        )
+
+
+def _means_text(kinds: type | tuple[type, ...]) -> bool:
+    return str in (kinds if isinstance(kinds, tuple) else (kinds,))
+
+
+def check_dict(caller: str, what: str, given: Any) -> Mapping[Any, Any]:
+    """What was given, or an empty dict for None; raises `DTypeError` for anything else."""
+    check_type(caller, what, given, (Mapping, NoneType), "a dict, or None")
+    return given or {}
+
+
+def check_callable(caller: str, what: str, value: object) -> None:
+    """Raises `DTypeError` unless an argument can be called."""
+    if not callable(value):
+        raise DTypeError(
+            f"{caller}: {what} cannot be called", expected="a function", received=brief(value)
+        )
+
+
+def check_maker(kind: Any, method: str) -> None:
+    """Raises `ArgumentError` unless a class can make a module out of another one."""
+    if not callable(getattr(kind, method, None)):
+        raise ArgumentError(
+            f"{getattr(kind, '__name__', kind)} cannot take another module's place",
+            expected=f"a class with a method {method}",
         )

@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterable, Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
+from qlab.algorithms.parts import (
+    Named,
+    channel_range,
+    converged,
+    expand_groups_in_paired_modules_list,
+    get_param,
+    layer_of,
+    process_paired_modules_list_to_name,
+)
 from qlab.algorithms.scale_groups import input_rows, output_rows, scale_input, scale_output
 from qlab.algorithms.targets import channel_means
-from qlab.errors import ArgumentError, ShapeError, UnknownNameError, UnsupportedError
+from qlab.errors import ArgumentError, ShapeError, UnknownNameError
 from qlab.nn import quantized as nnq
 from qlab.nn.intrinsic.fold import core
 
 _ROUNDS = 1000
-
-Named = str | nn.Module
 
 
 def cross_layer_equalization(module1: nn.Module, module2: nn.Module) -> None:
@@ -43,7 +48,7 @@ def cross_layer_equalization(module1: nn.Module, module2: nn.Module) -> None:
 
     Source: Nagel et al. 2019, arXiv 1906.04721, section 4.1.
     """
-    first, second = _layer(module1), _layer(module2)
+    first, second = layer_of(module1), layer_of(module2)
     writing, reading = output_rows(first), input_rows(second)
     if len(writing) != len(reading):
         raise ShapeError(
@@ -51,7 +56,7 @@ def cross_layer_equalization(module1: nn.Module, module2: nn.Module) -> None:
             expected=f"{len(writing)} input channels",
             received=f"{len(reading)}",
         )
-    one, other = (rows.amax(1) - rows.amin(1) for rows in (writing, reading))
+    one, other = (channel_range(rows) for rows in (writing, reading))
     alive = (one > 0) & (other > 0)
     factors = torch.where(alive, (one / other.clamp_min(1e-30)).sqrt(), torch.ones_like(one))
     scale_output(first, 1.0 / factors)
@@ -83,22 +88,15 @@ def equalize(
         UnsupportedError: A layer that is neither linear nor a convolution.
         ShapeError: Layers that do not follow one another.
     """
-    groups = [[_name_in(model, item) for item in group] for group in paired_modules_list]
-    if short := [group for group in groups if len(group) < 2]:
-        raise ArgumentError(
-            "Equalization needs two or more layers that follow one another",
-            received=f"{short[0]}",
-        )
+    groups = process_paired_modules_list_to_name(model, paired_modules_list)
+    pairs = expand_groups_in_paired_modules_list(groups)
     made = model if inplace else copy.deepcopy(model)
-    pairs = [pair for group in groups for pair in pairwise(group)]
-    names = dict.fromkeys(name for group in groups for name in group)
-    layers = [_layer(made.get_submodule(name)) for name in names]
+    layers = {name: layer_of(made.get_submodule(name)) for group in groups for name in group}
     for _ in range(_ROUNDS):
-        before = [layer.weight.detach().clone() for layer in layers]
+        before = {name: copy.deepcopy(layer) for name, layer in layers.items()}
         for first, second in pairs:
             cross_layer_equalization(made.get_submodule(first), made.get_submodule(second))
-        moved = zip(layers, before, strict=True)
-        if sum(float((layer.weight.detach() - old).norm()) for layer, old in moved) < threshold:
+        if converged(layers, before, threshold):
             return made
     raise ArgumentError(
         "Equalization found no end",
@@ -136,7 +134,7 @@ def bias_correction(
     """
     floats = dict(float_model.named_modules())
     for name, module in list(quantized_model.named_modules()):
-        if type(module) not in tuple(target_modules) or _bias(module) is None:
+        if type(module) not in tuple(target_modules) or get_param(module, "bias") is None:
             continue
         if name not in floats:
             raise UnknownNameError.of("layer", name, floats)
@@ -181,42 +179,10 @@ def _mean_error(
     return torch.stack(sums).sum(0) / count
 
 
-def _bias(module: Any) -> Tensor | None:
-    bias: Any = module.bias
-    found: Any = bias() if callable(bias) else bias
-    return found
-
-
 def _shift_bias(module: Any, shift: Tensor) -> None:
-    old = _bias(module)
-    assert old is not None
+    old = get_param(module, "bias")
     new = (old.detach().double() + shift).to(old.dtype)
     if callable(module.bias):
         module.set_weight_bias(module.weight(), new)
     else:
         module.bias.data = new
-
-
-def _layer(module: nn.Module) -> Any:
-    inner = core(module)
-    if not isinstance(inner, nn.Linear | _ConvNd):
-        raise UnsupportedError(
-            "Equalization knows linear layers and convolutions",
-            expected="one of them, fused with an activation or not",
-            received=type(module).__name__,
-        )
-    return inner
-
-
-def _name_in(model: nn.Module, item: Named) -> str:
-    known = dict(model.named_modules())
-    if isinstance(item, str):
-        if item not in known:
-            raise UnknownNameError.of("layer", item, known)
-        return item
-    for name, module in known.items():
-        if module is item:
-            return name
-    raise ArgumentError(
-        "Equalization: a module is not part of the model", received=type(item).__name__
-    )

@@ -22,12 +22,16 @@ from qlab.eager.prepare import (
 )
 from qlab.eager.qat import prepare_qat, quantize_qat
 from qlab.eager.quantize import default_eval_fn, quantize
-from qlab.nn.quantizable.insides import INSIDES
+from qlab.nn.quantizable.insides import INSIDES, TRAINED
 
 
 def _prepare_insides(module: nn.Module) -> nn.Module:
-    """A custom module in training learns to live with rounding, one in use is only observed."""
-    return (prepare_qat if module.training else prepare)(module, inplace=True)
+    """In prepare it is observed, in prepare_qat it learns to live with rounding.
+
+    A custom module that is made by hand, or in a graph, goes by its mode.
+    """
+    trained = TRAINED.get() is not False and module.training
+    return (prepare_qat if trained else prepare)(module, inplace=True)
 
 
 INSIDES.prepare = _prepare_insides

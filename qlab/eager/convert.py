@@ -9,7 +9,6 @@ from typing import Any
 from torch import nn
 from torch.nn.utils.parametrize import type_before_parametrizations as type_of
 
-from qlab.eager.fuse import check_model
 from qlab.eager.prepare import (
     custom_mappings,
     get_observer_dict,
@@ -17,9 +16,10 @@ from qlab.eager.prepare import (
     observe_output,
     static_mappings,
 )
-from qlab.errors import ArgumentError, QlabError
+from qlab.errors import ArgumentError, QlabError, check_dict, check_maker
 from qlab.nn.quantized.observed import forget_calibration, placeholders, warn_uncalibrated
 from qlab.nn.quantized.whole import loads_as_a_whole
+from qlab.ops import checks
 
 ModuleMapping = Mapping[type[nn.Module], Any]
 
@@ -53,7 +53,11 @@ def convert(
         ArgumentError: The model was not prepared.
         QlabError: A module cannot be converted; names it. The model stays as it was.
     """
-    check_model("convert", module)
+    checks.model("convert", module)
+    check_dict("convert", "mapping", mapping)
+    given = check_dict("convert", "convert_custom_config_dict", convert_custom_config_dict)
+    key = "observed_to_quantized_custom_module_class"
+    check_dict("convert", f"the entry {key!r}", given.get(key))
     if is_reference:
         raise ArgumentError("convert: is_reference=True is not supported", fix="Leave it out.")
     if mapping is None and not _is_prepared(module):
@@ -75,7 +79,7 @@ def convert(
     mapping = static_mappings() if mapping is None else mapping
     custom: ModuleMapping = custom_mappings()[1]
     if convert_custom_config_dict is not None:
-        custom = convert_custom_config_dict.get("observed_to_quantized_custom_module_class", {})
+        custom = given.get(key) or {}
     swap_children("convert", module, (mapping, custom), use_precomputed_fake_quant)
     if remove_qconfig:
         _remove_qconfig(module)
@@ -141,12 +145,16 @@ def swap_module(
     Returns:
         With the module's own forward hooks and pre-hooks, which now see quantized tensors.
     """
+    checks.model("swap_module", mod)
+    mapping = check_dict("swap_module", "mapping", mapping)
     custom, kind = custom_module_class_mapping or {}, type_of(mod)
     if getattr(mod, "qconfig", None) is None:
         return mod
     if kind in custom:
+        check_maker(custom[kind], "from_observed")
         new = custom[kind].from_observed(mod)
     elif kind in mapping:
+        check_maker(mapping[kind], "from_float")
         options = {"use_precomputed_fake_quant": True} if use_precomputed_fake_quant else {}
         new = mapping[kind].from_float(mod, **options)
     else:

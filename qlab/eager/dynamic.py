@@ -15,9 +15,9 @@ from torch.nn.utils.parametrize import type_before_parametrizations as type_of
 from qlab import registry
 from qlab.dtypes import QDType, as_qdtype, integer, qint8, quint8
 from qlab.eager.convert import ModuleMapping, convert, swap_module
-from qlab.eager.fuse import check_model
 from qlab.eager.prepare import propagate_qconfig_
-from qlab.errors import DTypeError, UnknownNameError, UnsupportedError
+from qlab.errors import DTypeError, UnknownNameError, UnsupportedError, check_dict
+from qlab.ops import checks
 from qlab.qconfig import (
     QConfig,
     default_dynamic_qconfig,
@@ -101,7 +101,8 @@ def quantize_dynamic(
         >>> quantize_dynamic(nn.Sequential(nn.Linear(4, 2)), {nn.Linear})[0]
         DynamicQuantizedLinear(in_features=4, out_features=2, dtype=qlab.qint8, ...)
     """
-    check_model("quantize_dynamic", model)
+    checks.model("quantize_dynamic", model)
+    check_dict("quantize_dynamic", "mapping", mapping)
     spec = _spec(qconfig_spec, dtype)
     known = dynamic_mappings() if mapping is None else mapping
     if qconfig_spec is not None:

@@ -10,18 +10,17 @@ from typing import Any
 from torch import nn
 from torch.nn.utils.parametrize import type_before_parametrizations as type_of
 
-from qlab.errors import ArgumentError, DTypeError, UnknownNameError
+from qlab.errors import (
+    ArgumentError,
+    DTypeError,
+    UnknownNameError,
+    check_callable,
+    check_dict,
+)
+from qlab.ops import checks
 from qlab.registry import PATTERNS
 
 Fuser = Callable[[list[nn.Module], bool, Mapping[Any, Any] | None], list[nn.Module]]
-
-
-def check_model(caller: str, model: object) -> None:
-    """Raises `DTypeError` unless a workflow was given a module."""
-    if not isinstance(model, nn.Module):
-        raise DTypeError(
-            f"{caller}: not a model", expected="a torch.nn.Module", received=type(model).__name__
-        )
 
 
 def fuse_modules(
@@ -81,7 +80,7 @@ def _fuse(
     is_qat: bool,
 ) -> nn.Module:
     caller = "fuse_modules_qat" if is_qat else "fuse_modules"
-    check_model(caller, model)
+    checks.model(caller, model)
     if isinstance(chains, str) or not isinstance(chains, Sequence):
         raise DTypeError(
             f"{caller}: the modules to fuse are not named",
@@ -90,17 +89,41 @@ def _fuse(
         )
     if all(isinstance(item, str) for item in chains):
         chains = [chains]
+    for chain in chains:
+        if not isinstance(chain, Sequence) or not all(isinstance(p, str) for p in chain):
+            raise DTypeError(
+                f"{caller}: a chain to fuse is not named",
+                expected="a list of paths such as ['conv', 'bn', 'relu']",
+                received=repr(chain),
+            )
+    key = "additional_fuser_method_mapping"
+    extra = check_dict(caller, "fuse_custom_config_dict", custom).get(key)
+    for method in check_dict(caller, key, extra).values():
+        check_callable(caller, f"a method of {key}", method)
+    fuser = fuse_known_modules if fuser_func is None else fuser_func
+    check_callable(caller, "fuser_func", fuser)
     if not inplace:
         model = copy.deepcopy(model)
-    extra = (custom or {}).get("additional_fuser_method_mapping")
-    fuser = fuser_func or fuse_known_modules
     found = [[_module(model, path) for path in chain] for chain in chains]
     _check_apart(caller, chains, found)
     fused = [fuser(modules, is_qat, extra) for modules in found]
     for chain, modules in zip(chains, fused, strict=True):
+        _check_fused(caller, chain, modules)
+    for chain, modules in zip(chains, fused, strict=True):
         for path, module in zip(chain, modules, strict=True):
             model.set_submodule(path, module)
     return model
+
+
+def _check_fused(caller: str, chain: Sequence[str], modules: Any) -> None:
+    """Raises unless what fuses returned a module for each of a chain."""
+    whole = isinstance(modules, list | tuple) and all(isinstance(m, nn.Module) for m in modules)
+    if not whole or len(modules) != len(chain):
+        raise DTypeError(
+            f"{caller}: fuser_func gave something else than the fused modules",
+            expected=f"a list of {len(chain)} modules: the fused one, then identities",
+            received=repr(modules),
+        )
 
 
 def _check_apart(
@@ -146,6 +169,8 @@ def fuse_known_modules(
     Raises:
         ArgumentError: No pattern fuses these classes, or the modules' mode does not suit.
     """
+    for module in mod_list:
+        checks.model("fuse_modules", module)
     types = tuple(type_of(module) for module in mod_list)
     method = (additional_fuser_method_mapping or {}).get(types)
     bare = [_without_hooks(module) for module in mod_list]

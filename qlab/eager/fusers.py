@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from qlab.eager.fuse import fuse_known_modules
-from qlab.errors import ArgumentError, UnknownNameError, UnsupportedError
+from qlab.errors import ArgumentError, UnknownNameError, UnsupportedError, check_type
 from qlab.nn.intrinsic.fold import fold_batch_norm
 from qlab.registry.backend.utils import pattern_to_human_readable
 
@@ -93,6 +93,7 @@ def get_fuser_method(
     Raises:
         ArgumentError: When called: no pattern fuses these classes.
     """
+    check_type("get_fuser_method", "op_list", op_list, Sequence, "classes, in order")
     given = (additional_fuser_method_mapping or {}).get(tuple(op_list))
     if given is not None:
         return given

@@ -10,9 +10,14 @@ from torch import nn
 from qlab import registry
 from qlab.eager.dynamic import dynamic_mappings, embedding_mappings
 from qlab.eager.prepare import custom_mappings, static_mappings
-from qlab.errors import UnknownNameError
+from qlab.errors import UnknownNameError, check_dict, check_type
+from qlab.fake_quantize import (
+    default_fixed_qparams_range_0to1_fake_quant,
+    default_fixed_qparams_range_neg1to1_fake_quant,
+)
 from qlab.nn.quantized import FloatFunctional, functional
 from qlab.nn.stubs import DeQuantStub
+from qlab.registry.rows import SIGNED_UNIT_INTERVAL, UNIT_INTERVAL
 
 ModuleClass = type[nn.Module]
 ModuleClasses = dict[ModuleClass, ModuleClass]
@@ -107,7 +112,8 @@ def get_static_quant_module_class(
         UnknownNameError: There is none.
     """
     known = get_default_static_quant_reference_module_mappings() if is_reference else None
-    known = {**(known or static_mappings()), **(additional_static_quant_mapping or {})}
+    more = check_dict("get_static_quant_module_class", "mapping", additional_static_quant_mapping)
+    known = {**(known or static_mappings()), **more}
     what = "reference form" if is_reference else "quantized form"
     return _found(what, float_module_class, known)
 
@@ -126,11 +132,13 @@ def get_dynamic_quant_module_class(
         UnknownNameError: There is none.
     """
     known = get_default_dynamic_quant_module_mappings()
-    known.update(additional_dynamic_quant_mapping or {})
+    more = check_dict("get_dynamic_quant_module_class", "mapping", additional_dynamic_quant_mapping)
+    known.update(more)
     return _found("dynamically quantized form", float_module_class, known)
 
 
 def _found(what: str, kind: ModuleClass, known: Mapping[ModuleClass, Any]) -> Any:
+    check_type(f"the {what}", "a class", kind, type, "a module class")
     if kind not in known:
         names = sorted({module.__name__ for module in known})
         raise UnknownNameError.of(f"{what} of the class", kind.__name__, names)
@@ -145,6 +153,16 @@ def get_default_qconfig_propagation_list() -> set[ModuleClass]:
         *registry.qat_modules(),
         *custom_mappings()[0],
     }
+
+
+def get_default_module_to_act_post_process() -> dict[ModuleClass, Any]:
+    """What rounds, in training, the output of modules whose mathematics fixes its range."""
+    by_rule = {
+        UNIT_INTERVAL: default_fixed_qparams_range_0to1_fake_quant,
+        SIGNED_UNIT_INTERVAL: default_fixed_qparams_range_neg1to1_fake_quant,
+    }
+    fixed = [row for row in registry.ROWS if row.output in by_rule]
+    return {kind: by_rule[row.output] for row in fixed for kind in row.modules}
 
 
 def get_default_compare_output_module_list() -> set[ModuleClass]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,18 +12,22 @@ from torch import nn
 from torch.nn.utils.parametrize import type_before_parametrizations as type_of
 
 from qlab import registry
-from qlab.eager.fuse import check_model
-from qlab.errors import DTypeError
+from qlab.eager.suited import why_unsuited
+from qlab.errors import DTypeError, check_dict, check_maker, check_type
 from qlab.fake_quantize import FakeQuantizeBase, FixedQParamsFakeQuantize
 from qlab.nn.aware import QuantizationAware
 from qlab.nn.intrinsic import FusedModule
+from qlab.nn.quantizable.insides import TRAINED, insides_are
 from qlab.nn.quantized import FloatFunctional, QFunctional
 from qlab.nn.quantized.whole import loads_as_a_whole
 from qlab.nn.stubs import DeQuantStub, QuantWrapper
 from qlab.observers import ActivationPostProcess, observer_for
+from qlab.ops import checks
 from qlab.registry import OutputKind
 from qlab.registry.asked import asked_by, output_spec
 
+_SHOWN = 8
+"""How many modules a warning names one by one."""
 _OBSERVERS = (ActivationPostProcess, FakeQuantizeBase)
 ModuleClasses = dict[type[nn.Module], type[nn.Module]]
 
@@ -69,10 +73,12 @@ def propagate_qconfig_(
     Raises:
         DTypeError: A ``qconfig`` attribute is no pair of observer factories.
     """
-    custom = prepare_custom_config_dict or {}
-    names = set(custom.get("non_traceable_module_name", ()))
-    classes = set(custom.get("non_traceable_module_class", ()))
-    given = qconfig_dict or {}
+    caller = "propagate_qconfig_"
+    checks.model(caller, module)
+    custom = check_dict(caller, "prepare_custom_config_dict", prepare_custom_config_dict)
+    names = _classes(caller, "names", custom.get("non_traceable_module_name", ()))
+    classes = _classes(caller, "classes", custom.get("non_traceable_module_class", ()))
+    given = check_dict(caller, "qconfig_dict", qconfig_dict)
 
     def visit(current: nn.Module, path: str, inherited: Any) -> None:
         found = given.get(path, given.get(type_of(current), inherited))
@@ -112,12 +118,25 @@ def prepare(
     Warns:
         UserWarning: No module has a qconfig, so nothing is observed; or modules have observers
             already, which stay as they are; or a module has a qconfig of its own, and no form that
-            follows it. Names the modules.
+            follows it; or its quantized form cannot follow it, and `convert` will refuse it or
+            leave in float what is asked for. Names the modules, their qconfigs and the reasons.
 
     Raises:
         DTypeError: A ``qconfig`` attribute is no pair of observer factories.
     """
-    check_model("prepare", model)
+    checks.model("prepare", model)
+    trains = TRAINED.get() is True  # prepare_qat ends in this function
+    custom = check_dict("prepare", "prepare_custom_config_dict", prepare_custom_config_dict)
+    classes = static_mappings() if allow_list is None else allow_list
+    classes = _classes("prepare", "allow_list", classes)
+    whole = observer_non_leaf_module_list or ()
+    whole = _classes("prepare", "observer_non_leaf_module_list", whole)
+    to_observed = custom_mappings()[0]
+    if prepare_custom_config_dict is not None:
+        key = "float_to_observed_custom_module_class"
+        to_observed = check_dict("prepare", f"the entry {key!r}", custom.get(key))
+        for observed in to_observed.values():
+            check_maker(observed, "from_float")
     _warn_of_observers(model)
     if not inplace:
         model = copy.deepcopy(model)
@@ -128,15 +147,27 @@ def prepare(
             "set model.qconfig, or the qconfig of its modules, first",
             stacklevel=2,
         )
-    classes = set(static_mappings() if allow_list is None else allow_list)
-    whole = {*(observer_non_leaf_module_list or ())}
     own = _with_own_qconfig(model) if allow_list is None else {}
-    custom = custom_mappings()[0]
-    if prepare_custom_config_dict is not None:
-        custom = prepare_custom_config_dict.get("float_to_observed_custom_module_class", {})
-    add_observer_(model, classes, whole, custom_module_class_mapping=custom)
-    _warn_of_impossible_pairs({p: m for p, m in own.items() if type_of(m) not in custom})
+    unsuited = [
+        f"{path or 'the model'!r} ({type_of(part).__name__}) cannot follow its qconfig: "
+        f"{reason}. Its qconfig: {part.qconfig}"
+        for path, part in model.named_modules()
+        if is_observed(part, classes, whole)
+        and type_of(part) not in to_observed
+        and "activation_post_process" not in part._modules
+        and getattr(part, "qconfig", None) is not None
+        and (reason := why_unsuited(part, part.qconfig)) is not None
+    ]
+    with insides_are(trained=trains):
+        add_observer_(model, classes, whole, custom_module_class_mapping=to_observed)
+    own = {path: part for path, part in own.items() if type_of(part) not in to_observed}
+    _warn_of_impossible_pairs(own, unsuited)
     return loads_as_a_whole(model)
+
+
+def _classes(caller: str, what: str, given: Any) -> set[Any]:
+    check_type(caller, what, given, Iterable, "a list")
+    return set(given)
 
 
 def _with_own_qconfig(model: nn.Module) -> dict[str, nn.Module]:
@@ -155,9 +186,16 @@ def _with_own_qconfig(model: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
-def _warn_of_impossible_pairs(own: Mapping[str, nn.Module]) -> None:
-    """Names modules of a qconfig of their own that nothing observes: they stay in float."""
-    lines: list[str] = []
+def _warn_of_impossible_pairs(own: Mapping[str, nn.Module], unsuited: Sequence[str]) -> None:
+    """Names modules that do not get what their qconfig asks for.
+
+    Args:
+        own: Modules of a qconfig of their own; where nothing observes them they stay in float.
+        unsuited: What is to be said of modules whose quantized form cannot follow their qconfig.
+    """
+    lines = list(unsuited[:_SHOWN])
+    if unsuited[_SHOWN:]:
+        lines.append(f"and {len(unsuited) - _SHOWN} more modules likewise")
     for path, module in own.items():
         row = registry.row_for_module(type_of(module))
         shared = row is not None and row.output.kind is OutputKind.SHARED
@@ -206,6 +244,7 @@ def add_observer_(
         custom_module_class_mapping: Classes that are replaced by what ``from_float`` makes, whose
             output is observed by its ``qconfig``.
     """
+    checks.model("add_observer_", module)
     leaves = set(
         static_mappings() if qconfig_propagation_list is None else qconfig_propagation_list
     )
@@ -292,6 +331,8 @@ def get_observer_dict(mod: nn.Module, target_dict: dict[str, nn.Module], prefix:
         target_dict: Gets ``"<path>.activation_post_process"`` → observer.
         prefix: Written before every path.
     """
+    checks.model("get_observer_dict", mod)
+    check_type("get_observer_dict", "target_dict", target_dict, dict, "a dict to fill")
     start = f"{prefix}." if prefix else ""
     for path, module in mod.named_modules():
         observer = module._modules.get("activation_post_process")
@@ -306,6 +347,7 @@ def add_quant_dequant(module: nn.Module) -> nn.Module:
     Returns:
         The model; a `QuantWrapper` of it if it is such a module itself.
     """
+    checks.model("add_quant_dequant", module)
     if next(module.children(), None) is None and getattr(module, "qconfig", None):
         return QuantWrapper(module)
     for name, child in list(module.named_children()):

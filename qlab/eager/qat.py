@@ -11,12 +11,13 @@ from torch import nn
 
 from qlab import registry
 from qlab.eager.convert import ModuleMapping, convert, swap_children
-from qlab.eager.fuse import check_model
 from qlab.eager.prepare import prepare, propagate_qconfig_
-from qlab.errors import ArgumentError
+from qlab.errors import ArgumentError, check_callable, check_dict, check_type
 from qlab.fake_quantize import FakeQuantizeBase
 from qlab.nn.aware import QuantizationAware
+from qlab.nn.quantizable.insides import insides_are
 from qlab.observers import ActivationPostProcess
+from qlab.ops import checks
 
 
 def prepare_qat(
@@ -42,7 +43,7 @@ def prepare_qat(
         DTypeError: A ``qconfig`` attribute is no pair of observer factories.
         QlabError: A module cannot be made quantization-aware; names it. The model stays as it was.
     """
-    check_model("prepare_qat", model)
+    checks.model("prepare_qat", model)
     if not model.training:
         raise ArgumentError(
             "prepare_qat: the model is not in training mode",
@@ -50,13 +51,15 @@ def prepare_qat(
             received="evaluation mode",
             fix="Call model.train() first; to quantize without training, use prepare.",
         )
+    check_dict("prepare_qat", "mapping", mapping)
     mapping = registry.qat_modules() if mapping is None else mapping
     if not inplace:
         model = copy.deepcopy(model)
     propagate_qconfig_(model)
     swap_children("prepare_qat", model, (mapping, {}))
     _warn_of_observed_weights(model)
-    return prepare(model, inplace=True, observer_non_leaf_module_list=set(mapping.values()))
+    with insides_are(trained=True):
+        return prepare(model, inplace=True, observer_non_leaf_module_list=set(mapping.values()))
 
 
 def _warn_of_observed_weights(model: nn.Module) -> None:
@@ -90,7 +93,9 @@ def quantize_qat(
         run_args: Its further arguments.
         inplace: Change the model itself instead of a copy.
     """
-    check_model("quantize_qat", model)
+    checks.model("quantize_qat", model)
+    check_callable("quantize_qat", "run_fn", run_fn)
+    check_type("quantize_qat", "run_args", run_args, Iterable, "a list of run_fn's arguments")
     if not inplace:
         model = copy.deepcopy(model)
     model.train()

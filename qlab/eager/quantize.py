@@ -10,6 +10,8 @@ from torch import nn
 
 from qlab.eager.convert import ModuleMapping, convert
 from qlab.eager.prepare import prepare
+from qlab.errors import DTypeError, check_callable, check_type
+from qlab.ops import checks
 
 
 def quantize(
@@ -28,6 +30,9 @@ def quantize(
         mapping: As in `convert`.
         inplace: Change the model itself instead of a copy.
     """
+    checks.model("quantize", model)
+    check_callable("quantize", "run_fn", run_fn)
+    check_type("quantize", "run_args", run_args, Iterable, "a list of run_fn's arguments")
     if not inplace:
         model = copy.deepcopy(model)
     model.eval()
@@ -38,5 +43,14 @@ def quantize(
 
 def default_eval_fn(model: nn.Module, calib_data: Iterable[tuple[Any, Any]]) -> None:
     """Runs a model over ``(data, target)`` pairs; a ``run_fn`` for `quantize`."""
-    for data, _ in calib_data:
-        model(data)
+    check_callable("default_eval_fn", "the model", model)
+    check_type("default_eval_fn", "the data", calib_data, Iterable, "(input, target) pairs")
+    for batch in calib_data:
+        if not isinstance(batch, list | tuple) or len(batch) != 2:
+            raise DTypeError(
+                "default_eval_fn: the data are no pairs",
+                expected="(input, target) pairs",
+                received=type(batch).__name__,
+                fix="Give quantize a run_fn of your own that calls the model on your batches.",
+            )
+        model(batch[0])

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from qlab.dtypes import as_qdtype, qint8, quint8
-from qlab.errors import ArgumentError, UnsupportedError
+from qlab.errors import ArgumentError, DTypeError, UnsupportedError, check_dict, check_type
 from qlab.granularity import QScheme, per_channel_affine_float_qparams, per_tensor_affine
 from qlab.observers.base import ActivationPostProcess
+from qlab.ops import checks
 from qlab.qconfig import QConfig
 from qlab.qparams import QParams, choose_qparams
 from qlab.registry.asked import asked_by
@@ -22,17 +23,23 @@ from qlab.registry.quant_type import QuantType, kind_of
 
 def activation_dtype(qconfig: QConfig) -> Any:
     """The data type of the activation: a `qlab.QDType`, or a floating ``torch.dtype``."""
-    return _dtype(qconfig.activation)
+    return _dtype(_half(qconfig, "activation"))
 
 
 def weight_dtype(qconfig: QConfig) -> Any:
     """The data type of the weight: a `qlab.QDType`, or a floating ``torch.dtype``."""
-    return _dtype(qconfig.weight)
+    return _dtype(_half(qconfig, "weight"))
 
 
 def is_activation_post_process(module: Any) -> bool:
     """Whether a module is an observer or a fake quantizer."""
     return isinstance(module, ActivationPostProcess)
+
+
+def _half(qconfig: QConfig, name: str) -> Any:
+    expected = "a QConfig(activation=..., weight=...)"
+    check_type("A question about a qconfig", "the argument", qconfig, tuple, expected)
+    return getattr(qconfig, name)
 
 
 def _dtype(factory: Any) -> Any:
@@ -43,13 +50,13 @@ def _dtype(factory: Any) -> Any:
 
 def activation_is_statically_quantized(qconfig: QConfig) -> bool:
     """Whether the activation has a scale that calibration finds."""
-    asked = asked_by(qconfig.activation)
+    asked = asked_by(_half(qconfig, "activation"))
     return asked.spec is not None and not asked.dynamic
 
 
 def activation_is_dynamically_quantized(qconfig: QConfig) -> bool:
     """Whether the activation is quantized anew in every call."""
-    return asked_by(qconfig.activation).dynamic
+    return asked_by(_half(qconfig, "activation")).dynamic
 
 
 def activation_is_int8_quantized(qconfig: QConfig) -> bool:
@@ -64,7 +71,7 @@ def activation_is_int32_quantized(qconfig: QConfig) -> bool:
 
 def weight_is_quantized(qconfig: QConfig) -> bool:
     """Whether the weight is stored as codes."""
-    return asked_by(qconfig.weight).spec is not None
+    return asked_by(_half(qconfig, "weight")).spec is not None
 
 
 def weight_is_statically_quantized(qconfig: QConfig) -> bool:
@@ -90,7 +97,7 @@ def get_quant_type(qconfig: QConfig) -> QuantType:
     Raises:
         UnsupportedError: It quantizes neither activation nor weight.
     """
-    activation = asked_by(qconfig.activation)
+    activation = asked_by(_half(qconfig, "activation"))
     kind = kind_of(activation)
     if kind is QuantType.WEIGHT_ONLY and not weight_is_quantized(qconfig):
         raise UnsupportedError("This qconfig quantizes nothing", received=repr(qconfig))
@@ -129,6 +136,8 @@ def check_min_max_valid(min_val: Tensor, max_val: Tensor) -> bool:
     Raises:
         ArgumentError: The smallest value lies above the largest.
     """
+    checks.tensor("check_min_max_valid", "smallest value", min_val)
+    checks.tensor("check_min_max_valid", "largest value", max_val)
     if not min_val.numel() or not max_val.numel():
         return False
     if bool((min_val == float("inf")).any()) and bool((max_val == float("-inf")).any()):
@@ -143,6 +152,8 @@ def check_min_max_valid(min_val: Tensor, max_val: Tensor) -> bool:
 
 def validate_qmin_qmax(quant_min: int, quant_max: int) -> None:
     """Raises `ArgumentError` unless codes are in order and one of them can stand for 0."""
+    for code in (quant_min, quant_max):
+        check_type("validate_qmin_qmax", "a code", code, int, "a whole number")
     if not quant_min <= 0 <= quant_max or quant_min == quant_max:
         raise ArgumentError(
             "quant_min and quant_max enclose the code of 0",
@@ -225,7 +236,9 @@ def get_combined_dict(
     default_dict: Mapping[Any, Any], additional_dict: Mapping[Any, Any]
 ) -> dict[Any, Any]:
     """Both together; the second goes before the first."""
-    return {**default_dict, **additional_dict}
+    both = (default_dict, additional_dict)
+    first, second = (check_dict("get_combined_dict", "an argument", given) for given in both)
+    return {**first, **second}
 
 
 def has_no_children_ignoring_parametrizations(module: nn.Module) -> bool:
@@ -240,6 +253,12 @@ def to_underlying_dtype(qdtype: Any) -> torch.dtype:
 
 def get_qparam_dict(observer_or_fake_quant: Any) -> dict[str, Any]:
     """``qscheme``, ``dtype``, scale and zero point, codes and axis of an observer, by name."""
+    if not callable(getattr(observer_or_fake_quant, "calculate_qparams", None)):
+        raise DTypeError(
+            "get_qparam_dict: not an observer",
+            expected="an observer or a fake quantizer",
+            received=type(observer_or_fake_quant).__name__,
+        )
     keys = ("qscheme", "dtype", "quant_min", "quant_max", "ch_axis")
     found = {k: getattr(observer_or_fake_quant, k, None) for k in keys}
     scale, zero_point = observer_or_fake_quant.calculate_qparams()
@@ -261,6 +280,9 @@ def get_fqn_to_example_inputs(
         Path → positional arguments, with those given by name, and defaults, in their places. Of
         several calls the last; modules that are not called are left out.
     """
+    checks.model("get_fqn_to_example_inputs", model)
+    what = "example_inputs"
+    check_type("get_fqn_to_example_inputs", what, example_inputs, (tuple, list), "a tuple")
     found: dict[str, tuple[Any, ...]] = {}
 
     def note(path: str) -> Callable[..., None]:

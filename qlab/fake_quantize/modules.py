@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qlab.errors import ArgumentError, UnsupportedError
+from qlab.errors import ArgumentError, UnsupportedError, check_callable, check_type
 from qlab.granularity import (
     PerAxis,
     PerTensor,
@@ -19,6 +19,7 @@ from qlab.observers import (
     FixedQParamsObserver,
     MovingAverageMinMaxObserver,
     MovingAveragePerChannelMinMaxObserver,
+    ObserverBase,
     register_observer,
     scheme_of,
 )
@@ -49,6 +50,7 @@ class FakeQuantizeBase(ActivationPostProcess):
 
     def enable_fake_quant(self, enabled: bool = True) -> None:
         """Switches the rounding on or off."""
+        check_type("enable_fake_quant", "enabled", enabled, int, "True or False")
         self.fake_quant_enabled.fill_(int(enabled))
 
     def disable_fake_quant(self) -> None:
@@ -57,11 +59,16 @@ class FakeQuantizeBase(ActivationPostProcess):
 
     def enable_observer(self, enabled: bool = True) -> None:
         """Switches the following of the data on or off."""
+        check_type("enable_observer", "enabled", enabled, int, "True or False")
         self.observer_enabled.fill_(int(enabled))
 
     def disable_observer(self) -> None:
         """Freezes scale and zero point."""
         self.enable_observer(False)
+
+
+ObserverOrFakeQuantize = ObserverBase | FakeQuantizeBase
+"""What hangs on a tensor: for ``isinstance`` and annotations."""
 
 
 class FakeQuantize(FakeQuantizeBase):
@@ -112,6 +119,7 @@ class FakeQuantize(FakeQuantizeBase):
             observer_kwargs |= {"quant_min": quant_min, "quant_max": quant_max}
         if is_dynamic:
             observer_kwargs["is_dynamic"] = True
+        check_callable("FakeQuantize", "the observer", observer)
         made = observer(**observer_kwargs)
         spec = made.spec if isinstance(made, ActivationPostProcess) else None
         if spec is None:

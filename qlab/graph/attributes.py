@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from qlab.errors import ArgumentError
+from qlab.errors import ArgumentError, check_type
 
 #: Where `torch.fx` looks for attributes that a copy of a graph module shall have.
 _KEPT_BY_COPIES = "_user_preserved_attributes"
@@ -33,6 +33,8 @@ def attach_preserved_attrs_to_model(
     model: fx.GraphModule, preserved_attrs: Mapping[str, Any]
 ) -> None:
     """Gives a graph module attributes that its copies have too, in place."""
+    check_type("attach_preserved_attrs_to_model", "model", model, fx.GraphModule, "a graph module")
+    check_type("attach_preserved_attrs_to_model", "attributes", preserved_attrs, Mapping, "a dict")
     model.meta[_KEPT_BY_COPIES] = dict(preserved_attrs)
     for name, value in preserved_attrs.items():
         setattr(model, name, value)

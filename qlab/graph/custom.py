@@ -8,7 +8,14 @@ from typing import Any, Self
 
 from torch import nn
 
-from qlab.errors import ArgumentError, DTypeError, UnknownNameError, UnsupportedError
+from qlab.errors import (
+    ArgumentError,
+    DTypeError,
+    UnknownNameError,
+    UnsupportedError,
+    check_maker,
+    check_type,
+)
 from qlab.registry.quant_type import QuantType
 
 ModuleClass = type[nn.Module]
@@ -53,7 +60,7 @@ class FuseCustomConfig:
 
     def set_preserved_attributes(self, attributes: Iterable[str]) -> Self:
         """Sets `preserved_attributes`; returns the configuration."""
-        self.preserved_attributes = list(attributes)
+        self.preserved_attributes = _entries("preserved_attributes", attributes)
         return self
 
     @classmethod
@@ -64,7 +71,7 @@ class FuseCustomConfig:
             UnknownNameError: A key that is not known.
         """
         _check_keys(cls, fuse_custom_config_dict, ("preserved_attributes",))
-        return cls(list(fuse_custom_config_dict.get("preserved_attributes", ())))
+        return cls(_listed("preserved_attributes", fuse_custom_config_dict))
 
     def to_dict(self) -> dict[str, Any]:
         """The reference's dict form; empty entries are left out."""
@@ -96,7 +103,7 @@ class ConvertCustomConfig(FuseCustomConfig):
         Raises:
             ArgumentError: ``quantized_class`` has no ``from_observed``.
         """
-        _check_maker(quantized_class, "from_observed")
+        check_maker(quantized_class, "from_observed")
         kind = QuantType.of(quant_type)
         self.observed_to_quantized_mapping.setdefault(kind, {})[observed_class] = quantized_class
         return self
@@ -192,19 +199,19 @@ class PrepareCustomConfig(FuseCustomConfig):
         Raises:
             ArgumentError: ``observed_class`` has no ``from_float``.
         """
-        _check_maker(observed_class, "from_float")
+        check_maker(observed_class, "from_float")
         kind = QuantType.of(quant_type)
         self.float_to_observed_mapping.setdefault(kind, {})[float_class] = observed_class
         return self
 
     def set_non_traceable_module_names(self, module_names: Iterable[str]) -> Self:
         """Sets `non_traceable_module_names`; returns the configuration."""
-        self.non_traceable_module_names = list(module_names)
+        self.non_traceable_module_names = _entries("non_traceable_module_name", module_names)
         return self
 
     def set_non_traceable_module_classes(self, module_classes: Iterable[ModuleClass]) -> Self:
         """Sets `non_traceable_module_classes`; returns the configuration."""
-        self.non_traceable_module_classes = list(module_classes)
+        self.non_traceable_module_classes = _entries("non_traceable_module_class", module_classes)
         return self
 
     def set_input_quantized_indexes(self, indexes: Iterable[int]) -> Self:
@@ -227,10 +234,10 @@ class PrepareCustomConfig(FuseCustomConfig):
             UnknownNameError: A key or quantization type that is not known.
         """
         _check_keys(cls, prepare_custom_config_dict, tuple(_PREPARE_KEYS))
-        made = cls(list(prepare_custom_config_dict.get("preserved_attributes", ())))
+        made = cls(_listed("preserved_attributes", prepare_custom_config_dict))
         for what in ("name", "class"):
-            for entry in prepare_custom_config_dict.get(f"standalone_module_{what}", ()):
-                key, mapping, inputs, custom, backend = entry
+            for entry in _listed(f"standalone_module_{what}", prepare_custom_config_dict):
+                key, mapping, inputs, custom, backend = _standalone(what, entry)
                 if isinstance(custom, Mapping):
                     custom = cls.from_dict(custom)
                 add: Any = getattr(made, f"set_standalone_module_{what}")
@@ -240,7 +247,7 @@ class PrepareCustomConfig(FuseCustomConfig):
             made.set_float_to_observed_mapping(plain, observed, kind)
         for key, attribute in _PREPARE_KEYS.items():
             if attribute:
-                setattr(made, attribute, list(prepare_custom_config_dict.get(key, ())))
+                setattr(made, attribute, _listed(key, prepare_custom_config_dict))
         return made
 
     def to_dict(self) -> dict[str, Any]:
@@ -320,7 +327,29 @@ def as_custom(function: str, kind: type[FuseCustomConfig], given: Any) -> Any:
     )
 
 
+def _listed(key: str, given: Mapping[str, Any]) -> list[Any]:
+    """The entries of one key of the dict form; none if it is not there."""
+    return _entries(key, given.get(key, ()))
+
+
+def _entries(key: str, given: Iterable[Any]) -> list[Any]:
+    check_type("custom config", f"the entry {key!r}", given, Iterable, "a list")
+    return list(given)
+
+
+def _standalone(what: str, entry: Any) -> tuple[Any, ...]:
+    if not isinstance(entry, list | tuple) or len(entry) != 5:
+        raise ArgumentError(
+            f"custom config: an entry of 'standalone_module_{what}' is not complete",
+            expected=f"({what}, QConfigMapping, example inputs, PrepareCustomConfig, "
+            "BackendConfig), the last four or None",
+            received=repr(entry),
+        )
+    return tuple(entry)
+
+
 def _check_keys(kind: type, given: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    check_type(kind.__name__, "the dict form", given, Mapping, "a dict")
     for key in given:
         if key not in known:
             raise UnknownNameError.of(f"entry of {kind.__name__}", str(key), list(known))
@@ -340,20 +369,12 @@ def _pairs(key: str, given: Mapping[str, Any]) -> Iterator[tuple[str, ModuleClas
 
 
 def _whole(what: str, indexes: Iterable[int]) -> list[int]:
-    given = list(indexes)
+    given = _entries(f"{what}_quantized_idxs", indexes)
     if not all(isinstance(index, int) for index in given):
         raise DTypeError(
             f"Indexes of quantized {what}s are whole numbers", received=", ".join(map(repr, given))
         )
     return given
-
-
-def _check_maker(kind: ModuleClass, method: str) -> None:
-    if not callable(getattr(kind, method, None)):
-        raise ArgumentError(
-            f"{getattr(kind, '__name__', kind)} cannot take another module's place",
-            expected=f"a class with a method {method}",
-        )
 
 
 def _filled(entries: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from qlab.errors import ArgumentError
+from qlab.ops import checks
+
 
 class _Stub(nn.Module):
     def __init__(self, qconfig: Any = None) -> None:
@@ -48,6 +51,7 @@ class QuantWrapper(nn.Module):
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
+        checks.model("QuantWrapper", module)
         qconfig = getattr(module, "qconfig", None)
         self.add_module("quant", QuantStub(qconfig))
         self.add_module("dequant", DeQuantStub(qconfig))
@@ -56,5 +60,7 @@ class QuantWrapper(nn.Module):
 
     def forward(self, *inputs: Tensor, **kwargs: Any) -> Tensor:
         """``dequant(module(quant(x)))``; only the first input is quantized here."""
+        if not inputs:
+            raise ArgumentError("QuantWrapper: the input to quantize comes by place", received=0)
         first, *rest = inputs
         return self.dequant(self.module(self.quant(first), *rest, **kwargs))

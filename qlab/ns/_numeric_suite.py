@@ -1,6 +1,7 @@
 """Face of `torch.ao.ns._numeric_suite`: see `qlab.analysis.suite.modules`."""
 
 from qlab.analysis.suite.modules import (
+    NON_LEAF_MODULE_TO_ADD_OBSERVER_ALLOW_LIST,
     Logger,
     OutputLogger,
     Shadow,
@@ -15,6 +16,7 @@ from qlab.analysis.suite.modules import (
 from qlab.analysis.suite.state_dicts import compare_weights
 
 __all__ = [
+    "NON_LEAF_MODULE_TO_ADD_OBSERVER_ALLOW_LIST",
     "Logger",
     "OutputLogger",
     "Shadow",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qlab.dtypes import QDType, as_qdtype, quint8
-from qlab.errors import ArgumentError, QlabError, UncalibratedError, UnsupportedError
+from qlab.errors import ArgumentError, QlabError, UncalibratedError, UnsupportedError, check_dict
 from qlab.granularity import (
     PerAxis,
     PerTensor,
@@ -19,6 +19,7 @@ from qlab.granularity import (
     per_tensor_affine,
 )
 from qlab.observers.factories import Partial, pairs
+from qlab.ops import checks
 from qlab.qparams import EPS, QParams, check_tensor
 from qlab.ranges import MinMax, RangePolicy, TensorSpec
 
@@ -121,6 +122,8 @@ class ActivationPostProcess(nn.Module, ABC):
         for name in self.shaped_by_data:
             if prefix + name in state_dict:
                 old, new = self.get_buffer(name), state_dict[prefix + name]
+                if not isinstance(new, Tensor):
+                    continue  # torch names it
                 setattr(self, name, torch.empty_like(new, device=old.device, dtype=old.dtype))
         try:
             super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
@@ -244,8 +247,10 @@ class UniformQuantizationObserverBase(ObserverBase):
                 expected="quant_min <= 0 <= quant_max",
                 received=f"quant_min={self.quant_min}, quant_max={self.quant_max}",
             )
-        options = factory_kwargs or {}
-        self.register_buffer("eps", torch.tensor([eps], **options))
+        name = type(self).__name__
+        options = check_dict(name, "factory_kwargs", factory_kwargs)
+        with checks.torch_refusal(name, f"factory_kwargs={factory_kwargs}"):
+            self.register_buffer("eps", torch.tensor([eps], **options))
         empty = (torch.inf, -torch.inf) if not self.qscheme.per_channel else ([], [])
         for name, value in zip(("min_val", "max_val"), empty, strict=True):
             self.register_buffer(name, torch.tensor(value, **options))

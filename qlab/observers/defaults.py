@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
 from qlab.dtypes import integer, qint8, quint8
-from qlab.errors import FormatError
+from qlab.errors import FormatError, check_type
 from qlab.granularity import (
     per_channel_affine_float_qparams,
     per_channel_symmetric,
@@ -21,6 +22,7 @@ from qlab.observers.passive import (
     RecordingObserver,
     ReuseInputObserver,
 )
+from qlab.ops import checks
 
 _EPS_12 = 2**-12  # keeps requantization scales in the range that XNNPACK takes
 
@@ -72,6 +74,7 @@ def get_observer_state_dict(mod: nn.Module) -> dict[str, Any]:
     Returns:
         Entries whose name contains ``activation_post_process``, in order.
     """
+    checks.model("get_observer_state_dict", mod)
     return {name: value for name, value in mod.state_dict().items() if _OBSERVER_KEY in name}
 
 
@@ -86,6 +89,8 @@ def load_observer_state_dict(mod: nn.Module, obs_dict: dict[str, Any]) -> None:
         FormatError: An observer's entry is missing, or there is one that the model does not have.
             The model is left as it was.
     """
+    checks.model("load_observer_state_dict", mod)
+    check_type("load_observer_state_dict", "obs_dict", obs_dict, Mapping, "a state dict")
     expected = {name for name in mod.state_dict() if _OBSERVER_KEY in name}
     given = {name for name in obs_dict if _OBSERVER_KEY in name}
     if expected != given:

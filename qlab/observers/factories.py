@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from qlab.errors import check_callable
+
 
 @dataclass(frozen=True)
 class Partial:
@@ -45,6 +47,8 @@ class Partial:
 
     def with_callable_args(self, **kwargs: Callable[[], Any]) -> Partial:
         """The same factory with arguments that are computed for each instance."""
+        for name, make in kwargs.items():
+            check_callable("with_callable_args", name, make)
         merged = dict(self.callable_arguments) | kwargs
         return Partial(self.func, self.arguments, pairs(merged))
 
@@ -69,7 +73,7 @@ def with_callable_args(cls_or_self: Any, **kwargs: Callable[[], Any]) -> Partial
     """Likewise, with arguments that are computed for each instance."""
     if isinstance(cls_or_self, Partial):
         return cls_or_self.with_callable_args(**kwargs)
-    return Partial(cls_or_self, (), pairs(kwargs))
+    return Partial(cls_or_self).with_callable_args(**kwargs)
 
 
 def pairs(arguments: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:

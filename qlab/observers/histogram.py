@@ -92,8 +92,8 @@ class HistogramObserver(StatsObserver):
         eps: float = EPS,
         is_dynamic: bool = False,
     ) -> None:
-        if bins < 1:
-            raise ArgumentError("HistogramObserver: at least one bin", received=bins)
+        if not isinstance(bins, int) or bins < 1:
+            raise ArgumentError("HistogramObserver: at least one bin", received=repr(bins))
         super().__init__(
             *(dtype, qscheme, reduce_range, quant_min, quant_max, factory_kwargs, eps, is_dynamic),
             policy=MSE(),

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from qlab.dtypes import as_qdtype, quint8
-from qlab.errors import UnsupportedError
+from qlab.errors import UnsupportedError, check_type
 from qlab.granularity import QScheme, per_tensor_affine
 from qlab.observers.base import DTypeLike, ObserverBase
+from qlab.ops import checks
 from qlab.qparams import EPS, QParams
 from qlab.ranges import Fixed, TensorSpec
 
@@ -53,6 +54,9 @@ class FixedQParamsObserver(ObserverBase):
                 received=f"{self.qscheme.value}, is_dynamic={is_dynamic}",
             )
         super().__init__(as_qdtype(dtype))
+        kind = (int, float, Tensor)
+        check_type("FixedQParamsObserver", "scale", scale, kind, "a positive number")
+        check_type("FixedQParamsObserver", "zero_point", zero_point, kind, "a whole number")
         self._spec = TensorSpec(
             as_qdtype(dtype),
             self.qscheme.symmetric,
@@ -170,7 +174,8 @@ class RecordingObserver(_NoQParamsObserver):
 
     def forward(self, x: Tensor) -> Tensor:
         """Keeps a copy of ``x`` and returns ``x``."""
-        self.tensor_val.append(x.clone())
+        checks.tensor("RecordingObserver", "input", x)
+        self.tensor_val.append(x.detach().clone())
         return x
 
     def get_tensor_value(self) -> list[Tensor]:

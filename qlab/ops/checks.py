@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from qlab.errors import (
     ArgumentError,
@@ -36,6 +36,14 @@ def tensor(op: str, what: str, value: object) -> None:
             expected="torch.strided",
             received=f"{value.layout}",
             fix="Call .to_dense() first.",
+        )
+
+
+def model(caller: str, value: object) -> None:
+    """Raises `DTypeError` unless ``value`` is a module."""
+    if not isinstance(value, nn.Module):
+        raise DTypeError(
+            f"{caller}: not a model", expected="a torch.nn.Module", received=type(value).__name__
         )
 
 
@@ -192,10 +200,12 @@ def torch_refusal(op: str, received: object) -> Iterator[None]:
     """Turns what PyTorch says about an argument into an `ArgumentError`."""
     try:
         yield
+    except QlabError:
+        raise
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ArgumentError(
-            f"{op}: the arguments do not fit the input", expected=reason, received=received
+            f"{op}: the arguments do not fit", received=f"{received}; {reason}"
         ) from error
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 from torch import nn
 
-from qlab.errors import ArgumentError, FormatError
+from qlab.errors import ArgumentError, FormatError, check_type
 from qlab.object_types import (
     ObjectType,
     describe_object_type,
@@ -124,6 +124,11 @@ class QConfigMapping:
                 received=f"an instance of {type(object_type).__name__}",
                 fix="Pass the class, or use set_module_name with the module's path.",
             )
+        if not isinstance(object_type, Hashable):
+            raise ArgumentError(
+                "set_object_type takes a class, a function or a name",
+                received=f"a {type(object_type).__name__}",
+            )
         self.object_type_qconfigs[object_type] = _checked(qconfig)
         return self
 
@@ -133,6 +138,7 @@ class QConfigMapping:
         Raises:
             ArgumentError: Not a regular expression.
         """
+        check_type("set_module_name_regex", "the pattern", module_name_regex, str, "text")
         try:
             re.compile(module_name_regex)
         except re.error as error:
@@ -221,6 +227,7 @@ class QConfigMapping:
         Raises:
             FormatError: An unknown key.
         """
+        check_type("QConfigMapping", "its dict form", qconfig_dict, Mapping, "a dict")
         if unknown := qconfig_dict.keys() - {"", *_STYLES, INTEGER_BIASES}:
             raise FormatError(
                 "A QConfigMapping has no such kind of rule",
@@ -237,7 +244,10 @@ class QConfigMapping:
             "module_name_object_type_order": made.set_module_name_object_type_order,
         }
         for style, setter in setters.items():
-            for rule in qconfig_dict.get(style, ()):
+            rules = qconfig_dict.get(style, ())
+            check_type("QConfigMapping", f"the rules of {style!r}", rules, Iterable, "a list")
+            for rule in rules:
+                _check_rule(style, rule)
                 setter(*rule)
         return made
 
@@ -398,3 +408,15 @@ def _prefixes(name: str) -> Iterator[str]:
     while name:
         yield name
         name = name.rpartition(".")[0]
+
+
+def _check_rule(style: str, rule: Any) -> None:
+    length = 4 if style == _STYLES[0] else 2
+    if not isinstance(rule, list | tuple) or len(rule) != length:
+        raise FormatError(
+            f"A rule of {style!r} is not complete",
+            expected=f"{length - 1} parts that say what it matches, and a qconfig"
+            if length > 2
+            else "what it matches, and a qconfig",
+            received=repr(rule),
+        )

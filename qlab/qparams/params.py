@@ -66,13 +66,17 @@ class QParams:
 
     @classmethod
     def per_tensor(
-        cls, scale: float, zero_point: int, dtype: QDType, device: torch.device | None = None
+        cls,
+        scale: float | Tensor,
+        zero_point: float | Tensor,
+        dtype: QDType,
+        device: torch.device | None = None,
     ) -> QParams:
         """One checked scale and zero point for a whole tensor.
 
         Args:
-            scale: Positive, finite; real units per code.
-            zero_point: Between the type's smallest and largest code.
+            scale: Positive, finite; real units per code. A number, or a tensor that holds one.
+            zero_point: Whole, between the type's smallest and largest code; likewise.
             dtype: The quantized data type.
             device: Where the tensors are put.
         """

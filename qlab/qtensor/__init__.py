@@ -6,13 +6,14 @@ Converted graphs carry plain integer tensors instead, so that Python stays off t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from qlab.dtypes import QDType, as_qdtype
 from qlab.errors import DTypeError, ShapeError
+from qlab.ops import checks
 from qlab.ops.dynamic import dynamic_qparams
 from qlab.qparams import QParams, quantize
 from qlab.qtensor.kernels import supported_operations
@@ -76,14 +77,24 @@ def quantize_per_tensor(
     """
     qdtype = as_qdtype(dtype)
     if not isinstance(input, Tensor):
-        return _quantize_each(input, torch.as_tensor(scale), torch.as_tensor(zero_point), qdtype)
-    qparams = QParams.per_tensor(float(scale), int(zero_point), qdtype, input.device)
+        return _quantize_each(input, scale, zero_point, qdtype)
+    qparams = QParams.per_tensor(scale, zero_point, qdtype, input.device)
     return QTensor(quantize(input, qparams), qparams)
 
 
 def _quantize_each(
-    tensors: Sequence[Tensor], scales: Tensor, zero_points: Tensor, dtype: QDType
+    tensors: Sequence[Tensor], scales: Any, zero_points: Any, dtype: QDType
 ) -> tuple[QTensor, ...]:
+    if not isinstance(tensors, list | tuple):
+        raise DTypeError(
+            "quantize_per_tensor: the input is no tensor",
+            expected="a floating-point tensor, or a list of them",
+            received=type(tensors).__name__,
+        )
+    for tensor in tensors:
+        checks.tensor("quantize_per_tensor", "input", tensor)
+    with checks.torch_refusal("quantize_per_tensor", "scales and zero points"):
+        scales, zero_points = torch.as_tensor(scales), torch.as_tensor(zero_points)
     if not len(tensors) == scales.numel() == zero_points.numel():
         raise ShapeError(
             "quantize_per_tensor: one scale and one zero point belong to each tensor",
@@ -153,6 +164,7 @@ def quantize_per_tensor_dynamic(
 
     Source: the reference's ``torch.quantize_per_tensor_dynamic``; see `qlab.ops.dynamic_qparams`.
     """
+    checks.tensor("quantize_per_tensor_dynamic", "input", input)
     if dtype is torch.float16:
         return input.to(torch.float16)
     qparams = dynamic_qparams(input, as_qdtype(dtype), reduce_range=reduce_range)
@@ -175,7 +187,7 @@ def dequantize(tensors: Tensor | Sequence[Tensor]) -> Tensor | tuple[Tensor, ...
     Raises:
         DTypeError: A plain integer tensor, whose scale nobody knows.
     """
-    if not isinstance(tensors, Tensor | Sequence):
+    if not isinstance(tensors, Tensor | Sequence) or isinstance(tensors, str | bytes):
         raise DTypeError(
             "dequantize: not a tensor",
             expected="a QTensor, or a sequence of them",

@@ -109,8 +109,9 @@ def _resize(func: OpOverload, args: Args, kwargs: Kwargs) -> QTensor:
     Pooling a channels-last tensor to one pixel ends in ``as_strided_``.
     """
     q = per_tensor(func, args[0])
-    func(q.codes, *args[1:], **kwargs)
-    q.data = QTensor(q.codes, q.qparams)
+    codes = aten.alias(q.codes)  # what fails halfway leaves the tensor's own codes alone
+    func(codes, *args[1:], **kwargs)
+    q.data = QTensor(codes, q.qparams)
     return q
 
 

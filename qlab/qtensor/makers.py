@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from qlab.dtypes import QDType, as_qdtype
 from qlab.granularity import PerAxis
+from qlab.ops import checks
 from qlab.qparams import QParams
 from qlab.qtensor.tensor import QTensor
 
@@ -25,9 +27,8 @@ def _make_per_tensor_quantized_tensor(input: Tensor, scale: float, zero_point: i
         ArgumentError: A scale that is not positive, or a zero point outside the codes.
         DTypeError: Codes of another type.
     """
-    qparams = QParams.per_tensor(
-        float(scale), int(zero_point), as_qdtype(input.dtype), input.device
-    )
+    checks.tensor("_make_per_tensor_quantized_tensor", "input", input)
+    qparams = QParams.per_tensor(scale, zero_point, as_qdtype(input.dtype), input.device)
     return QTensor(input.clone(), qparams)
 
 
@@ -47,6 +48,7 @@ def _make_per_channel_quantized_tensor(
         DTypeError: Codes of another type.
         ShapeError: Another number of scales than channels.
     """
+    checks.tensor("_make_per_channel_quantized_tensor", "input", input)
     return QTensor(
         input.clone(), per_channel_qparams(scale, zero_point, axis, as_qdtype(input.dtype))
     )
@@ -73,7 +75,7 @@ def _empty_affine_quantized(
         DTypeError: ``dtype`` is no quantized type.
     """
     qdtype = as_qdtype(dtype)
-    codes = torch.empty(*size, dtype=qdtype.storage, device=device)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    codes = _empty("_empty_affine_quantized", size, qdtype, device)
     return QTensor(codes, QParams.per_tensor(scale, zero_point, qdtype, codes.device))
 
 
@@ -101,8 +103,15 @@ def _empty_per_channel_affine_quantized(
         ShapeError: Another number of scales than channels.
     """
     qdtype = as_qdtype(dtype)
-    codes = torch.empty(*size, dtype=qdtype.storage, device=device)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    codes = _empty("_empty_per_channel_affine_quantized", size, qdtype, device)
     return QTensor(codes, per_channel_qparams(scales, zero_points, axis, qdtype).to(codes.device))
+
+
+def _empty(
+    caller: str, size: tuple[Any, ...], dtype: QDType, device: torch.device | str | None
+) -> Tensor:
+    with checks.torch_refusal(caller, f"size {size}, device {device}"):
+        return torch.empty(*size, dtype=dtype.storage, device=device)
 
 
 def per_channel_qparams(scales: Tensor, zero_points: Tensor, axis: int, dtype: QDType) -> QParams:

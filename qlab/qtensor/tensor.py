@@ -12,7 +12,7 @@ from torch import Tensor
 from torch._ops import OpOverload, OpOverloadPacket
 
 from qlab.dtypes import QDType, as_qdtype
-from qlab.errors import DTypeError, UnsupportedError
+from qlab.errors import DTypeError, OperandError, QlabError, UnsupportedError
 from qlab.granularity import (
     PerAxis,
     PerTensor,
@@ -37,6 +37,10 @@ _INSTEAD = (
     "Call .dequantize() first, or use the quantized module or function for it "
     "(qlab.nn.quantized, qlab.ops)."
 )
+
+
+_REFUSALS = (RuntimeError, IndexError, ValueError, TypeError, OverflowError)
+"""What PyTorch raises for arguments that do not fit; subclasses of these say something else."""
 
 
 class _NoKernelError(Exception):
@@ -105,10 +109,12 @@ class QTensor(Answers):
             try:
                 return func(*args, **(kwargs or {}))
             except _NoKernelError as missing:
-                problem = f"{_public_name(func)} is not supported on quantized tensors"
-                raise UnsupportedError(
-                    problem, received=f"the operator {missing}", fix=_INSTEAD
-                ) from None
+                raise _unsupported(func, missing) from None
+            except _REFUSALS as error:
+                if type(error) not in _REFUSALS:
+                    raise
+                first = next((x for x in args if isinstance(x, QTensor)), None)
+                raise _refused(func, error, first) from error
 
     @classmethod
     def __torch_dispatch__(
@@ -122,6 +128,13 @@ class QTensor(Answers):
         if kernel is None:
             raise _NoKernelError(str(func.overloadpacket))
         return kernel(func, args, kwargs or {})
+
+    def set_(self, *source: Any) -> QTensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Raises `UnsupportedError`: codes and parameters change together, by ``data``."""
+        raise UnsupportedError(
+            "set_ is not supported on quantized tensors",
+            fix="Assign q.data = other, or copy with q.copy_(other).",
+        )
 
     @property
     def is_quantized(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -242,6 +255,9 @@ class QTensor(Answers):
         return self
 
     def __repr__(self, *, tensor_contents: object = None) -> str:
+        if self.is_meta:
+            shape = tuple(self.shape)
+            return f"QTensor(..., device='meta', size={shape}, dtype={self.qdtype!r})"
         values = repr(self.dequantize()).removeprefix("tensor(").removesuffix(")")
         values = re.sub(r"\n(?=.)", "\n ", values)
         qparams = self.qparams
@@ -294,6 +310,22 @@ def rebuild_qtensor(
 
 # torch.load(weights_only=True) builds objects through functions on this list only.
 torch.serialization.add_safe_globals([rebuild_qtensor])
+
+
+def _unsupported(func: Callable[..., Any], missing: _NoKernelError) -> UnsupportedError:
+    problem = f"{_public_name(func)} is not supported on quantized tensors"
+    return UnsupportedError(problem, received=f"the operator {missing}", fix=_INSTEAD)
+
+
+def _refused(func: Callable[..., Any], error: Exception, q: QTensor | None) -> QlabError:
+    shape = "a list of tensors" if q is None else f"a quantized tensor of shape {tuple(q.shape)}"
+    said = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".:")
+    kind = DTypeError if isinstance(error, TypeError) else OperandError
+    return kind(
+        f"{_public_name(func)}: PyTorch refuses these arguments",
+        expected="what a float tensor of that shape takes",
+        received=f"{shape}; {said}",
+    )
 
 
 def _public_name(func: Callable[..., Any]) -> str:

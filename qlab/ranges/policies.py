@@ -17,6 +17,7 @@ from qlab.errors import (
     ShapeError,
     UnknownNameError,
     UnsupportedError,
+    check_type,
 )
 from qlab.granularity import PerTensor
 from qlab.qparams import QParams
@@ -75,6 +76,7 @@ class MovingAverage(RangePolicy):
     needs_histogram: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        check_type("MovingAverage", "the constant", self.constant, (int, float), "a number")
         if not 0 < self.constant <= 1:
             raise ArgumentError(
                 "MovingAverage: the constant is a weight",

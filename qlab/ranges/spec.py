@@ -15,6 +15,7 @@ from qlab.errors import (
     FormatError,
     NonFiniteError,
     UncalibratedError,
+    check_type,
 )
 from qlab.granularity import (
     Granularity,
@@ -79,6 +80,7 @@ class TensorSpec:
                     expected=f"an instance of {kind.__name__}",
                     received=repr(value),
                 )
+        check_type("TensorSpec", "eps", self.eps, (int, float), "a positive number")
         if not self.eps > 0:
             raise ArgumentError("TensorSpec: eps must be positive", received=self.eps)
         if self.float_zero_point and (self.symmetric or self.dtype.is_float):

@@ -93,6 +93,7 @@ def test_names_of_submodules_that_are_functions_too_are_functions(first):
 
 SUITE = {
     "_numeric_suite": """
+        NON_LEAF_MODULE_TO_ADD_OBSERVER_ALLOW_LIST
         compare_weights get_logger_dict Logger ShadowLogger OutputLogger Shadow
         prepare_model_with_stubs compare_model_stub get_matching_activations
         prepare_model_outputs compare_model_outputs
@@ -110,6 +111,7 @@ SUITE = {
         NSSingleResultValuesType NSSubgraph NSSingleResultType NSResultsType NSNodeTargetType
     """,
     "fx.graph_matcher": "get_matching_subgraph_pairs GraphMatchingException",
+    "fx.weight_utils": "get_conv_mod_weight get_linear_mod_weight get_lstm_mod_weights",
     "fx.mappings": """
         get_base_name_to_sets_of_related_ops get_unmatchable_types_map
         add_op_to_sets_of_related_ops

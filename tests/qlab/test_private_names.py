@@ -144,3 +144,16 @@ def test_a_standalone_module_in_a_prepared_model():
     assert _is_observed_module(prepared) and not _is_observed_standalone_module(prepared)
     assert not _is_observed_standalone_module(getattr(convert_fx(prepared), "0"))
     assert not _is_observed_module(model)
+
+
+def test_recurrent_classes_have_their_bases_and_weights_a_name_per_kind():
+    from qlab.nn.quantized.dynamic.modules.rnn import RNNBase, RNNCellBase
+    from qlab.ns._numeric_suite import NON_LEAF_MODULE_TO_ADD_OBSERVER_ALLOW_LIST as WHOLE
+    from qlab.ns.fx.weight_utils import get_linear_mod_weight, get_lstm_mod_weights
+
+    assert issubclass(nnqd.LSTM, RNNBase) and issubclass(nnqd.GRUCell, RNNCellBase)
+    assert not issubclass(nnqd.GRUCell, RNNBase)
+    assert {nn.LSTM, nnqd.LSTM} <= WHOLE and nn.Linear not in WHOLE
+    layer, lstm = nn.Linear(3, 2), nn.LSTM(3, 2)
+    assert torch.equal(get_linear_mod_weight(layer), layer.weight)
+    assert [w.shape for w in get_lstm_mod_weights(lstm)] == [(8, 3), (8, 2)]

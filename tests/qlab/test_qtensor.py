@@ -15,16 +15,23 @@ from qlab.errors import (
     ArgumentError,
     DTypeError,
     NonFiniteError,
+    OperandError,
+    QlabError,
     ShapeError,
     UnsupportedError,
 )
 from qlab.granularity import PerAxis, PerGroup, PerTensor
 from qlab.qparams import QParams, fake_quantize, quantize
 from qlab.qtensor import QTensor
+from qlab.qtensor.tensor import KERNELS
 
 
 def per_tensor(shape=(2, 3, 4), scale=0.1, zero_point=10, dtype=quint8):
     return qlab.quantize_per_tensor(torch.randn(shape), scale, zero_point, dtype)
+
+
+def halves(values):
+    return qlab.quantize_per_tensor(torch.tensor(values), 0.5, 0, quint8)
 
 
 def per_channel(axis=0):
@@ -505,3 +512,100 @@ def test_dynamic_quantization_covers_the_range_of_its_input():
     assert half.dtype == torch.float16 and torch.equal(half.float(), x)
     with pytest.raises(DTypeError, match="dynamic quantization"):
         qlab.quantize_per_tensor_dynamic(torch.tensor([1, 2]), qlab.quint8, False)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda q: q.view(7), r"^view: PyTorch refuses.*\(2, 3\); shape '\[7\]' is invalid"),
+        (lambda q: q.reshape(5, 5), r"^reshape: .*invalid for input of size 6"),
+        (lambda q: q[5], r"^__getitem__: .*index 5 is out of bounds"),
+        (lambda q: q.__setitem__(9, 1.0), r"^__setitem__: .*index 9 is out of bounds"),
+        (lambda q: q.copy_(torch.ones(5)), r"^copy_: .*expanded size of the tensor \(3\)"),
+        (lambda q: q.as_strided((9, 9), (9, 1)), r"^as_strided: .*out of bounds for storage"),
+        (lambda q: q.as_strided((2,), (-1,)), r"^as_strided: .*Negative strides"),
+        (lambda q: q.resize_(-3), r"^resize_: .*overflow"),
+        (lambda q: q.topk(100), r"^topk: .*k out of range"),
+        (lambda q: q.sort(dim=9), r"^sort: .*Dimension out of range"),
+        (lambda q: q.mean(dim=9), r"^mean: .*Dimension out of range"),
+        (lambda q: q.expand(4), r"^expand: .*number of sizes provided"),
+        (lambda q: q == torch.ones(7), r"^__eq__: .*must match the size"),
+        (lambda q: q.to("nope"), r"^to: .*device"),
+        (lambda q: q.select(0, 2**70), r"^select: .*Overflow"),
+    ],
+)
+def test_arguments_that_no_tensor_takes_are_refused_in_words(call, message):
+    q = halves([[0.0, 0.5, 1.0], [1.5, 2.0, 2.5]])
+    before = copy.deepcopy(q)
+    with pytest.raises(OperandError, match=message):
+        call(q)
+    assert q.equal(before) and q.shape == before.shape
+
+
+def test_what_does_not_compare_is_a_type_error_as_python_wants_it():
+    q = halves([0.5])
+    assert (q == "a") is False
+    with pytest.raises(TypeError, match="not supported between"):
+        q < None  # noqa: B015
+    with pytest.raises(DTypeError, match=r"^__setitem__: .*can't assign a str"):
+        q[0] = "a"
+
+
+def test_what_is_no_refusal_of_arguments_stays_as_it_is(monkeypatch):
+    def exhausted(*_):
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setitem(KERNELS, torch.ops.aten.mean, exhausted)
+    with pytest.raises(torch.OutOfMemoryError, match="no memory"):
+        halves([1.0]).mean()
+
+
+def test_a_quantized_tensor_without_data_can_be_printed():
+    meta = halves([[0.0, 0.5]]).to("meta")
+    assert meta.shape == (1, 2) and meta.dtype is quint8
+    assert repr(meta) == "QTensor(..., device='meta', size=(1, 2), dtype=qlab.quint8)"
+
+
+def test_the_storage_is_not_exchanged_alone():
+    q = halves([1.0])
+    with pytest.raises(UnsupportedError, match=r"set_ is not supported.*q\.data = other"):
+        q.set_(halves([2.0]))
+
+
+X, S = torch.ones(2), torch.ones(2)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: qlab.quantize_per_tensor(None, 0.1, 0, quint8), r"input is no tensor.*NoneType"),
+        (
+            lambda: qlab.quantize_per_tensor([X, None], S, S, quint8),
+            r"input is not a tensor.*NoneType",
+        ),
+        (lambda: qlab.quantize_per_tensor([X, X], "a", S, quint8), r"scales and zero points"),
+        (lambda: qlab.quantize_per_tensor(X, None, 0, quint8), r"A scale is a number.*scale=None"),
+        (lambda: qlab.quantize_per_tensor(X, 0.1, None, quint8), r"whole number.*zero_point=None"),
+        (
+            lambda: qlab.quantize_per_tensor(X, 0.1, 1.5, quint8),
+            r"zero point must be a whole number",
+        ),
+        (lambda: qlab.quantize_per_tensor(X, torch.ones(3), 0, quint8), r"A scale is a number"),
+        (
+            lambda: qlab.quantize_per_tensor_dynamic(None, torch.float16, False),
+            r"input is not a tensor.*NoneType",
+        ),
+        (lambda: qlab.dequantize("abc"), r"dequantize: not a tensor.*str"),
+        (
+            lambda: qlab._empty_affine_quantized(None, dtype=quint8),
+            r"_empty_affine_quantized: .*tuple of ints",
+        ),
+        (
+            lambda: qlab._make_per_tensor_quantized_tensor(None, 1.0, 0),
+            r"_make_per_tensor_quantized_tensor: the input is not a tensor",
+        ),
+    ],
+)
+def test_makers_of_quantized_tensors_name_what_they_cannot_take(call, message):
+    with pytest.raises(QlabError, match=message):
+        call()

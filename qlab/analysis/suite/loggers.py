@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from qlab.analysis.suite.metrics import compute_sqnr
 from qlab.errors import UnsupportedError
+from qlab.ops import checks
 
 
 class OutputLogger(nn.Module):
@@ -127,6 +128,7 @@ class OutputComparisonLogger(OutputLogger):
 
 def loggers_set_enabled(model: nn.Module, enabled: bool) -> None:
     """Sets ``enabled`` of all `OutputLogger` of a model: off while it is calibrated."""
+    checks.model("loggers_set_enabled", model)
     for module in model.modules():
         if isinstance(module, OutputLogger):
             module.enabled = enabled
@@ -134,6 +136,7 @@ def loggers_set_enabled(model: nn.Module, enabled: bool) -> None:
 
 def loggers_set_save_activations(model: nn.Module, save_activations: bool) -> None:
     """Sets ``save_activations`` of all `OutputLogger` of a model: off to save memory."""
+    checks.model("loggers_set_save_activations", model)
     for module in model.modules():
         if isinstance(module, OutputLogger):
             module.save_activations = save_activations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from qlab.dtypes import quint8
 from qlab.eager.mappings import get_default_compare_output_module_list
 from qlab.eager.prepare import hang, is_observed, observe_output
-from qlab.errors import ArgumentError, DTypeError, UncalibratedError
+from qlab.errors import ArgumentError, UncalibratedError, check_type
 from qlab.nn.intrinsic import FusedModule
 from qlab.nn.quantized.dynamic.recurrent import RecurrentModule
 from qlab.observers import ActivationPostProcess
+from qlab.ops import checks
 from qlab.qtensor import QTensor
 
 Stats = dict[str, dict[str, Any]]
@@ -130,6 +131,7 @@ def get_logger_dict(mod: nn.Module, prefix: str = "") -> Stats:
         ``"<path>.stats"`` → the logger's dictionary; ``"stats"`` for the model itself.
     """
     found: Stats = {}
+    checks.model("get_logger_dict", mod)
     for path, module in mod.named_modules(prefix=prefix):
         logger = next((child for child in module.children() if isinstance(child, Logger)), None)
         if logger is not None:
@@ -158,6 +160,10 @@ def prepare_model_with_stubs(
         ArgumentError: The models have no module of a given class in the same place.
     """
     _check_modules("prepare_model_with_stubs", float_module, q_module)
+    kinds = module_swap_list
+    check_type("prepare_model_with_stubs", "module_swap_list", kinds, Iterable, "module classes")
+    for kind in kinds:
+        check_type("prepare_model_with_stubs", "a class to shadow", kind, type, "a module class")
     if not _put_shadows(float_module, q_module, set(module_swap_list), logger_cls):
         classes = ", ".join(sorted(kind.__name__ for kind in module_swap_list))
         raise ArgumentError(
@@ -263,13 +269,20 @@ def prepare_model_outputs(
 
 def _watched(module: nn.Module, classes: set[type[nn.Module]]) -> list[nn.Module]:
     """The modules whose outputs are compared, none of them inside another."""
-    kinds = (RecurrentModule, nn.RNNBase)
-    recurrent: set[type[nn.Module]] = {kind for kind in classes if issubclass(kind, kinds)}
-    if is_observed(module, classes, recurrent):
+    if is_observed(module, classes, recurrent_of(classes)):
         return [module]
     if isinstance(module, FusedModule):
         return []
     return [found for child in module.children() for found in _watched(child, classes)]
+
+
+def recurrent_of(classes: Iterable[type[nn.Module]]) -> set[type[nn.Module]]:
+    """Those of some classes that are recurrent: their outputs are compared whole."""
+    return {kind for kind in classes if issubclass(kind, RecurrentModule | nn.RNNBase)}
+
+
+NON_LEAF_MODULE_TO_ADD_OBSERVER_ALLOW_LIST = recurrent_of(get_default_compare_output_module_list())
+"""Classes that get a logger as a whole, whatever they are made of."""
 
 
 def _observed(module: nn.Module) -> bool:
@@ -365,12 +378,7 @@ def compare_model_outputs(
 
 def _check_modules(caller: str, *models: object) -> None:
     for model in models:
-        if not isinstance(model, nn.Module):
-            raise DTypeError(
-                f"{caller}: not a model",
-                expected="a torch.nn.Module",
-                received=type(model).__name__,
-            )
+        checks.model(caller, model)
 
 
 def _first(value: Any) -> Any:

@@ -18,7 +18,7 @@ from qlab.analysis.suite.reading import target_name
 from qlab.analysis.suite.results import logged
 from qlab.analysis.suite.types import NSResultsType, Values
 from qlab.analysis.suite.wiring import Wiring
-from qlab.errors import ArgumentError, DTypeError, QlabError, UncalibratedError
+from qlab.errors import ArgumentError, DTypeError, QlabError, UncalibratedError, check_type
 from qlab.graph.annotate import annotate
 from qlab.graph.backend import as_backend
 from qlab.graph.fuse import chains, fuse
@@ -26,6 +26,7 @@ from qlab.graph.prepare import device_of
 from qlab.graph.trace import Inputs, trace
 from qlab.graph.workflow import convert_fx, prepare_fx, refuse_unknown
 from qlab.nn.quantized.observed import is_uncalibrated
+from qlab.ops import checks
 from qlab.qconfig import QConfig, QConfigMapping
 from qlab.qconfig.multi_mapping import QConfigMultiMapping
 from qlab.registry.backend import BackendConfig
@@ -229,6 +230,7 @@ def convert_n_shadows_model(
         ArgumentError: It has no copies of layers.
         UncalibratedError: No data was run through it; it stays as it was.
     """
+    checks.model("convert_n_shadows_model", model)
     shadows = {n: module for n, module in model.named_children() if n.startswith(_WRAPPER)}
     if not shadows:
         raise ArgumentError(
@@ -284,6 +286,8 @@ def comparisons_frame(results: NSResultsType) -> pd.DataFrame:
     Raises:
         ArgumentError: Results of something else.
     """
+    expected = "what extract_results_n_shadows_model returned"
+    check_type("print_comparisons_n_shadows_model", "results", results, Mapping, expected)
     by_type = results.get(_MODEL, {})
     if not by_type:
         raise ArgumentError(

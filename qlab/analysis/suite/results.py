@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
 
 from qlab.analysis.suite.types import NSResultsType, NSSingleResultType
-from qlab.errors import ArgumentError, UncalibratedError, UnknownNameError
+from qlab.errors import (
+    ArgumentError,
+    UncalibratedError,
+    UnknownNameError,
+    check_callable,
+    check_type,
+)
+from qlab.ops import checks
 
 _FIELDS = (
     "ref_node_name",
@@ -29,6 +36,8 @@ def logged(caller: str, model: nn.Module, logger_cls: Any, results: NSResultsTyp
         ArgumentError: The model has no loggers.
         UncalibratedError: It has, and none of them was called.
     """
+    checks.model(caller, model)
+    check_type(caller, "logger_cls", logger_cls, type, "the class of the loggers")
     loggers: list[Any] = [module for module in model.modules() if isinstance(module, logger_cls)]
     if not loggers:
         raise ArgumentError(
@@ -143,7 +152,11 @@ def extend_logger_results_with_comparison(
         UnknownNameError: A layer has no values of one of the models.
         ArgumentError: The models have values of different inputs.
     """
+    caller = "extend_logger_results_with_comparison"
+    check_callable(caller, "comparison_fn", comparison_fn)
+    check_type(caller, "results", results, Mapping, "what extract_logger_info returned")
     for layer, by_type in results.items():
+        check_type(caller, f"results of {layer!r}", by_type, Mapping, "values by type and model")
         for by_model in by_type.values():
             for name in (model_name_1, model_name_2):
                 if name not in by_model:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from qlab.analysis.suite.modules import matching_path
 from qlab.dtypes import as_qdtype
-from qlab.errors import ArgumentError
+from qlab.errors import ArgumentError, check_type
 from qlab.granularity import granularities_of
 from qlab.qparams import QParams
 from qlab.qtensor import QTensor
@@ -38,6 +38,8 @@ def compare_weights(
     Raises:
         ArgumentError: The state dicts have no weight in common.
     """
+    for given in (float_dict, quantized_dict):
+        check_type("compare_weights", "a state dict", given, Mapping, "model.state_dict()")
     found = {}
     for key, value in quantized_dict.items():
         path, _, last = key.rpartition(".")

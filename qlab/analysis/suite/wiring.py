@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from qlab.analysis.suite.matching import NSSubgraph
 from qlab.analysis.suite.reading import inputs_of, is_observer, target_name
 from qlab.analysis.suite.types import Values
+from qlab.errors import check_callable
 from qlab.graph.lift import shape_nodes
 from qlab.graph.special import CodesToQTensor
 from qlab.qtensor import QTensor
@@ -124,6 +125,7 @@ class Wiring:
             suffix: Ends the logger's name.
             place: Type of the value, index within its argument and of it.
         """
+        check_callable("Loggers", "logger_cls", logger_cls)
         behind = node if behind is None else behind
         results_type, index_within_arg, index_of_arg = place
         logger = logger_cls(

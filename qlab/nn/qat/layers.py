@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from qlab.errors import UnsupportedError
 from qlab.nn.aware import QuantizationAware
 from qlab.observers import ActivationPostProcess
+from qlab.ops import checks
 
 Size = int | tuple[int, ...]
 
@@ -42,7 +43,9 @@ class Linear(QuantizationAware, nn.Linear):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(in_features, out_features, bias, device, dtype)
+        sizes = f"{in_features!r}, {out_features!r}"
+        with checks.torch_refusal(type(self).__name__, sizes):
+            super().__init__(in_features, out_features, bias, device, dtype)
         self._take_qconfig(qconfig)
 
     def _apply_layer(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -92,10 +95,12 @@ class ConvNd(QuantizationAware, nn.modules.conv._ConvNd):
         dtype: torch.dtype | None = None,
     ) -> None:
         build: Any = super().__init__
-        build(
+        given = (
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
             padding_mode, device, dtype,
         )  # fmt: skip
+        with checks.torch_refusal(type(self).__name__, ", ".join(map(repr, given))):
+            build(*given)
         self._take_qconfig(qconfig)
 
     def _apply_layer(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -189,10 +194,11 @@ class Embedding(_AwareEmbedding, nn.Embedding):
         dtype: torch.dtype | None = None,
         qconfig: Any = None,
     ) -> None:
-        super().__init__(
-            num_embeddings, embedding_dim, padding_idx, max_norm, norm_type, scale_grad_by_freq,
-            sparse, _weight, device=device, dtype=dtype,
-        )  # fmt: skip
+        with checks.torch_refusal("Embedding", f"{num_embeddings!r}, {embedding_dim!r}"):
+            super().__init__(
+                num_embeddings, embedding_dim, padding_idx, max_norm, norm_type,
+                scale_grad_by_freq, sparse, _weight, device=device, dtype=dtype,
+            )  # fmt: skip
         self._take_qconfig(qconfig)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -252,10 +258,11 @@ class EmbeddingBag(_AwareEmbedding, nn.EmbeddingBag):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(
-            num_embeddings, embedding_dim, max_norm, norm_type, scale_grad_by_freq, mode, sparse,
-            _weight, include_last_offset, padding_idx, device, dtype,
-        )  # fmt: skip
+        with checks.torch_refusal("EmbeddingBag", f"{num_embeddings!r}, {embedding_dim!r}"):
+            super().__init__(
+                num_embeddings, embedding_dim, max_norm, norm_type, scale_grad_by_freq, mode,
+                sparse, _weight, include_last_offset, padding_idx, device, dtype,
+            )  # fmt: skip
         self._take_qconfig(qconfig)
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]  (as nn.EmbeddingBag has it)

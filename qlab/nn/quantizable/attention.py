@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from qlab.errors import ShapeError, UnsupportedError
 from qlab.nn.quantizable.insides import INSIDES, check_source, qconfig_of
 from qlab.nn.stubs import DeQuantStub, QuantStub
+from qlab.ops import checks
 from qlab.qparams import quantize
 from qlab.qtensor import QTensor
 
@@ -27,7 +28,9 @@ class MultiheadAttention(nn.MultiheadAttention):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        given = ", ".join(map(repr, [*args, *kwargs.values()]))
+        with checks.torch_refusal("MultiheadAttention", given):
+            super().__init__(*args, **kwargs)
         bias = self.in_proj_bias is not None
         options = {"device": self.out_proj.weight.device, "dtype": self.out_proj.weight.dtype}
         sizes = (self.embed_dim, self.kdim, self.vdim)
@@ -173,6 +176,8 @@ class MultiheadAttention(nn.MultiheadAttention):
     def _check(self, query: Tensor, key: Tensor, value: Tensor) -> None:
         sizes = (self.embed_dim, self.kdim or self.embed_dim, self.vdim or self.embed_dim)
         parts = (query, key, value)
+        for what, part in zip(("query", "key", "value"), parts, strict=True):
+            checks.tensor(self._get_name(), what, part)
         fits = all(p.dim() == 3 and p.shape[-1] == s for p, s in zip(parts, sizes, strict=True))
         if not fits or key.shape[:2] != value.shape[:2] or key.shape[1] != query.shape[1]:
             raise ShapeError(

@@ -5,7 +5,9 @@ The eager workflow, which lies above the modules, hands its own functions in whe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +39,18 @@ class Insides:
 
 
 INSIDES = Insides()
+TRAINED: ContextVar[bool | None] = ContextVar("trained", default=None)
+"""Whether the workflow under way trains; None outside of prepare and prepare_qat."""
+
+
+@contextmanager
+def insides_are(*, trained: bool) -> Iterator[None]:
+    """Says which workflow is under way, to what prepares the insides of custom modules."""
+    token = TRAINED.set(trained)
+    try:
+        yield
+    finally:
+        TRAINED.reset(token)
 
 
 def check_source(target: type[nn.Module], mod: nn.Module, expected: type[nn.Module]) -> None:

@@ -13,6 +13,7 @@ from qlab.dtypes import quint8
 from qlab.errors import ArgumentError, DTypeError, ShapeError, UnsupportedError
 from qlab.nn.quantizable.insides import INSIDES, check_source, qconfig_of
 from qlab.nn.quantized.functional_modules import FloatFunctional
+from qlab.ops import checks
 from qlab.qtensor import QTensor, quantize_per_tensor
 
 _GATES = ("input", "forget", "cell", "output")
@@ -48,6 +49,8 @@ class LSTMCell(nn.Module):
         split_gates: bool = False,
     ) -> None:
         super().__init__()
+        sizes = (input_dim, hidden_dim)
+        checks.whole_numbers("LSTMCell", "sizes", sizes, 2, minimum=1)
         self.input_size = input_dim
         self.hidden_size = hidden_dim
         self.bias = bias
@@ -223,11 +226,13 @@ class LSTM(nn.Module):
         split_gates: bool = False,
     ) -> None:
         super().__init__()
-        if not 0 <= dropout <= 1 or num_layers < 1:
+        checks.whole_numbers("LSTM", "number of layers", num_layers, 1, minimum=1)
+        checks.number("LSTM", "dropout", dropout)
+        if not 0 <= dropout <= 1:
             raise ArgumentError(
                 "LSTM: arguments out of range",
-                expected="num_layers of at least 1, dropout from 0 to 1",
-                received=f"num_layers={num_layers}, dropout={dropout}",
+                expected="dropout from 0 to 1",
+                received=f"dropout={dropout}",
             )
         self.input_size = input_size
         self.hidden_size = hidden_size
@@ -262,6 +267,7 @@ class LSTM(nn.Module):
             ShapeError: Input or state has the wrong shape.
             DTypeError: One of input and state is quantized, the other not.
         """
+        checks.tensor(self._get_name(), "input", x)
         if x.dim() != 3 or x.shape[-1] != self.input_size or not x.shape[1 - self.batch_first]:
             raise ShapeError(
                 f"{self._get_name()}: the input has the wrong shape",

@@ -34,6 +34,7 @@ from qlab.nn.quantized.holder import (
 )
 from qlab.nn.quantized.observed import activation_qparams, weight_qparams
 from qlab.nn.quantized.operands import Operands, in_order
+from qlab.ops import checks
 from qlab.qparams import QParams
 from qlab.qtensor import QTensor
 
@@ -270,7 +271,9 @@ class QuantizedModule(QParamsHolder):
 
     def _take_arguments(self, *args: Any, **kwargs: Any) -> None:
         """Sets `fields` as the float module constructed with these arguments has them."""
-        source = self.plain_float_type()(*args, **kwargs)
+        given = ", ".join(map(repr, [*args, *kwargs.values()]))
+        with checks.torch_refusal(type(self).__name__, given):
+            source = self.plain_float_type()(*args, **kwargs)
         for name in self.fields:
             setattr(self, name, getattr(source, name))
 

@@ -14,6 +14,7 @@ from qlab.granularity import PerAxis
 from qlab.nn.quantized.base import Output
 from qlab.nn.quantized.packed_params import EmbeddingPackedParams
 from qlab.nn.quantized.weight import WeightModule
+from qlab.ops import checks
 from qlab.ops.checks import choice
 from qlab.ops.embeddings import MODES
 from qlab.qparams import QParams
@@ -78,6 +79,7 @@ class Embedding(WeightModule):
     def _set_table(
         self, shape: tuple[int, int], weight: QTensor | None, dtype: QDType | str | torch.dtype
     ) -> None:
+        checks.whole_numbers(self._get_name(), "shape of the table", shape, 2, minimum=1)
         self.num_embeddings, self.embedding_dim = shape
         rows = PerAxis(0).scale_shape(shape)
         qparams = QParams(torch.ones(rows), torch.zeros(rows), as_qdtype(dtype), PerAxis(0))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
 from qlab import ops
-from qlab.errors import ArgumentError, DTypeError, UnsupportedError
+from qlab.errors import ArgumentError, DTypeError, UnsupportedError, check_type
 from qlab.nn.quantized.base import QuantizedModule
 from qlab.nn.quantized.holder import OUTPUT, qparams_of_numbers
 from qlab.nn.quantized.operands import Operands
@@ -45,6 +45,7 @@ class FXFloatFunctional(nn.Module):
 
     def cat(self, x: Sequence[Tensor], dim: int = 0) -> Tensor:
         """The tensors joined along ``dim``."""
+        check_type("FloatFunctional.cat", "the tensors", x, Iterable, "a list of tensors")
         return self._result(torch.cat(tuple(x), dim=dim))
 
     def add_relu(self, x: Tensor, y: Tensor) -> Tensor:
@@ -117,6 +118,7 @@ class QFunctional(QuantizedModule):
 
     def cat(self, x: Sequence[Tensor], dim: int = 0) -> QTensor:
         """The tensors joined along ``dim``, in the module's output scale."""
+        check_type("QFunctional.cat", "the tensors", x, Sequence, "a list of QTensors")
         if not len(x):
             raise ArgumentError(
                 "QFunctional.cat: there is nothing to join",

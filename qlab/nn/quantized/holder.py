@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import NoneType
 from typing import Any, ClassVar, NoReturn, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from qlab.dtypes import QDType, quint8
-from qlab.errors import ArgumentError, UncalibratedError, UnsupportedError
+from qlab.errors import ArgumentError, UncalibratedError, UnsupportedError, check_type
 from qlab.nn.quantized.format import CodeFormat
 from qlab.qparams import QParams
 
@@ -41,6 +42,7 @@ def qparams_of_numbers(scale: float, zero_point: int, dtype: QDType = quint8) ->
 
 def float_copy(value: Tensor | None) -> Tensor | None:
     """A float32 copy of a parameter or buffer, outside of autograd; None stays None."""
+    check_type("A layer", "a parameter", value, (Tensor, NoneType), "a tensor, or None")
     return None if value is None else value.detach().to(torch.float32, copy=True)
 
 
@@ -72,6 +74,22 @@ class QParamsHolder(nn.Module):
         self._formats: dict[str, CodeFormat] = {}
         self._cache: dict[str, Any] = {}
         self._inputs: int | None = None
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """As every module; where the state does not fit, the module stays as it was.
+
+        Raises:
+            DTypeError: Not a state dict.
+            StateError: It does not fit; names all keys.
+        """
+        from qlab.nn.quantized.whole import loads_as_a_whole  # which needs this module
+
+        caller = f"{self._get_name()}.load_state_dict"
+        check_type(caller, "the state", state_dict, Mapping, "a state dict")
+        loads_as_a_whole(self)
+        return super().load_state_dict(state_dict, strict, assign)
 
     def set_qparams(self, role: str, qparams: QParams | None) -> None:
         """Stores the parameters of a role; None removes them.

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from qlab import ops
-from qlab.errors import UnsupportedError
+from qlab.errors import UnsupportedError, check_type
 from qlab.nn import intrinsic as nni
 from qlab.nn.quantized.base import QuantizedModule
 from qlab.nn.quantized.holder import OUTPUT, float_copy, qparams_of_numbers
+from qlab.ops import checks
 from qlab.qparams import QParams
 
 Affine = Tensor | None
@@ -71,7 +72,10 @@ class LayerNorm(_Norm):
     ) -> None:
         super().__init__((weight, bias), scale, zero_point, eps)
         shape = (normalized_shape,) if isinstance(normalized_shape, int) else normalized_shape
-        self.normalized_shape = tuple(shape)
+        check_type("LayerNorm", "normalized_shape", shape, Sequence, "a number, or one per axis")
+        self.normalized_shape = checks.whole_numbers(
+            "LayerNorm", "shape to normalize", shape, len(shape), minimum=1
+        )
         self.elementwise_affine = elementwise_affine
         self.to(device)
 
@@ -232,6 +236,7 @@ class _BatchNorm(_RunningNorm):
         device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        checks.whole_numbers("BatchNorm", "number of features", num_features, 1, minimum=1)
         ones, zeros = torch.ones(num_features), torch.zeros(num_features)
         super().__init__((ones, zeros), 1.0, 0, eps)
         self.register_buffer("running_mean", zeros.clone())

@@ -30,12 +30,13 @@ class WeightModule(QuantizedModule):
 
     def _start_weight(self, shape: tuple[int, ...], qparams: QParams) -> None:
         """A weight of zeros."""
-        if not all(isinstance(size, int) and size > 0 for size in shape):
+        if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in shape):
             raise ArgumentError(
                 f"{type(self).__name__}: sizes must be positive whole numbers",
                 received=f"a weight of shape {shape}",
             )
-        codes = torch.zeros(shape, dtype=torch.float32).to(qparams.dtype.storage)
+        with checks.torch_refusal(type(self).__name__, f"a weight of shape {shape}"):
+            codes = torch.zeros(shape, dtype=torch.float32).to(qparams.dtype.storage)
         self._store_weight(codes, qparams)
 
     def _store_weight(self, codes: torch.Tensor, qparams: QParams) -> None:
@@ -47,7 +48,17 @@ class WeightModule(QuantizedModule):
         checks.finite(type(self).__name__, "weight", weight.detach())
         self._store_weight(quantize(weight.detach(), qparams.to(weight.device)), qparams)
 
+    def _check_reference(self, mod: Any) -> None:
+        """Raises `DTypeError` unless a module has a weight that reads like codes."""
+        if not callable(getattr(mod, "get_quantized_weight", None)):
+            raise DTypeError(
+                f"{self._get_name()}.from_reference: not a reference module",
+                expected="a module of qlab.nn.quantized.reference",
+                received=type(mod).__name__,
+            )
+
     def _take_reference_weight(self, mod: Any) -> None:
+        self._check_reference(mod)
         self.set_weight(mod.get_quantized_weight())
 
     def _check_weight(self, weight: QTensor) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from types import NoneType
 from typing import Any, ClassVar, Self, Unpack
 
 import torch
@@ -13,7 +14,7 @@ from torch.func import functional_call
 
 from qlab import ops
 from qlab.dtypes import qint8
-from qlab.errors import FormatError, ShapeError, UnsupportedError
+from qlab.errors import FormatError, ShapeError, UnsupportedError, check_type
 from qlab.nn.quantized.base import Output
 from qlab.nn.quantized.holder import OUTPUT, constant_in_traces, float_copy, qparams_of_numbers
 from qlab.nn.quantized.operands import Operands
@@ -130,6 +131,7 @@ class WeightedModule(WeightModule):
             ShapeError: Weight or bias has another shape.
         """
         self._check_weight(w)
+        check_type(self._get_name(), "the bias", b, (Tensor, NoneType), "a tensor, or None")
         if b is not None and b.shape != (self._outputs,):
             raise ShapeError(
                 f"{self._get_name()}: the bias has the wrong shape",
@@ -148,6 +150,7 @@ class WeightedModule(WeightModule):
         self.register_buffer("bias_float", float_copy(bias))
 
     def _take_reference_weight(self, mod: Any) -> None:
+        self._check_reference(mod)
         self.set_weight_bias(mod.get_quantized_weight(), mod.bias)
 
     @classmethod

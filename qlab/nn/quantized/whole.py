@@ -96,6 +96,9 @@ def loads_as_a_whole(module: Module) -> Module:
 
 
 def _remember(module: nn.Module, state: Any, prefix: str, *arguments: Any) -> None:
+    odd = [f"{key!r}: not a name" for key in state if not isinstance(key, str)]
+    if odd:
+        raise _error(module, odd)
     own = {key: value for key, value in state.items() if key.startswith(prefix)}
     plain = [
         f"{key}: not a tensor but a {type(value).__name__}"

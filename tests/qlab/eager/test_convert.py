@@ -189,7 +189,8 @@ def test_what_is_no_model_is_refused():
 def test_an_error_names_path_class_reason_and_qconfig():
     model = QuantWrapper(nn.Sequential(nn.Linear(3, 4))).eval()
     model.qconfig = float16_static_qconfig
-    prepared = prepare(model)
+    with pytest.warns(UserWarning, match=r"'quant' \(QuantStub\) cannot follow its qconfig"):
+        prepared = prepare(model)
     prepared(torch.ones(1, 3))
     message = (
         r"convert: 'quant' \(QuantStub\): Quantize gives codes.*Its qconfig: QConfig\(.*float16"
@@ -203,7 +204,8 @@ def test_an_error_names_path_class_reason_and_qconfig():
 def test_a_weight_left_in_float_is_refused_where_codes_are_asked_for(weight):
     model = nn.Sequential(QuantStub(), nn.Linear(4, 4), DeQuantStub()).eval()
     model.qconfig = QConfig(MinMaxObserver, weight)
-    prepared = prepare(model)
+    with pytest.warns(UserWarning, match=r"'1' \(Linear\) cannot follow its qconfig"):
+        prepared = prepare(model)
     prepared(torch.randn(2, 4))
     shown, state = repr(prepared), copy.deepcopy(prepared.state_dict())
     with pytest.raises(
@@ -217,7 +219,8 @@ def test_a_weight_left_in_float_is_refused_where_codes_are_asked_for(weight):
 def test_a_weight_only_qconfig_on_a_stub_is_no_missing_preparation():
     model = nn.Sequential(QuantStub(), nn.Linear(4, 4), DeQuantStub()).eval()
     model.qconfig = default_weight_only_qconfig
-    prepared = prepare(model)
+    with pytest.warns(UserWarning, match=r"'0' \(QuantStub\) cannot follow its qconfig"):
+        prepared = prepare(model)
     with pytest.raises(
         UnsupportedError, match=r"convert: '0' \(QuantStub\): .*activation in float.*Identity"
     ):

@@ -16,6 +16,7 @@ from qlab.nn.quantized import dynamic as nnqd
 from qlab.nn.quantized import reference as nnqr
 from qlab.quantization import (
     MinMaxObserver,
+    ObserverOrFakeQuantize,
     PerChannelMinMaxObserver,
     QConfig,
     QConfigDynamic,
@@ -248,3 +249,13 @@ def test_old_forms_of_qconfigs():
         (get_default_qat_qconfig_dict, get_default_qat_qconfig_mapping),
     ):
         assert old("qnnpack") == new("qnnpack").to_dict()
+
+
+def test_outputs_of_a_fixed_range_have_a_fake_quantizer_of_it():
+    made = {
+        kind: factory() for kind, factory in mappings.DEFAULT_MODULE_TO_ACT_POST_PROCESS.items()
+    }
+    assert set(made) == {nn.Sigmoid, nn.Hardsigmoid, nn.Softmax, nn.Tanh}
+    assert all(isinstance(one, ObserverOrFakeQuantize) for one in made.values())
+    scales = {kind: float(one.scale) for kind, one in made.items()}
+    assert scales[nn.Tanh] == 2 / 256 and scales[nn.Sigmoid] == scales[nn.Softmax] == 1 / 256

@@ -1,5 +1,8 @@
 """prepare: where qconfigs go, where observers hang, and with which range."""
 
+import copy
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -10,12 +13,28 @@ from qlab.eager import (
     convert,
     get_observer_dict,
     prepare,
+    prepare_qat,
     propagate_qconfig_,
 )
 from qlab.errors import ArgumentError, DTypeError
+from qlab.nn.aware import QuantizationAware
 from qlab.nn.stubs import QuantStub, QuantWrapper
-from qlab.observers import FixedQParamsObserver, HistogramObserver, MinMaxObserver
-from qlab.qconfig import QConfig, default_qconfig, get_default_qconfig
+from qlab.observers import (
+    FixedQParamsObserver,
+    HistogramObserver,
+    MinMaxObserver,
+    PerChannelMinMaxObserver,
+)
+from qlab.qconfig import (
+    QConfig,
+    default_debug_qconfig,
+    default_dynamic_qconfig,
+    default_qconfig,
+    float16_static_qconfig,
+    float_qparams_weight_only_qconfig,
+    get_default_qat_qconfig,
+    get_default_qconfig,
+)
 from tests.qlab.eager.nets import conv_net
 
 OTHER = QConfig(MinMaxObserver, MinMaxObserver.with_args(dtype="qint8"))
@@ -232,3 +251,79 @@ def test_a_prepared_model_of_nothing_that_can_be_observed():
     message = r"was prepared, but no module of it can be observed.*Received Sequential, Softplus"
     with pytest.raises(ArgumentError, match=message):
         convert(prepare(model))
+
+
+PER_CHANNEL = QConfig(PerChannelMinMaxObserver, default_qconfig.weight)
+FLOAT_WEIGHT = QConfig(default_qconfig.activation, nn.Identity)
+
+
+@pytest.mark.parametrize(
+    ("layer", "qconfig", "message"),
+    [
+        (nn.Linear(3, 3), float16_static_qconfig, r"'1' \(Linear\) .*weight is left in float"),
+        (nn.Linear(3, 3), FLOAT_WEIGHT, r"'1' \(Linear\) .*weight is left in float.*Identity"),
+        (nn.Linear(3, 3), PER_CHANNEL, r"'1' \(Linear\) .*one scale for the whole.*PerChannel"),
+        (nn.Linear(3, 3), default_dynamic_qconfig, r"'1' \(Linear\) .*quantize_dynamic does that"),
+        (
+            nn.Sigmoid(),
+            float16_static_qconfig,
+            r"'1' \(Sigmoid\) .*activation is left in float",
+        ),
+        (nn.Embedding(3, 4), default_qconfig, r"'1' \(Embedding\) .*every row of a table needs"),
+    ],
+)
+def test_a_quantized_form_that_cannot_follow_the_qconfig_is_named(layer, qconfig, message):
+    model = nn.Sequential(QuantStub(), layer).eval()
+    model.qconfig, model[1].qconfig = default_qconfig, qconfig
+    start = r"^prepare: .* cannot follow its qconfig: .*Its qconfig: QConfig\("
+    with pytest.warns(UserWarning, match=start) as caught:
+        prepare(model)
+    assert re.search(message, str(caught[0].message)) and len(caught) == 1
+
+
+@pytest.mark.parametrize(
+    ("layer", "qconfig"),
+    [
+        (nn.Linear(3, 3), default_qconfig),
+        (nn.Linear(3, 3), default_debug_qconfig),
+        (nn.Embedding(3, 4), float_qparams_weight_only_qconfig),
+        (nn.ReLU(), default_dynamic_qconfig),
+        (nn.Conv1d(3, 3, 1), QConfig(MinMaxObserver.with_args(dtype="qint8"), OTHER.weight)),
+    ],
+)
+def test_a_quantized_form_that_can_is_not(layer, qconfig):
+    model = nn.Sequential(QuantStub(), layer).eval()
+    model.qconfig, model[1].qconfig = default_qconfig, qconfig
+    prepare(model)
+
+
+def test_many_modules_that_cannot_follow_are_counted():
+    model = nn.Sequential(*(nn.Linear(3, 3) for _ in range(11))).eval()
+    model.qconfig = float16_static_qconfig
+    with pytest.warns(UserWarning, match=r"'7' \(Linear\).*; and 3 more modules likewise$"):
+        prepare(model)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_an_lstm_is_only_observed_by_prepare_whatever_the_mode(training):
+    model = QuantWrapper(nn.LSTM(3, 4)).train(training)
+    model.qconfig = get_default_qconfig()
+    prepared = prepare(model)
+    assert not any(isinstance(part, QuantizationAware) for part in prepared.modules())
+    prepared(torch.randn(2, 2, 3))
+    assert type(convert(prepared.eval()).module).__module__.startswith("qlab.nn.quantized")
+
+
+def test_an_lstm_learns_under_prepare_qat():
+    model = QuantWrapper(nn.LSTM(3, 4)).train()
+    model.qconfig = get_default_qat_qconfig()
+    assert any(isinstance(part, QuantizationAware) for part in prepare_qat(model).modules())
+
+
+def test_recorded_values_of_a_training_graph_can_be_copied():
+    model = nn.Sequential(QuantStub(), nn.Linear(3, 3))
+    model.qconfig = default_debug_qconfig
+    prepared = prepare(model)
+    prepared(torch.randn(2, 3, requires_grad=True))
+    copied = copy.deepcopy(prepared)[1].activation_post_process.get_tensor_value()
+    assert len(copied) == 1 and not copied[0].requires_grad

@@ -18,6 +18,7 @@ from qlab.nn.quantized.dynamic.recurrent import (
     State,
 )
 from qlab.nn.quantized.dynamic.request import WeightDType
+from qlab.ops import checks
 from qlab.ops.dynamic import dense
 from qlab.ops.recurrent import scannable
 
@@ -62,11 +63,13 @@ class _Layer(RecurrentModule):
         dtype: WeightDType | str = qint8,
     ) -> None:
         super().__init__(input_size, hidden_size, bias)
-        if not 0 <= dropout <= 1 or num_layers < 1:
+        checks.whole_numbers(type(self).__name__, "number of layers", num_layers, 1, minimum=1)
+        checks.number(type(self).__name__, "dropout", dropout)
+        if not 0 <= dropout <= 1:
             raise ArgumentError(
                 f"{type(self).__name__}: arguments out of range",
-                expected="num_layers of at least 1, dropout from 0 to 1",
-                received=f"num_layers={num_layers}, dropout={dropout}",
+                expected="dropout from 0 to 1",
+                received=f"dropout={dropout}",
             )
         self.num_layers = num_layers
         self.batch_first = batch_first

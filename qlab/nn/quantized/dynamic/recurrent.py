@@ -221,7 +221,14 @@ class RecurrentModule(nn.Module):
         count = self.recurrence.states
         if hx is None:
             return [like.new_zeros(shape)] * count
-        states = (hx,) if isinstance(hx, Tensor) else tuple(hx)
+        states = (hx,) if isinstance(hx, Tensor) else hx
+        if not isinstance(states, list | tuple) or not all(isinstance(s, Tensor) for s in states):
+            raise DTypeError(
+                f"{self._get_name()}: the initial state is no tensor",
+                expected=f"{count} of shape {shape}, or None",
+                received=repr(hx),
+            )
+        states = tuple(states)
         if len(states) != count or any(state.shape != shape for state in states):
             raise ShapeError(
                 f"{self._get_name()}: the initial state does not fit the input",
