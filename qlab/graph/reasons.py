@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -83,9 +84,8 @@ def _why_real_bias(step: Step, layer: nn.Module) -> str:
     if step.execution == "dynamic":
         return "its unit changes with the scale of each call's input"
     if step.execution == "integer":
-        static = next((row.static for row in registry.ROWS if row.name == step.row), None)
-        known = static is not None and issubclass(static, WeightedModule)
-        if known and static.knows_integer_bias():
+        static: Any = next((row.static for row in registry.ROWS if row.name == step.row), None)
+        if issubclass(static, WeightedModule) and static.knows_integer_bias():
             return ""
         return "integer runtimes of this operator add a real one"
     return "float arithmetic adds it"

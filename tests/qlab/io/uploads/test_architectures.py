@@ -101,7 +101,7 @@ def test_a_number_is_no_architecture():
 
 def test_integers_in_place_of_floats_are_no_weights() -> None:
     codes = {k: v.long() if k == "fc.weight" else v for k, v in Small().state_dict().items()}
-    message = r"1 of another dtype \(\['fc.weight: int64 instead of float32'\]\).*save them as floats"
+    message = r"1 of another dtype \(\['fc.weight: int64 instead of float32'\]\).*save them as"
     with pytest.raises(FormatError, match=message):
         qlab.load_model(save(codes), Small)
 
