@@ -78,7 +78,7 @@ PAGES: dict[str, Callable[[AppTest, Any], None] | None] = {
     "formats": learn,
     "norms": learn,
     "repairs": None,
-    "coverage": None,
+    "_coverage": None,
 }
 
 

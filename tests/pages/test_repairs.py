@@ -94,7 +94,7 @@ def test_every_page_works_on_the_repaired_model_and_says_so(applied: AppTest):
     for name in ("layer", "sensitivity", "convert", "calibrate", "model"):
         page = opened(applied, name, layer=LAYER)
         assert told in said(page), name
-    assert told not in said(opened(applied, "coverage"))
+    assert told not in said(opened(applied, "_coverage"))
     page = opened(applied, "layer", layer=LAYER)
     repaired = repairs.repaired_key(CHOICE, workspace_of(applied).chain(CHOICE), Workspace())
     job = board().find(repaired)
