@@ -23,7 +23,7 @@ def test_the_first_page_is_populated_with_the_default_model():
     page = app()
     assert page.title[0].value == "Overview"
     assert page.selectbox(key="model").value == "depthwise"
-    assert metrics(page)["Accuracy"].endswith("%")
+    assert metrics(page)["Accuracy ↑"].endswith("%")
 
 
 @pytest.mark.parametrize("name", PAGES)
