@@ -5,7 +5,7 @@ from starlette.middleware import Middleware
 from streamlit import runtime
 
 from pages.common.answers import keep_answers
-from pages.common.early import EarlyCharts
+from pages.common.early import OwnHead
 from pages.common.navigation import ENTERED, THROUGH_APP, navigation
 from pages.common.preload import lifespan
 
@@ -22,4 +22,4 @@ if runtime.exists():
 else:
     keep_answers()
     # Streamlit finds this name when it starts, so that work can begin before the first visit.
-    app = st.App(__file__, lifespan=lifespan, middleware=[Middleware(EarlyCharts)])
+    app = st.App(__file__, lifespan=lifespan, middleware=[Middleware(OwnHead)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from pages.common import checks, conversion, more_files, onnx_check, sidebar, truth
+from pages.common.conversion import Conversion
 from pages.common.format import count, escape, size
 from pages.common.frame import View, page
 from pages.common.loaded import Loaded
@@ -15,8 +16,9 @@ and why: some have no integer form, some only pass codes on, some were fused int
 
 **Convert** makes the integer model, writes it to a file, reads the file back and runs both on the
 same images. What you download is that file. Other forms are made when you ask for them; an ONNX
-file is run in onnxruntime before you download it. Below, the integer model beside its simulation in
-float arithmetic, and the time that it takes on this machine.
+file is run in onnxruntime before you download it. Below, what every layer takes before and after,
+the integer model beside its simulation in float arithmetic, and the time that it takes on this
+machine.
 """
 CONVERSION = "conversion"
 
@@ -40,14 +42,15 @@ def draw(view: View) -> None:
     elif asked != view.mapping:
         st.info("The configuration has changed since the last conversion. Convert again.")
     else:
-        _files(view, loaded)
+        made = conversion.convert(loaded, view.mapping, view.workspace)
+        _files(view, loaded, made)
         more_files.draw(view, loaded)
         onnx_check.draw(view, loaded)
+        checks.sizes(made.sizes)
         checks.draw(view, loaded)
 
 
-def _files(view: View, loaded: Loaded) -> None:
-    made = conversion.convert(loaded, view.mapping, view.workspace)
+def _files(view: View, loaded: Loaded, made: Conversion) -> None:
     name = conversion.file_name(view.choice, view.workspace, loaded)
     if made.identical:
         st.success(

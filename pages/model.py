@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import streamlit as st
 
 from pages.common import address, selection, sidebar, stale, upload_forms
@@ -14,8 +16,9 @@ from pages.common.theme import THEME
 from pages.figures.network import ZOOMABLE, network
 
 ABOUT = """
-The network as qlab traced it, from its input at the top to its output. Batch norms and activations
-that were folded into a layer have no mark of their own.
+The network as qlab traced it, from its input at the top to its output; of a model that could not be
+traced, its layers in the order in which they are called. Batch norms and activations that were
+folded into a layer have no mark of their own.
 
 The colour of a mark is the error of its layer: the more it stands out, the lower its SQNR. Its
 shape says how the layer runs. Click a mark to select the layer on every page; drag to move, scroll
@@ -39,7 +42,8 @@ def draw(view: View) -> None:
     report = compare(loaded, shown.mapping, view.workspace).report
     layers = Described.of(loaded.lab, report)
     _picture(view, loaded, layers, shown.stale)
-    _table(view, layers)
+    _table(layers)
+    _tracing(loaded)
     _left_out(layers)
 
 
@@ -68,7 +72,9 @@ def _picture(view: View, loaded: Loaded, layers: Described, is_stale: bool) -> N
         persist_state="session",
         help=f"{define('local')} {define('accumulated')}",
     )
+    # Both before either is drawn: the last click counts, wherever it was.
     selection.from_chart(view, "network")
+    selection.from_table(view, "layers", layers.names)
     selected = selection.current(view, loaded.lab)
     picture = network(layers.coloured_by(error or "local"), selected=selected, stale=is_stale)
     st.plotly_chart(
@@ -87,7 +93,7 @@ def _picture(view: View, loaded: Loaded, layers: Described, is_stale: bool) -> N
         selection.link(view, loaded, selected)
 
 
-def _table(view: View, layers: Described) -> None:
+def _table(layers: Described) -> None:
     st.subheader("Layers", anchor=False)
     text, numeric = st.column_config.TextColumn, st.column_config.NumberColumn
     st.dataframe(
@@ -105,7 +111,22 @@ def _table(view: View, layers: Described) -> None:
             },
         },
     )
-    selection.from_table(view, "layers", layers.names)
+
+
+def _tracing(loaded: Loaded) -> None:
+    """What kept the model from becoming a graph, if anything did."""
+    st.subheader("Where tracing needed help", anchor=False, help=define("tracing"))
+    error = loaded.lab.trace_error
+    if error is None:
+        st.caption("Nowhere: the whole model became one graph.")
+        return
+    place = f"line {error.line} of {Path(error.file).name}" if error.file else "its own code"
+    st.warning(
+        f"The model did not become a graph: {escape(place)}, in "
+        f"{escape(error.module or 'the model itself')}: {escape(error.why)}. Its layers are "
+        "quantized one by one, and each takes and gives real numbers; what runs between them stays "
+        "in float. Repairs, mixed precision and files need the graph."
+    )
 
 
 def _left_out(layers: Described) -> None:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Literal
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from pages.common import contest, messages, source
+from pages.common import address, contest, messages, source
 from pages.common.contest import DISTRIBUTIONS, Contest, Outliers
 from pages.common.frame import View, page
 from pages.common.glossary import define
+from pages.common.store import store
 from pages.common.theme import THEME
+from pages.common.workspace import Workspace
 from pages.figures.histogram import Grid, histogram
 from pages.figures.layout import CONFIG
 from pages.figures.thresholds import Mark, threshold_curve
@@ -30,6 +32,15 @@ tails. The curve shows both for every threshold; each observer has put its mark 
 Move the threshold to the peak. Then add a few outliers, and see which observers follow them.
 """
 KEEP: Literal["session"] = "session"
+SCHEMES = ("affine", "symmetric")
+#: How each knob stands at first, and what it offers, by its key.
+KNOBS = {
+    "contest_share": (100, range(1, 101)),
+    "contest_bits": (4, range(2, 9)),
+    "contest_scheme": (SCHEMES[0], SCHEMES),
+    "contest_outliers": (0, range(51)),
+    "contest_strength": (20, range(5, 101)),
+}
 
 
 def draw(view: View) -> None:
@@ -43,42 +54,48 @@ def _draw(view: View) -> None:
         chosen = source.pick(view, "contest", list(DISTRIBUTIONS))
         base = source.layer_statistics(view, "contest") if chosen == source.LAYER else None
     if base is not None or chosen != source.LAYER:
-        _bench(chosen, base, (left, right))
+        _bench(view.workspace, chosen, base, (left, right))
 
 
 @st.fragment
 def _bench(
-    chosen: str, base: TensorStats | None, places: tuple[DeltaGenerator, DeltaGenerator]
+    space: Workspace,
+    chosen: str,
+    base: TensorStats | None,
+    places: tuple[DeltaGenerator, DeltaGenerator],
 ) -> None:
     """Knobs and charts together: a knob redraws these and nothing else."""
     with messages.shown("contest"):
         left, right = places
         with left:
-            held = _held(chosen, base)
+            held = _held(space, chosen, base)
         with right:
             _charts(held)
+        store().save(space)
 
 
-def _held(chosen: str, base: TensorStats | None) -> Contest:
+def _held(space: Workspace, chosen: str, base: TensorStats | None) -> Contest:
     from qlab.dtypes import integer
     from qlab.ranges import TensorSpec
 
+    for key, (at_first, offered) in KNOBS.items():
+        address.keep(space, key, at_first, offered)
     share = st.slider(
         "Clip threshold [%]",
-        1, 100, 100, key="contest_share", help=define("clip threshold"), persist_state=KEEP,
+        1, 100, key="contest_share", help=define("clip threshold"), persist_state=KEEP,
     )  # fmt: skip
     bits = st.select_slider(
-        "Bits", range(2, 9), 4, key="contest_bits", help=define("bits"), persist_state=KEEP
+        "Bits", range(2, 9), key="contest_bits", help=define("bits"), persist_state=KEEP
     )
     scheme = st.segmented_control(
-        "Scheme", ("affine", "symmetric"), default="affine", required=True,
+        "Scheme", SCHEMES, required=True,
         key="contest_scheme", help=define("scheme"), persist_state=KEEP,
     )  # fmt: skip
     wanted = st.slider(
-        "Outliers", 0, 50, 0, key="contest_outliers", help=define("outliers"), persist_state=KEEP
+        "Outliers", 0, 50, key="contest_outliers", help=define("outliers"), persist_state=KEEP
     )
     strength = st.slider(
-        "Their size [× RMS]", 5, 100, 20, key="contest_strength",
+        "Their size [× RMS]", 5, 100, key="contest_strength",
         help=define("rms"), disabled=not wanted, persist_state=KEEP,
     )  # fmt: skip
     outliers = Outliers(wanted, float(strength))

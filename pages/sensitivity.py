@@ -104,9 +104,9 @@ def _wanted(view: View, quick: Quick) -> bool:
 
 
 def _told(found: Found) -> None:
-    stopped = found.exact is not None and not found.exact.complete
-    rest = " Stopped early: what was not reached is empty." if stopped else ""
-    st.caption(f"Measured on {count(found.known.samples)} images.{rest}")
+    how = "Estimated" if found.exact is None else "Measured"
+    rest = "" if found.known.complete else " Stopped early: what was not reached is empty."
+    st.caption(f"{how} on {count(found.known.samples)} images.{rest}")
 
 
 def _heat_map(view: View, loaded: Loaded, found: Found) -> None:

@@ -12,6 +12,7 @@ from pages.common.workspace import Setting, Workspace
 
 KEY = "w"
 _HELD = "workspace_id"
+_UNKNOWN = "page_of_unknown_workspace"
 
 
 def current() -> Workspace:
@@ -24,9 +25,26 @@ def current() -> Workspace:
     asked, held = st.query_params.get(KEY), st.session_state.get(_HELD)
     space = known.find(asked) or known.find(held) or known.new()
     st.session_state[_HELD] = space.id
+    if asked is not None and asked != space.id:
+        st.session_state[_UNKNOWN] = None
     if asked != space.id:
         st.query_params[KEY] = space.id
     return space
+
+
+def tell_unknown(page: str) -> None:
+    """Says, on the page that was opened, that the address named a workspace that is not there."""
+    if _UNKNOWN not in st.session_state:
+        return
+    if st.session_state[_UNKNOWN] is None:
+        st.session_state[_UNKNOWN] = page
+    if st.session_state[_UNKNOWN] != page:
+        del st.session_state[_UNKNOWN]
+        return
+    st.warning(
+        "This link names a workspace that is not on this server, or no more: what was changed and "
+        "measured in it cannot be shown. The page stands in a workspace of your own."
+    )
 
 
 def keep(

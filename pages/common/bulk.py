@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import streamlit as st
 
-from pages.common import editor, rows
+from pages.common import address, editor, rows
 from pages.common.editor import TITLES, Held
 from pages.common.frame import View
 from pages.common.loaded import Loaded
@@ -26,7 +28,12 @@ def draw(view: View, loaded: Loaded, held: Held) -> None:
         persist_state="session",
     )
     offered = [*SWITCH] if column == IN_FLOAT else rows.options(loaded, held.seen.values())[column]
-    chosen = value.selectbox("To", offered, key=f"bulk_to_{column}", persist_state="session")
+    key = f"bulk_to_{column}"
+    # What most rows have: a click too early changes little.
+    now = Counter(str(row.get(column)) for row in held.seen.values()).most_common()
+    at_first = next((value for value, _ in now if value in offered), offered[0])
+    address.keep(view.workspace, key, at_first, offered)
+    chosen = value.selectbox("To", offered, key=key, persist_state="session")
     new = SWITCH.get(chosen, chosen)
     picked.button(
         f"Set for the {len(held.picked)} picked" if held.picked else "Set for picked rows",

@@ -15,6 +15,7 @@ from pages.common.frame import View
 from pages.common.glossary import define
 from pages.common.jobs import Progress
 from pages.common.loaded import Loaded, without_cause
+from pages.common.repairs_fitting import fitting
 
 if TYPE_CHECKING:
     from qlab.analysis.causes import Cause
@@ -140,7 +141,9 @@ def _card(view: View, group: list[Cause], key: str) -> None:
         st.markdown(escape(cause.sentence))
         st.caption(escape(measured(cause)), help=define("threshold"))
     if first.remedy is None:
-        st.caption(f"No setting avoids it. {escape(first.remedy_label)}.")
+        alone = "No setting of a layer avoids it, but a repair of the model can."
+        begun = alone if fitting(group) else "No setting avoids it."
+        st.caption(f"{begun} {escape(first.remedy_label)}.")
         return
     layers = changed_layers(first, view.mapping)
     if len(layers) > 1 or layers != [first.layer]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from pages.common import conversion
-from pages.common.format import count, number, percent
+from pages.common.format import count, number, percent, size
 from pages.common.frame import View
 from pages.common.glossary import define
 from pages.common.loaded import Loaded
@@ -40,6 +40,41 @@ def draw(view: View, loaded: Loaded) -> None:
     _fidelity(conversion.fidelity(loaded, view.mapping, view.workspace))
     st.subheader("Latency on this machine", anchor=False, help=define("latency"))
     _latency(conversion.latency(loaded, view.mapping, view.workspace))
+
+
+def sizes(table: pd.DataFrame) -> None:
+    """Draws what every layer takes before and after.
+
+    Args:
+        table: The engine's, bytes by layer.
+    """
+    st.subheader("Size by layer", anchor=False, help=define("layer size"))
+    before, after = (table[column] for column in ("float_bytes", "quantized_bytes"))
+    st.caption(
+        f"All layers: {size(sum(before))} in float, {size(sum(after))} quantized. What has no "
+        "parameters takes nothing."
+    )
+    told = define("layer size")
+    st.dataframe(
+        table.assign(share=100 * after / before.where(before > 0)),
+        key="sizes",
+        column_config={
+            "layer": st.column_config.TextColumn("Layer", pinned=True),
+            "float_bytes": st.column_config.NumberColumn(
+                "Float [B]", format="localized", help=told
+            ),
+            "quantized_bytes": st.column_config.NumberColumn(
+                "Quantized [B] ↓", format="localized", help=told
+            ),
+            "share": st.column_config.ProgressColumn(
+                "Quantized / float [%] ↓",
+                format="%.3g %%",
+                min_value=0,
+                max_value=100,
+                help="Quantized bytes over float bytes. Empty where the layer has no parameters.",
+            ),
+        },
+    )
 
 
 def _fidelity(fidelity: Fidelity) -> None:

@@ -15,6 +15,8 @@ from pages.common.loaded import Loaded
 from pages.common.workspace import Choice, Workspace
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from qlab.analysis.fidelity import Fidelity
     from qlab.analysis.latency import Latency
     from qlab.io.onnx_check import OnnxCheck
@@ -35,6 +37,7 @@ class Conversion:
         code: The integer model's forward, as Python.
         identical: Whether the file, read back, gave the very same outputs.
         images: On how many images that was tried.
+        sizes: Bytes of every layer, ``float_bytes`` and ``quantized_bytes``.
     """
 
     checkpoint: bytes
@@ -42,6 +45,7 @@ class Conversion:
     code: str
     identical: bool
     images: int
+    sizes: pd.DataFrame
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,8 @@ def convert(loaded: Loaded, mapping: QConfigMapping, workspace: Workspace) -> Co
         batch = loaded.batch()
         identical = loaded.lab.identical(converted, qlab.load_quantized(checkpoint), batch)
         code = converted.code if isinstance(converted, fx.GraphModule) else repr(converted)
-        return Conversion(checkpoint, text, code, identical, length(batch))
+        sizes = loaded.lab.layer_sizes(converted)
+        return Conversion(checkpoint, text, code, identical, length(batch), sizes)
 
     key = ("conversion", *loaded.key, mapping)
     return wait_for(key, "Making the integer model", work, workspace)

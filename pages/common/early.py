@@ -1,4 +1,4 @@
-"""Has the browser read at once what every page will need."""
+"""What the app adds to the head of its one HTML file: a script read early, and Back that works."""
 
 from __future__ import annotations
 
@@ -13,6 +13,15 @@ if TYPE_CHECKING:
 STATIC = Path(st.__file__).parent / "static"
 #: Streamlit's part of plotly: 5 MB that it asks for only when it has a chart to draw.
 CHART_SCRIPTS = "static/js/PlotlyChart.*.js"
+#: While Streamlit draws one page it notes its address several times: with what the app adds to it.
+#: The browser's Back would lead from one of these notes to the next, and show the same page.
+ONE_ENTRY = b"""<script>{
+const push = history.pushState.bind(history);
+history.pushState = (state, title, url) =>
+  new URL(url ?? "", location.href).pathname === location.pathname
+    ? history.replaceState(state, title, url)
+    : push(state, title, url);
+}</script>"""
 HEAD = b"</head>"
 
 
@@ -28,15 +37,16 @@ def chart_tags(folder: Path = STATIC) -> bytes:
     ).encode()
 
 
-class EarlyCharts:
-    """Names the script that draws charts in the head of the app's one HTML file.
+class OwnHead:
+    """Adds to the head of the app's one HTML file what Streamlit has no setting for.
 
-    The browser then reads it while the page is being computed; half a second is won.
+    It names the script that draws charts, which the browser then reads while the page is being
+    computed: half a second is won. And it makes one page one entry of the browser's history.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._tags = chart_tags()
+        self._tags = ONE_ENTRY + chart_tags()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes a request on, and the answer back."""
@@ -55,7 +65,18 @@ class EarlyCharts:
                 await send(start)
             await send(message)
 
-        await self._app(scope, receive, tagged if scope["type"] == "http" else send)
+        if scope["type"] == "http":
+            await self._app(_unpacked(scope), receive, tagged)
+        else:
+            await self._app(scope, receive, send)
+
+
+def _unpacked(scope: Scope) -> Scope:
+    """A request for HTML without the browser's leave to pack it; 6 KB, read once per visit."""
+    headers = scope.get("headers", [])
+    if not any(key == b"accept" and b"text/html" in value for key, value in headers):
+        return scope
+    return {**scope, "headers": [pair for pair in headers if pair[0] != b"accept-encoding"]}
 
 
 def _is_plain_html(start: Message) -> bool:

@@ -24,6 +24,8 @@ from pages.common.workspace import Choice, Workspace
 if TYPE_CHECKING:
     from qlab.qconfig import QConfigMapping
 
+#: Chosen segments and sliders' values have the links' colour: on dark the theme's blue is too dark
+#: for words, and a lighter one would be too light behind the white words of a button.
 STYLE = """<style>
 :is([data-testid=stSidebarNavLink], [data-testid=stPageLink-NavLink]):focus-visible {
   outline: 2px solid currentColor; outline-offset: -2px}
@@ -32,6 +34,8 @@ STYLE = """<style>
 [class*=st-key-stale] {opacity: 0.45}
 .st-key-causes {min-height: 8rem}
 .st-key-choices_arrived {display: none}
+[data-testid=stButtonGroup] button[data-selected=true], [data-testid=stSliderThumbValue] {
+  color: light-dark(#005a8d, #8cccf2) !important}
 @media (max-width: 1000px) {
   [data-testid=stMainBlockContainer] {padding-left: 1rem; padding-right: 1rem}
   [data-testid=stMetricValue] {font-size: 1.3rem}
@@ -97,6 +101,7 @@ def page(
         st.popover("What am I looking at?", width="content").markdown(about)
     with messages.shown():
         space = address.current()
+        address.tell_unknown(title)
         engine.attend(space)
         _draw(space, title, draw, of_model)
         store().save(space)

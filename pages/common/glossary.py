@@ -108,6 +108,8 @@ TERMS: dict[str, str] = {
     "channel sqnr": "SQNR of one channel of the layer's output [dB], higher is better: the layer "
     "alone is quantized, as configured, and fed the float network's values: "
     "`10·log10(Σx² / Σ(x − y)²)` over all evaluation samples.",
+    "tracing": "To turn a model into a graph, its forward is run once with symbols for values. "
+    "Where what it does depends on the values themselves, that cannot be.",
     "layers": "Operators of the traced network, after batch norms and activations were folded into "
     "the layers before them.",
     "parameters": "Numbers that training found: weights and biases.",
@@ -160,6 +162,8 @@ TERMS: dict[str, str] = {
     "turn, after a warm-up.",
     "latency ratio": "Median of float time over quantized time of neighbouring runs, no unit; "
     "above 1 the quantized network was the faster one here.",
+    "layer size": "Bytes of the layer's parameters: Σ values × bits / 8, a weight's codes at their "
+    "own bit width, bias, scales and zero points as stored; lower is better.",
     "candidates": "Configurations that every layer is tried under, one layer at a time.",
     "on alone": "Only this layer is quantized, as it would be deployed, and all others are float: "
     "what it costs the network's output by itself.",

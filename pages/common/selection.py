@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
+from streamlit.errors import StreamlitAPIException
 
 from pages.common import address, navigation, sidebar
 from pages.common.frame import View
@@ -27,6 +29,9 @@ def current(view: View, lab: Lab, at_first: str | None = None) -> str:
     """
     names = [layer.name for layer in lab.layers]
     addressed = st.query_params.get(KEY)
+    if addressed is not None and addressed not in names:
+        with suppress(StreamlitAPIException):  # on *Layer* the widget sees to it
+            del st.query_params[KEY]
     remembered = view.workspace.selected.get(view.choice.model)
     for chosen in (st.session_state.get(KEY), addressed, remembered):
         if chosen in names:
@@ -64,33 +69,42 @@ def link(view: View, loaded: Loaded, name: str) -> None:
 
 
 def from_chart(view: View, key: str) -> None:
-    """Selects the layer whose bar was clicked; an empty selection keeps the last one.
+    """Selects the layer whose mark was just clicked; an empty selection keeps the last one.
 
     To be called before the chart is drawn, which outlines the selected layer.
     """
-    for point in _clicked(key, "points"):
-        name = point["customdata"]
+    name = clicked_anew(key)
+    if name is not None:
         select(view, name[0] if isinstance(name, list | tuple) else name)
 
 
 def clicked_anew(key: str) -> Any:
     """What the point that was just clicked in a chart carries; None where there was no new click.
 
-    A chart goes on telling of its last click. Where a page has several charts, or a click changes
+    A chart goes on telling of its last click. Where something else selects too, or a click changes
     something, only a new one counts.
     """
-    points, seen = _clicked(key, "points"), f"{key}_seen"
-    data = points[0]["customdata"] if points else None
-    if data == st.session_state.get(seen):
-        return None
-    st.session_state[seen] = data
-    return data
+    points = _clicked(key, "points")
+    return _anew(key, points[0]["customdata"] if points else None)
 
 
 def from_table(view: View, key: str, names: list[str]) -> None:
-    """Selects the layer whose row was clicked; an empty selection keeps the last one."""
-    for row in (*_clicked(key, "rows"), *(cell[0] for cell in _clicked(key, "cells"))):
+    """Selects the layer whose row was just clicked; an empty selection keeps the last one.
+
+    To be called before whatever else the page draws of the selected layer.
+    """
+    cells = [cell[0] for cell in _clicked(key, "cells")]
+    row = _anew(key, next(iter([*cells, *_clicked(key, "rows")]), None))
+    if row is not None and row < len(names):
         select(view, names[row])
+
+
+def _anew(key: str, chosen: Any) -> Any:
+    seen = f"{key}_seen"
+    if chosen == st.session_state.get(seen):
+        return None
+    st.session_state[seen] = chosen
+    return chosen
 
 
 def rows(key: str) -> list[int]:

@@ -1,13 +1,13 @@
 """The sidebar, drawn by every page: which model, which preset, calibration data, device."""
 
 import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from pages.common import models
 from pages.common.format import escape
 from pages.common.workspace import Choice, Workspace
 
 DEFAULT_PRESET = "int8"
-_JUST_SET = "choices_just_set"
 _NEXT = "choices_to_come"
 _UNSEEN = "choices_unseen"
 _NUMBER = "choices_made"
@@ -29,6 +29,7 @@ def draw(workspace: Workspace, page: str) -> Choice:
     """
     from qlab.presets import PRESETS
 
+    _come_back()
     arrived = _arrived()
     offered = models.offered(workspace)
     moved = st.session_state.get(_PAGE, page) != page
@@ -107,6 +108,18 @@ def _device() -> str:
     return device or "cpu"
 
 
+def _come_back() -> None:
+    """Has the browser's Back and Forward lead to a page as the sidebar's links do.
+
+    Streamlit would give every choice that the former address does not name its default, whatever
+    the workspace says. Run once more, the page takes from the address what that names, and the rest
+    from the workspace.
+    """
+    context = get_script_run_ctx()
+    if context is not None and context.is_history_navigation:
+        st.rerun()
+
+
 def _restore(workspace: Workspace, moved: bool) -> None:
     """In a fresh browser the choices are the workspace's, where the address names no others.
 
@@ -150,7 +163,6 @@ def choose(key: str, value: object) -> None:
 def _set(key: str, value: object) -> None:
     _note(key, value)
     st.session_state[key] = value
-    st.session_state[_JUST_SET] = {*st.session_state.get(_JUST_SET, ()), key}
 
 
 def _note(key: str, value: object) -> None:
@@ -191,15 +203,12 @@ def _keep_valid(key: str, options: tuple, default: object) -> int:
     """Drops a choice that this model does not offer.
 
     Returns:
-        The widget's `index`: that of the default, or 0 where the state has just been set, since
-        Streamlit takes exception to both at once.
+        The widget's `index`, which is that of the default at every run: what the browser leaves out
+        of the address is what the widget said last of its default.
     """
-    just_set = key in (known := st.session_state.get(_JUST_SET, set()))
-    known.discard(key)
-    if st.session_state.get(key, default) in options:
-        return 0 if just_set else options.index(default)
-    st.session_state[key] = default
-    return 0
+    if st.session_state.get(key, default) not in options:
+        st.session_state[key] = default
+    return options.index(default)
 
 
 def _changes(workspace: Workspace, choice: Choice) -> None:

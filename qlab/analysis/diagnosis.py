@@ -190,7 +190,8 @@ def _unless_worse(cause: Cause, gain: float) -> Cause:
     """The cause with its gain; without its remedy where that does harm, and it says so."""
     if gain > 0:
         return replace(cause, gain=gain, remedy_label=f"{cause.remedy_label}, or on more data")
-    label = f"{MORE_DATA}: another range would change {gain:.3g} dB"
+    change = f"{gain:.3g}".replace("-", "−")
+    label = f"{MORE_DATA}: another range would change {change} dB"
     return replace(cause, remedy=None, remedy_label=label)
 
 

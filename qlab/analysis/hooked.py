@@ -92,6 +92,11 @@ class ModuleStudy(Study):
             "compare, sensitivity, convert.",
         )
 
+    @property
+    def floating(self) -> nn.Module:
+        """The model itself; not to be changed."""
+        return self.model
+
     def layers(self, plan: Plan) -> tuple[Layer, ...]:
         """The layers that are called, then those that are not, then what runs as Python."""
         called = (replace(layer, inputs=()) for layer in describe_layers(self.graph, plan))

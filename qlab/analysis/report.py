@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pandas as pd
@@ -131,6 +132,29 @@ def module_bytes(module: nn.Module) -> int:
         width = codes[name].bits if name in codes else 8 * tensor.element_size()
         bits += tensor.numel() * width
     return math.ceil(bits / 8)
+
+
+def layer_bytes(names: Iterable[str], floating: nn.Module, converted: nn.Module) -> pd.DataFrame:
+    """Bytes of each layer's own state, as `module_bytes` counts them, in two networks.
+
+    Args:
+        names: The layers; one that is a function and no module has no state of its own.
+        floating: The fused float network.
+        converted: The quantized one, whose modules have the same paths.
+
+    Returns:
+        Indexed by ``layer``; int columns ``float_bytes`` and ``quantized_bytes``.
+    """
+    rows = {name: [_bytes_at(floating, name), _bytes_at(converted, name)] for name in names}
+    columns = ["float_bytes", "quantized_bytes"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("layer")
+
+
+def _bytes_at(network: nn.Module, path: str) -> int:
+    try:
+        return module_bytes(network.get_submodule(path))
+    except AttributeError:
+        return 0
 
 
 def graph_bytes(graph_module: fx.GraphModule) -> int:

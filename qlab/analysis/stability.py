@@ -304,10 +304,10 @@ def _verdict(found: Stability) -> str:
             f"{THRESHOLD_DB} dB."
         )
     else:
-        change = found.table.loc[moving[0], "change"]
+        change = f"{found.table.loc[moving[0], 'change']:.1f}".replace("-", "−")
         words = (
             f"{len(moving)} of {total} ranges still move, {moving[0]!r} most: half of the {seen} "
-            f"would change its error by {change:.1f} dB. {_advice(found)}"
+            f"would change its error by {change} dB. {_advice(found)}"
         )
     if found.trending:
         words += (

@@ -132,6 +132,11 @@ class Study(Observed):
         """
         return self.graph
 
+    @property
+    def floating(self) -> nn.Module:
+        """The float network whose layers are quantized; not to be changed."""
+        return self.graph
+
     def layers(self, plan: Plan) -> tuple[Layer, ...]:
         """The model's layers as people see them."""
         return describe_layers(self.graph, plan)

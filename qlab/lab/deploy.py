@@ -6,12 +6,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from torch import nn
 
 from qlab.algorithms import recipe_of
 from qlab.analysis.calibration import Progress, Stop
 from qlab.analysis.fingerprint import same_values
 from qlab.analysis.latency import Latency, measure_latency
+from qlab.analysis.report import layer_bytes
 from qlab.analysis.tasks import checked_hooks
 from qlab.graph.inputs import Inputs
 from qlab.io.exports import as_deployed, export
@@ -68,6 +70,19 @@ class DeployableLab(LabBase):
             on_progress=on_progress,
             should_stop=should_stop,
         )
+
+    def layer_sizes(self, quantized: nn.Module) -> pd.DataFrame:
+        """What each layer's parameters take in float and in a quantized network of this Lab.
+
+        Args:
+            quantized: What `convert` returned.
+
+        Returns:
+            As `qlab.analysis.report.layer_bytes`: codes at their own bit width, bias, scales and
+            zero points as stored [bytes].
+        """
+        names = [layer.name for layer in self.layers]
+        return layer_bytes(names, self._study.floating, quantized)
 
     def identical(self, one: nn.Module, other: nn.Module, batch: Inputs | None = None) -> bool:
         """Whether two of this Lab's networks, such as a converted one and the same read back from

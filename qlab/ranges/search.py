@@ -13,7 +13,6 @@ from qlab.ranges.scheme import Scheme
 _SHRINK = 2.0 ** (-torch.arange(48, dtype=torch.float64) / 3)
 _ZOOM_POINTS = 17
 _ZOOM_BINS = 1024  # with fewer bins more points are tried, since discrete data has sharp minima
-_ZOOM_WORK = 2**13  # errors of bins for one choice among points
 _STEPS = (0.3, 0.05, 0.008)
 _SMOOTH = (25, (0.25, 0.02))  # points and steps for many bins, whose minima are wide
 _FARTHEST = 1.5  # above the product of 1 + step: so far a bound moves at most
@@ -55,9 +54,7 @@ def best_range(bins: Bins, low: float, high: float, scheme: Scheme) -> tuple[flo
             best = _best(coarse, torch.where(move > 0, full * _SHRINK[:, None], best), scheme)
     codes = min(max(scheme.limits[1] - scheme.limits[0], 32), 512)
     fine = _joined_below_a_quarter_step(bins, best, codes)
-    size = max(fine.count.numel(), 1)
-    most = 16 if scheme.dtype.is_float else max(_ZOOM_WORK // (size * _ZOOM_POINTS), 1)
-    density = min(max(_ZOOM_BINS // size, 1), 16, most)
+    density = min(max(_ZOOM_BINS // max(fine.count.numel(), 1), 1), 16)
     points, steps = (_ZOOM_POINTS * density, _STEPS) if density > 1 else _SMOOTH
     zoom = torch.linspace(-1, 1, points, dtype=torch.float64)[:, None]
     for step in steps:

@@ -1,5 +1,6 @@
 """`qlab explore` on models as people write them: every page opens, and says what stays in float."""
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,3 +114,12 @@ def test_a_model_without_a_graph_says_why_it_has_no_file(explored: str):
     settle(page.button(key="convert").click().run())
     (error,) = page.error
     assert "graph" in error.value
+
+
+@pytest.mark.parametrize("explored", ["branching"], indirect=True)
+def test_a_model_without_a_graph_says_where_tracing_stopped(explored: str):
+    page = open_page("model", model=explored, samples=8)
+    assert "Where tracing needed help" in [heading.value for heading in page.subheader]
+    (told,) = [w.value for w in page.warning if "did not become a graph" in w.value]
+    assert re.search(r"line \d+ of \S+\.py", told.replace("\\", "")), told
+    assert "quantized one by one" in told

@@ -109,10 +109,11 @@ def test_a_remedy_elsewhere_names_the_layer_that_it_changes(lab: Lab):
     assert rules == cause.apply(presets.get("int8").mapping()).module_name_qconfigs
 
 
-def test_what_no_setting_avoids_has_advice_and_no_button():
+def test_what_only_a_repair_avoids_has_advice_and_no_button():
     page = open_page("layer", model="depthwise", preset="int16-activations", layer="fc")
     advice = fmt.escape("Correct the biases")
-    assert f"No setting avoids it. {advice}." in captions(page)
+    told = "No setting of a layer avoids it, but a repair of the model can."
+    assert f"{told} {advice}." in captions(page)
     assert not has_button(page, "apply_cause_0")
 
 

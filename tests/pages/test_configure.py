@@ -266,6 +266,7 @@ def test_cells_of_a_layer_in_float_wait_until_it_is_quantized_again(page: AppTes
 
 
 def test_one_value_for_the_picked_rows_or_for_all(page: AppTest):
+    assert page.selectbox(key="bulk_to_weight bits").value == "8"  # as most rows have
     page.selectbox(key="bulk_to_weight bits").set_value("4").run()
     assert page.button(key="bulk_picked").disabled
     enter(page, fc1={PICKED: True}, fc3={PICKED: True})

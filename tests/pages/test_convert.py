@@ -62,6 +62,20 @@ def test_what_is_downloaded_loads_and_is_the_labs_model():
     assert torch.equal(loaded(images), lab.convert(mapping)(images))
 
 
+def test_the_size_of_every_layer_is_told_before_and_after():
+    page = convert(open_page("convert", model="depthwise", preset="int4-weights"))
+    sample = sample_models.load("depthwise")
+    lab = qlab.Lab(sample.model, sample.example_inputs, sample.calibration())
+    expected = lab.layer_sizes(lab.convert("int4-weights"))
+    (table,) = [frame.value for frame in page.dataframe if "float_bytes" in frame.value]
+    for column in expected:
+        assert list(table[column]) == list(expected[column])
+    share = table["share"]
+    assert share["fc"] == 100 * expected.quantized_bytes["fc"] / expected.float_bytes["fc"] < 25
+    assert share[expected.float_bytes == 0].isna().all()
+    assert any(text.value.startswith("All layers: ") for text in page.caption)
+
+
 def test_a_changed_configuration_asks_to_convert_again():
     page = convert(open_page("convert", model="mlp"))
     assert page.button(key="convert").disabled
@@ -135,12 +149,12 @@ def test_the_integer_model_is_shown_beside_its_simulation_and_its_time():
     sample = sample_models.load("conv_bn_relu")
     lab = qlab.Lab(sample.model, sample.example_inputs, sample.calibration(), sample.evaluation())
     table = lab.fidelity("int8").table
-    shown = page.dataframe[1].value
+    shown = page.dataframe[2].value
     assert list(shown.index) == list(table.index)
     assert list(shown["Off by 1"]) == [f"{n:,}" for n in table["off_by_1_local"]]
     assert list(shown["Ties"]) == [f"{n:,}" for n in table["ties_local"]]
     page.segmented_control(key="fidelity_where").set_value("accumulated").run()
-    shown = page.dataframe[1].value
+    shown = page.dataframe[2].value
     assert list(shown["Off by 1"]) == [f"{n:,}" for n in table["off_by_1_accumulated"]]
     assert shown.loc["fc", "Equal codes"].endswith("%")
     labels = [metric.label for metric in page.metric]
@@ -153,7 +167,7 @@ def test_the_integer_model_is_shown_beside_its_simulation_and_its_time():
 
 def test_layers_that_give_real_numbers_have_no_codes_to_compare():
     page = convert(open_page("convert", model="mlp", preset="int8-weights-only"))
-    assert set(page.dataframe[1].value["Equal codes"]) == {"real numbers"}
+    assert set(page.dataframe[2].value["Equal codes"]) == {"real numbers"}
 
 
 def make(page: AppTest, suffix: str) -> AppTest:

@@ -4,10 +4,11 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import HTMLResponse, PlainTextResponse
 from starlette.types import Message
 
-from pages.common.early import STATIC, EarlyCharts, chart_tags
+from pages.common.early import ONE_ENTRY, STATIC, OwnHead, chart_tags
 
 PAGE = "<html><head><title>x</title></head><body></head></body></html>"
 
@@ -30,7 +31,7 @@ def ask(kind: str) -> tuple[dict[str, str], str]:
     async def receive() -> Message:
         return {"type": "http.request"}
 
-    asyncio.run(EarlyCharts(ANSWERS[kind])({"type": "http"}, receive, send))
+    asyncio.run(OwnHead(ANSWERS[kind])({"type": "http"}, receive, send))
     start, *parts = sent
     headers = {key.decode(): value.decode() for key, value in start["headers"]}
     return headers, b"".join(part["body"] for part in parts).decode()
@@ -49,7 +50,7 @@ def test_a_streamlit_that_names_it_otherwise_gets_no_tag(tmp_path: Path):
 
 def test_html_gets_the_tag_at_the_end_of_its_head():
     headers, body = ask("html")
-    tag = chart_tags().decode()
+    tag = (ONE_ENTRY + chart_tags()).decode()
     assert body == PAGE.replace("</head>", f"{tag}</head>", 1)
     assert int(headers["content-length"]) == len(body)
     assert "etag" not in headers
@@ -60,6 +61,25 @@ def test_anything_else_is_passed_on_as_it_is(kind: str):
     headers, body = ask(kind)
     assert body == PAGE
     assert int(headers["content-length"]) == len(PAGE)
+
+
+@pytest.mark.parametrize(("accept", "packed"), [(b"text/html,*/*", False), (b"*/*", True)])
+def test_a_browser_that_would_take_packed_html_gets_the_tag_too(accept: bytes, packed: bool):
+    """Streamlit packs what is large enough, deeper inside than this can see."""
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    answer = HTMLResponse(PAGE + " " * 5000)
+    headers = [(b"accept", accept), (b"accept-encoding", b"gzip, br")]
+    inside = GZipMiddleware(answer, minimum_size=1000)
+    asyncio.run(OwnHead(inside)({"type": "http", "headers": headers}, receive, send))
+    assert ((b"content-encoding", b"gzip") in sent[0]["headers"]) == packed
+    assert (ONE_ENTRY in sent[1]["body"]) == (not packed)
 
 
 def test_html_without_a_head_is_passed_on_as_it_is():

@@ -13,7 +13,16 @@ from qlab import Lab
 from qlab.granularity import PerTensor
 from qlab.qparams import quantize
 from qlab.ranges import MSE, Percentile, TensorSpec
-from tests.pages.harness import chart, has_button, metrics, open_page, settle, texts
+from tests.pages.harness import (
+    ROOT,
+    SECONDS,
+    chart,
+    has_button,
+    metrics,
+    open_page,
+    settle,
+    texts,
+)
 
 NAME = "block2.conv1"
 _LABS: dict[str, Lab] = {}
@@ -260,3 +269,11 @@ def test_counts_are_logarithmic_or_linear(page: AppTest, kind: str):
     assert axis() == ("log", "count (log)")
     page.toggle(key=f"{kind}_log").set_value(False).run()
     assert axis() == ("linear", "count")
+
+
+def test_a_layer_that_is_not_there_does_not_stay_in_the_address():
+    page = AppTest.from_file(ROOT / "pages" / "layer.py", default_timeout=SECONDS)
+    page.query_params["model"], page.query_params["layer"] = "mlp", "nope"
+    settle(page.run())
+    assert page.selectbox(key="layer").value == "fc1"
+    assert page.query_params.get("layer") in (None, ["fc1"])

@@ -1,13 +1,17 @@
 """Model: the picture and the tables show what the engine says of every layer."""
 
+import re
+
 import pytest
 from streamlit.testing.v1 import AppTest
 
 import qlab
 import sample_models
 from pages.common.format import count, size
+from pages.common.workspace import Choice, Draft
+from pages.figures.network import STALE
 from sample_models.catalog import MODELS
-from tests.pages.harness import chart, metrics, open_page, texts
+from tests.pages.harness import chart, has_button, metrics, open_page, texts, workspace_of
 
 TRAINED = [name for name, entry in MODELS.items() if entry.recipe is not None]
 
@@ -67,7 +71,48 @@ def test_a_click_on_a_mark_selects_the_layer():
     assert drawn(page)["block2.add"].startswith(" ▸")
 
 
+def selected(page: AppTest) -> tuple[str, ...]:
+    """The layer that the picture outlines, the box below it names and the workspace holds."""
+    outlined = [name for name, text in drawn(page).items() if text.strip().startswith("▸")]
+    (said,) = re.findall(r"selected\s+(\S+)", texts(page))
+    return (*outlined, said, workspace_of(page).selected["residual"])
+
+
+def click(page: AppTest, key: str, **clicked: list) -> AppTest:
+    """Another click in the picture or the table; each goes on telling of its last one."""
+    for widget, event in {**page.session_state["events"], key: {"selection": clicked}}.items():
+        page.session_state[widget] = event
+        page.session_state["events"] = {**page.session_state["events"], widget: event}
+    return page.run()
+
+
+def test_the_last_click_counts_in_the_picture_as_in_the_table():
+    page = open_page("model", model="residual", samples=64, events={})
+    names = list(page.dataframe[0].value.index)
+    click(page, "network", points=[{"customdata": "block2.add"}])
+    assert selected(page) == ("block2.add",) * 3
+    click(page, "layers", rows=[names.index("fc")])
+    assert selected(page) == ("fc",) * 3
+    click(page, "network", points=[{"customdata": "block1.conv1"}])
+    assert selected(page) == ("block1.conv1",) * 3
+    click(page, "layers", rows=[])
+    assert selected(page) == ("block1.conv1",) * 3
+
+
+def test_numbers_of_another_configuration_are_greyed():
+    page = open_page("model", model="residual", samples=64)
+    marks = [trace for trace in chart(page, "network").data if trace.customdata is not None]
+    assert all(trace.marker.color != STALE for trace in marks)
+    space = workspace_of(page)
+    space.apply(Choice("residual", "int8", 64), "fc", Draft(None, None, in_float=True))
+    page.run()
+    assert has_button(page, "refresh")
+    marks = [trace for trace in chart(page, "network").data if trace.customdata is not None]
+    assert all(trace.marker.color == STALE for trace in marks)
+
+
 def test_it_says_what_stays_in_float_and_why():
     page = open_page("model", model="residual", samples=64)
     assert any("only move" in caption.value for caption in page.caption)
+    assert "Nowhere: the whole model became one graph." in [c.value for c in page.caption]
     assert any("Nothing: every layer" in caption.value for caption in page.caption)

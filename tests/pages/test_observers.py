@@ -9,7 +9,7 @@ from pages.common.contest import DISTRIBUTIONS, Outliers
 from qlab.dtypes import integer
 from qlab.ranges import MSE, MinMax, TensorSpec, clipped_at
 from qlab.stats import TensorStats
-from tests.pages.harness import chart, open_page, settle
+from tests.pages.harness import ROOT, SECONDS, chart, open_page, settle, workspace_of
 
 SQNR = "SQNR [dB] ↑"
 
@@ -101,3 +101,18 @@ def test_outliers_are_added_to_statistics_of_any_layout(axis: int | None, shape:
     assert float(mixed.max_val) > 10 * top
     assert (stats.count, float(stats.max_val)) == (count, top)
     assert contest.with_outliers(stats, Outliers(0, 50.0)) is stats
+
+
+def test_the_knobs_stand_in_a_fresh_browser_as_they_were_left(page: AppTest):
+    values = {"contest_share": 40, "contest_bits": 6, "contest_outliers": 7, "contest_strength": 55}
+    for key, value in values.items():
+        widget = page.select_slider if key == "contest_bits" else page.slider
+        widget(key=key).set_value(value).run()
+    page.segmented_control(key="contest_scheme").set_value("symmetric").run()
+    fresh = AppTest.from_file(ROOT / "pages" / "observers.py", default_timeout=SECONDS)
+    fresh.query_params["w"] = workspace_of(page).id
+    settle(fresh.run())
+    for key, value in values.items():
+        assert fresh.session_state[key] == value
+    assert fresh.segmented_control(key="contest_scheme").value == "symmetric"
+    assert table(fresh) == table(page)

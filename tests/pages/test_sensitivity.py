@@ -185,9 +185,11 @@ def test_a_measurement_is_offered_after_the_estimate():
     lab = engine.board().find(("loaded", "mlp", 64, "cpu")).result.lab
     estimate = lab.sensitivity("int8", ways=("estimate",)).table["sqnr_estimate"]
     assert list(shown(page)[:, 0]) == pytest.approx(list(estimate), abs=1e-3)
+    assert "Estimated on 500 images." in [caption.value for caption in page.caption]
     settle(page.button(key="measure").click().run())
     assert page.segmented_control(key="sensitivity_kind").options == list(KINDS)
     assert not has_button(page, "measure")
+    assert "Measured on 500 images." in [caption.value for caption in page.caption]
 
 
 def test_a_cancelled_measurement_shows_what_it_has_and_goes_on(monkeypatch: pytest.MonkeyPatch):

@@ -122,3 +122,16 @@ def test_every_measured_configuration_is_a_run_of_this_workspace_alone():
     assert [run.name for run in store().runs(again)] == [first.name, second.name]
     stranger = open_page("overview", model="depthwise", preset="int8-per-tensor")
     assert len(store().runs(workspace_of(stranger))) == 1
+
+
+def test_a_link_to_a_workspace_that_is_not_there_says_so_until_another_page_is_opened():
+    page = AppTest.from_file(ROOT / "app.py", default_timeout=SECONDS)
+    page.query_params["w"] = "0" * 32
+    page.switch_page("pages/norms.py")
+    for _ in range(2):
+        page.run()
+        assert [w.value for w in page.warning if "names a workspace that is not" in w.value]
+    assert page.query_params["w"] != ["0" * 32]
+    page.switch_page("pages/formats.py").run()
+    assert not page.warning
+    assert not open_page("norms").warning

@@ -596,3 +596,21 @@ def test_types_are_what_rules_by_type_match():
         plan = lab.plan(mapping)
         assert not plan.unmatched
         assert words in {step.rule for step in plan.steps}
+
+
+def test_a_layers_size_is_that_of_its_parameters_and_of_its_codes():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten())
+    model.add_module("fc", nn.Linear(8 * 36, 5))
+    lab = qlab.Lab(model.eval(), (torch.randn(1, 3, 8, 8),), [torch.randn(4, 3, 8, 8)])
+    presets = {8: "int8", 4: "int4-weights"}
+    sizes = {bits: lab.layer_sizes(lab.convert(preset)) for bits, preset in presets.items()}
+    for bits, table in sizes.items():
+        assert table.index.name == "layer"
+        assert table.float_bytes["fc"] == 4 * (8 * 36 * 5 + 5)
+        assert table.float_bytes["0"] == 4 * (8 * 27 + 8)  # the batch norm is folded
+        codes = 8 * 36 * 5 * bits // 8
+        assert codes < table.quantized_bytes["fc"] < codes + 4 * 5 * 6
+        assert table.float_bytes["3"] == 0
+    kept = qlab.presets.get("int8").mapping().set_module_name("fc", None)
+    table = lab.layer_sizes(lab.convert(kept))
+    assert table.quantized_bytes["fc"] == table.float_bytes["fc"]

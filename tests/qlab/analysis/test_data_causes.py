@@ -143,7 +143,7 @@ def test_the_gain_against_too_few_samples_is_that_on_samples_the_range_has_not_s
     before, after = (lab.compare(m).layers.loc["0", "sqnr_local"] for m in mappings)
     assert cause.gain == pytest.approx(after - before, abs=1e-4) and after > before
     [worse] = [found for _, found in pairs if found.remedy is None]
-    assert worse.gain is None and "another range would change -" in worse.remedy_label
+    assert worse.gain is None and "another range would change −" in worse.remedy_label
 
 
 def test_without_other_data_half_of_the_batches_judges_the_range_of_the_others():

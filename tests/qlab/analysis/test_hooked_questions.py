@@ -138,6 +138,9 @@ WORK = {
     "worked_sum": lambda lab, _: len(lab.worked_sum("step").terms.x) == 16,
     "latency": lambda lab, _: lab.latency(repeats=4).quantized.runs == 4,
     "identical": lambda lab, _: lab.identical(lab.convert(), lab.convert()),
+    "layer_sizes": lambda lab, _: (
+        lab.layer_sizes(lab.convert()).loc["step"].is_monotonic_decreasing
+    ),
     "original": lambda lab, _: lab.original is lab,
     "runs": lambda lab, _: lab.compare() and len(lab.runs) == 1,
     "example_values": lambda lab, _: len(lab.example_values) == 1,
