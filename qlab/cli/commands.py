@@ -361,27 +361,31 @@ def models(as_json: bool) -> None:
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Runs the command line and ends the process; see `cli` for the exit codes."""
+    """Runs the command line and ends the process; see `cli` for the exit codes.
+
+    With ``--json`` stdout is one document however it ends: the result, or ``{"error": …}``.
+    """
     given = sys.argv[1:] if arguments is None else arguments
     code: int | str | None = PASSED
+    told = ""
     try:
         cli.main(given, prog_name="qlab", standalone_mode=False)
     except SystemExit as end:
         code = end.code
     except click.ClickException as error:
         error.show()
-        code = FAILED
+        code, told = FAILED, error.format_message()
     except (click.Abort, KeyboardInterrupt):
         console.complain("Interrupted.")
-        code = INTERRUPTED
+        code, told = INTERRUPTED, "Interrupted."
     except QlabError as error:
         if "--debug" in given:
             traceback.print_exc()
-        if "--json" in given:
-            console.print_json({"error": str(error)})
         console.complain(f"qlab: {error}")
-        code = FAILED
-    except Exception:  # a bug, or the model's own error: no exit code of a threshold
+        code, told = FAILED, str(error)
+    except Exception as error:  # a bug, or the model's own error: no exit code of a threshold
         traceback.print_exc()
-        code = FAILED
+        code, told = FAILED, f"{type(error).__name__}: {error}"
+    if told and "--json" in given:
+        console.print_json({"error": told})
     raise SystemExit(code)

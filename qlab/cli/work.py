@@ -151,7 +151,7 @@ def analysis(work: Work, worst: int) -> dict[str, Any]:
         worst: For how many layers causes are looked for.
     """
     report = work.report()
-    names = [str(name) for name in report.worst(worst).index]
+    names = [str(name) for name in report.worst(worst).index] if worst else []
     causes = {}
     with console.progress("Looking for causes") as bar:
         for done, name in enumerate(names):

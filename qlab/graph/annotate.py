@@ -21,7 +21,13 @@ from qlab.graph.infinite import infinite_nodes
 from qlab.graph.lift import is_real, is_tensor, shape_nodes
 from qlab.graph.nodes import bounds_of, calls, no_form, operands
 from qlab.graph.plan import Execution, Plan, Step, Value
-from qlab.graph.reasons import SEVERAL_SCALES, dtype_words, weight_obstacle, why_simulated
+from qlab.graph.reasons import (
+    SEVERAL_SCALES,
+    dtype_words,
+    weight_obstacle,
+    why_simulated,
+    with_real_biases,
+)
 from qlab.graph.requests import Request, requests_for
 from qlab.graph.sharing import join
 from qlab.graph.verdicts import Role, Verdict, of_special
@@ -65,7 +71,8 @@ def annotate(
     requests, inputs, unmatched = requests_for(graph_module, mapping)
     infinite = infinite_nodes(graph_module, masks)
     annotation = _Annotation(graph_module, (requests, inputs), (backend, sharing), infinite)
-    return replace(annotation.plan(unmatched), integer_biases=mapping.integer_biases)
+    plan = replace(annotation.plan(unmatched), integer_biases=mapping.integer_biases)
+    return with_real_biases(plan, graph_module)
 
 
 class _Annotation:

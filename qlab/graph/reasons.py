@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
+from qlab import registry
 from qlab.errors import ShapeError
 from qlab.granularity import PerAxis, PerTensor
 from qlab.graph.backend import half_static
 from qlab.graph.plan import Plan, Step
 from qlab.graph.requests import is_standard
 from qlab.nn.intrinsic.fold import core
+from qlab.nn.quantized.weighted import WeightedModule
 from qlab.qconfig import QConfigMapping, Rule
 from qlab.ranges import TensorSpec
 from qlab.registry import Row
@@ -53,6 +57,38 @@ def why_simulated(
     if weight is None or weight.granularity in (PerTensor(), channels):
         return ""
     return f"the weight's scales ({weight.granularity}) lie along the axis that is summed"
+
+
+def with_real_biases(plan: Plan, graph_module: fx.GraphModule) -> Plan:
+    """A plan that says of each layer why it does not hold the integer bias that was asked for.
+
+    What only scales decide, a bias of too coarse steps, `hold_integer_bias` finds at conversion.
+    """
+    if not plan.integer_biases:
+        return plan
+    nodes = {node.name: node for node in graph_module.graph.nodes if node.op == "call_module"}
+    steps = []
+    for step in plan.steps:
+        node = nodes.get(step.node)
+        layer = None if node is None else graph_module.get_submodule(str(node.target))
+        why = "" if layer is None else _why_real_bias(step, layer)
+        words = f"{step.reason}; its bias stays real: {why}" if why else step.reason
+        steps.append(replace(step, reason=words))
+    return replace(plan, steps=tuple(steps))
+
+
+def _why_real_bias(step: Step, layer: nn.Module) -> str:
+    """Why a quantized layer's bias is no integer; empty where it is one, or there is none."""
+    if step.weight is None or getattr(core(layer), "bias", None) is None:
+        return ""
+    if step.execution == "dynamic":
+        return "its unit changes with the scale of each call's input"
+    if step.execution == "integer":
+        static: Any = next((row.static for row in registry.ROWS if row.name == step.row), None)
+        if issubclass(static, WeightedModule) and static.knows_integer_bias():
+            return ""
+        return "integer runtimes of this operator add a real one"
+    return "float arithmetic adds it"
 
 
 def weight_obstacle(layer: nn.Module, spec: TensorSpec | None) -> str | None:

@@ -102,7 +102,8 @@ def linear(
     With ``acc = Σ (x - z_x)(w - z_w)`` exact and every operation rounded to float32:
     ``clamp(rint((f32(acc)·(s_x·s_w) + b)·(1/s_y) + z_y))``, ReLU before requantization. Every
     kernel but ``simulated`` gives the same codes, bit by bit. The reference (engine onednn) differs
-    by one step in about 1 code of a million: some of its kernels multiply by s_x and s_w in turn.
+    by one step in about 1 code of a million, since some of its kernels multiply by s_x and s_w in
+    turn; in more, up to 1 of 100, where round scales make results fall on ties.
 
     Args:
         x: Codes of shape (*, in_features).

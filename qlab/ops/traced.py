@@ -1,8 +1,10 @@
-"""What ``torch.compile`` and ``torch.export`` see of linear and convolutions: ``qlab::contract``.
+"""What ``torch.compile`` and ``torch.export`` see of operators that no trace can hold.
 
-One operator of the dispatcher, opaque to the compiler: its kernels choose by memory layout, keep
-packed weights and count their runs, which no trace can hold. Every other operator of `qlab.ops` is
-traced through its definition, whose element-wise operations a compiler fuses better than we do.
+Two operators of the dispatcher, opaque to the compiler. ``qlab::contract`` is linear and the
+convolutions: their kernels choose by memory layout, keep packed weights and count their runs.
+``qlab::embedding_bag`` adds as many rows as its longest bag has, which depends on values. Every
+other operator of `qlab.ops` is traced through its definition, whose element-wise operations a
+compiler fuses better than we do.
 
 A call is described by JSON: the operator, its options and how codes are read. So a graph that was
 compiled in one process can be kept and run in another.
@@ -24,6 +26,7 @@ from torch.nn import functional as F
 from qlab.dtypes import as_qdtype
 from qlab.granularity import granularity_from_dict, granularity_to_dict
 from qlab.ops import contractions, dynamic, transposed
+from qlab.ops.embeddings import embedding_bag as _embedding_bag
 from qlab.ops.kernels import forced
 from qlab.ops.packed import PackedWeight, stamps_of, unchanged
 from qlab.qparams import QParams
@@ -38,11 +41,11 @@ def described(
     y_qparams: QParams | None,
     options: Mapping[str, Any],
 ) -> str:
-    """A call of an operator of `qlab.ops` as ``qlab::contract`` reads it.
+    """A call of an operator of `qlab.ops` as the operators of this module read it.
 
     Args:
         op: Its name.
-        x_qparams: Of the input; None for ``linear_dynamic``.
+        x_qparams: Of the input; None for ``linear_dynamic`` and ``embedding_bag``.
         w_qparams: Of the weight; scale and zero point are given with every call.
         y_qparams: Of the output; None for float32.
         options: Its keyword arguments, JSON values.
@@ -157,6 +160,39 @@ def _fake(
     return _dense(torch.empty_like(shaped, dtype=dtype))
 
 
+_read_call = lru_cache(maxsize=1024)(json.loads)
+
+
+def _bag(
+    call: str,
+    indices: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    offsets: Tensor | None,
+    per_sample_weights: Tensor | None,
+) -> Tensor:
+    read = _read_call(call)
+    w_qparams = _read(read["w"], scale, zero_point)
+    samples = offsets, per_sample_weights
+    return _embedding_bag(indices, weight, w_qparams, *samples, **read["options"])
+
+
+def _fake_bag(
+    call: str,
+    indices: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    offsets: Tensor | None,
+    per_sample_weights: Tensor | None,
+) -> Tensor:
+    bags = indices.shape[0]
+    if offsets is not None:
+        bags = offsets.shape[0] - _read_call(call)["options"]["include_last_offset"]
+    return weight.new_empty((bags, weight.shape[1]), dtype=torch.float32)
+
+
 _LIBRARY = torch.library.Library("qlab", "FRAGMENT")
 _LIBRARY.define(
     "contract(str call, Tensor x, Tensor weight, Tensor scale, Tensor zero_point, Tensor? bias)"
@@ -167,3 +203,13 @@ torch.library.register_fake("qlab::contract", _fake, lib=_LIBRARY)
 
 #: ``contract(call, x, weight, w_scale, w_zero_point, bias)``, the call from `described`.
 contract: Callable[..., Tensor] = torch.ops.qlab.contract.default
+
+_LIBRARY.define(
+    "embedding_bag(str call, Tensor indices, Tensor weight, Tensor scale, Tensor zero_point,"
+    " Tensor? offsets, Tensor? per_sample_weights) -> Tensor"
+)
+_LIBRARY.impl("embedding_bag", _bag, "CompositeExplicitAutograd")
+torch.library.register_fake("qlab::embedding_bag", _fake_bag, lib=_LIBRARY)
+
+#: ``embedding_bag(call, indices, weight, w_scale, w_zero_point, offsets, per_sample_weights)``.
+embedding_bag: Callable[..., Tensor] = torch.ops.qlab.embedding_bag.default

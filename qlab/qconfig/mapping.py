@@ -180,7 +180,8 @@ class QConfigMapping:
         The reference adds a bias as a real number; they hold it as int32 codes of ``s_x · s_w`` and
         multiply the sum by ``s_x·s_w/s_y``: see ``integer_bias`` of `qlab.ops.linear`. It holds in
         converted graphs where integers of at most 8 bits are multiplied and ``s_x·s_w`` is at most
-        half an output step; elsewhere biases stay real. Only the exact kernel, a slower one, does.
+        half an output step; elsewhere biases stay real, and a plan says why (not of too coarse
+        units, which calibration decides). Only the exact kernel, a slower one, does.
 
         Raises:
             ArgumentError: Neither True nor False.

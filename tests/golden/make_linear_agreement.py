@@ -4,6 +4,9 @@ Never run by the suite: ``python -m tests.golden.make_linear_agreement`` prints 
 million outputs of random layers, every other one with ReLU, differ from those of
 ``torch.ops.quantized``. All of qlab's kernels compute ``f32(acc) · (s_x · s_w)``; the reference's
 multiply by one scale after the other where shape and CPU make them, so no order gives 0.
+
+Then the same with one round scale for input, weight and output, as in examples and unit tests:
+there many results lie on a tie, and the order decides about those.
 """
 
 import warnings
@@ -17,10 +20,14 @@ from qlab.granularity import PerAxis
 from qlab.qparams import QParams
 
 OUTPUTS, SAMPLES, LAYERS = 256, 512, 120
+ROUND, ROUND_LAYERS = (0.1, 0.05, 0.037), 10
+
+#: Codes of input and weight, their parameters, a bias, the output's parameters.
+Made = tuple[Tensor, Tensor, QParams, QParams, Tensor, QParams]
 
 
-def layer() -> tuple[Tensor, Tensor, QParams, QParams, Tensor, QParams]:
-    """Codes of input and weight, their parameters, a bias, the output's parameters."""
+def layer() -> Made:
+    """A random linear layer, its parameters and data."""
     features = int(torch.randint(16, 400, ()))
     x = torch.randint(0, 256, (SAMPLES, features), dtype=torch.uint8)
     weight = torch.randint(-128, 128, (OUTPUTS, features), dtype=torch.int8)
@@ -32,7 +39,7 @@ def layer() -> tuple[Tensor, Tensor, QParams, QParams, Tensor, QParams]:
     return x, weight, x_qparams, w_qparams, bias, QParams.per_tensor(real.std() / 40, 128, quint8)
 
 
-def convolution() -> tuple[Tensor, Tensor, QParams, QParams, Tensor, QParams]:
+def convolution() -> Made:
     """The same of a 3×3 convolution: images of 20×20, 64 channels out."""
     channels = int(torch.randint(3, 48, ()))
     x = torch.randint(0, 256, (8, channels, 20, 20), dtype=torch.uint8)
@@ -46,9 +53,23 @@ def convolution() -> tuple[Tensor, Tensor, QParams, QParams, Tensor, QParams]:
     return x, weight, x_qparams, w_qparams, bias, QParams.per_tensor(real.std() / 40, 128, quint8)
 
 
-def differing(kind: str, relu: bool) -> tuple[int, int, int]:
+def rounded(made: Made, scale: float) -> Made:
+    """The layer with one scale for all, without a bias, on codes near their zero points."""
+    x, weight, _, w_qparams, bias, _ = made
+    x = torch.randn(x.shape).div(scale).round().add(128).clamp(0, 255).to(torch.uint8)
+    weight = torch.randn(weight.shape).div(10 * scale).round().clamp(-128, 127).to(torch.int8)
+    w_qparams = QParams(
+        torch.full_like(w_qparams.scale, scale), w_qparams.zero_point, qint8, PerAxis(0)
+    )
+    one = QParams.per_tensor(scale, 128, quint8)
+    return x, weight, one, w_qparams, torch.zeros_like(bias), one
+
+
+def differing(kind: str, relu: bool, scale: float | None = None) -> tuple[int, int, int]:
     """Of one random layer: how many outputs, how many differ, and by how many steps at most."""
     made = convolution() if kind == "conv2d" else layer()
+    if scale is not None:
+        made = rounded(made, scale)
     x, weight, x_qparams, w_qparams, bias, y_qparams = made
     given = torch._make_per_tensor_quantized_tensor(x, x_qparams.scale_value, 128)
     coded = torch._make_per_channel_quantized_tensor(
@@ -72,11 +93,17 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.backends.quantized.engine = "onednn"
     for kind in ("linear", "conv2d"):
-        torch.manual_seed(11)
-        found = [differing(kind, relu=bool(index % 2)) for index in range(LAYERS)]
-        total, different = (sum(row[i] for row in found) for i in range(2))
-        largest = max(row[2] for row in found)
-        print(f"{kind}: of {total:,} outputs {different} differ, by {largest} step at most")
+        for scale in (None, *ROUND):
+            torch.manual_seed(11)
+            layers = LAYERS if scale is None else ROUND_LAYERS
+            found = [differing(kind, bool(index % 2), scale) for index in range(layers)]
+            total, different = (sum(row[i] for row in found) for i in range(2))
+            largest = max(row[2] for row in found)
+            scales = "random scales" if scale is None else f"every scale {scale}"
+            print(
+                f"{kind}, {scales}: of {total:,} outputs {different:,} "
+                f"({different / total:.2g}) differ, by {largest} step at most"
+            )
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import qlab
+from qlab import qconfig as qconfigs
 from qlab.eager import quantize_dynamic
 from qlab.graph import convert_fx, prepare_fx
 from qlab.nn.intrinsic import quantized as nniq
@@ -50,6 +51,17 @@ class Recurrent(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.lstm(x.unsqueeze(1))[0]
+
+
+class Bag(nn.Module):
+    def __init__(self, bag: nn.EmbeddingBag) -> None:
+        super().__init__()
+        self.bag = bag
+
+    def forward(
+        self, x: Tensor, offsets: Tensor | None = None, shares: Tensor | None = None
+    ) -> Tensor:
+        return self.bag(x, offsets, shares)
 
 
 class Fused(nn.Module):
@@ -140,6 +152,49 @@ def test_an_embedding():
     indices = torch.tensor([[0, 9], [3, 3]])
     model = converted(nn.Sequential(nn.Embedding(10, 8)), indices, "int8-weights-only")
     assert torch.equal(compiled(model)(indices), model(indices))
+
+
+FLAT, STARTS = torch.tensor([1, 2, 9, 3, 3, 0]), torch.tensor([0, 2, 2, 5])
+BAGS: dict[str, tuple[dict[str, Any], tuple[Tensor, ...]]] = {
+    "rows of bags": ({}, (FLAT.reshape(2, 3),)),
+    "offsets": ({}, (FLAT, STARTS)),
+    "the last offset": ({"include_last_offset": True}, (FLAT, torch.tensor([0, 2, 2, 6]))),
+    "means": ({"mode": "mean"}, (FLAT.int(), STARTS.int())),
+    "shares": ({}, (FLAT, STARTS, torch.linspace(-1, 1, 6))),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "config",
+    [qconfigs.float_qparams_weight_only_qconfig, qconfigs.float_qparams_weight_only_qconfig_4bit],
+)
+@pytest.mark.parametrize("name", BAGS)
+def test_bags_of_rows(name: str, config: qconfigs.QConfig):
+    options, given = BAGS[name]
+    layer = nn.EmbeddingBag(10, 8, **{"mode": "sum", **options})
+    mapping = qconfigs.QConfigMapping().set_object_type(nn.EmbeddingBag, config)
+    prepared = prepare_fx(Bag(layer).eval(), mapping, given)
+    prepared(*given)
+    model = convert_fx(prepared)
+    assert isinstance(model.get_submodule("bag"), qlab.nn.quantized.EmbeddingBag)
+    fast = compiled(model)
+    assert torch.equal(fast(*given), model(*given))
+    if name == "rows of bags":  # any number of them, of any length
+        for other in (FLAT.reshape(3, 2), FLAT.reshape(6, 1), FLAT.reshape(1, 6)):
+            assert torch.equal(fast(other), model(other))
+
+
+@torch.no_grad()
+def test_a_bag_whose_numbers_change_is_read_anew():
+    prepared = prepare_fx(Bag(nn.EmbeddingBag(10, 8)).eval(), "int8-weights-only", (FLAT, STARTS))
+    prepared(FLAT, STARTS)
+    model = convert_fx(prepared)
+    fast, layer = compiled(model), model.get_submodule("bag")
+    before = fast(FLAT, STARTS)
+    layer.weight_scale = layer.weight_scale * 0.5
+    assert torch.equal(fast(FLAT, STARTS), model(FLAT, STARTS))
+    assert not torch.equal(fast(FLAT, STARTS), before)
 
 
 @pytest.mark.parametrize("index", [-1, 10])

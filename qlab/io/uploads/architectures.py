@@ -107,7 +107,7 @@ def load_weights(content: bytes, architecture: Architecture, limits: Limits) -> 
 
     Raises:
         FormatError: Damaged, or weights of another architecture: lists what is missing, what is
-            left over and what has another shape.
+            left over, what has another shape, and what holds integers in place of floats.
         UnknownNameError: No source knows the name.
     """
     tensors = read_safetensors(content, limits)
@@ -152,10 +152,16 @@ def _check_fit(model: nn.Module, tensors: dict[str, Any], architecture: Architec
         for key, value in expected.items()
         if key in tensors and tensors[key].shape != value.shape
     ]
+    kinds = [
+        f"{key}: {_kind(tensors[key])} instead of {_kind(value)}"
+        for key, value in expected.items()
+        if key in tensors and tensors[key].is_floating_point() != value.is_floating_point()
+    ]
     problems = {
         "missing": [key for key in expected if key not in tensors],
         "not of this architecture": [key for key in tensors if key not in expected],
         "of another shape": shapes,
+        "of another dtype": kinds,
     }
     found = [f"{len(v)} {k} ({shown(v)})" for k, v in problems.items() if v]
     if found:
@@ -164,5 +170,9 @@ def _check_fit(model: nn.Module, tensors: dict[str, Any], architecture: Architec
             f"The weights are not those of {title}",
             expected=f"the {len(expected)} tensors of its state dict",
             received="; ".join(found),
-            fix="Choose the architecture that the weights were saved from.",
+            fix="Choose the architecture that the weights were saved from; save them as floats.",
         )
+
+
+def _kind(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

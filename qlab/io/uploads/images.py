@@ -22,6 +22,8 @@ from qlab.io.uploads.strict_json import shown
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 _LARGEST = 4096
+#: How the modes of images without colours begin: of one bit, eight and sixteen, the last as "I".
+_GREY = ("1", "L", "I")
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Preprocessing:
     Attributes:
         size: Height and width in pixels. An image is scaled, keeping its proportions, until it
             covers them (bilinear, smoothed), and its middle is kept. None: left as it is.
-        channels: 1 for grey, 3 for red, green and blue; None: as each file has them.
+        channels: 1 for grey, 3 for red, green and blue; None: as each file has them. Opacity is
+            no channel and is dropped; 16 bits become 8.
         mean: One number, or one per channel.
         std: One number, or one per channel.
 
@@ -166,14 +169,16 @@ def _image(
         raise UnsupportedError(
             "Images are read with Pillow, which is not installed", fix="pip install pillow"
         ) from error
+    stream = io.BytesIO(content)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+            with Image.open(stream, formats=_FORMATS) as image:
                 limits.check("pixels", image.width * image.height, f"{shown(name)} is too large")
-                own = 1 if image.mode in ("1", "L") else 3
+                own = 1 if image.mode.startswith(_GREY) else 3
                 plain = "L" if (preprocessing.channels or own) == 1 else "RGB"
-                found, size = image.convert(plain), (image.height, image.width, own)
+                found = Image.fromarray(_of_16_bits(image)) if image.mode[0] == "I" else image
+                found, size = found.convert(plain), (image.height, image.width, own)
                 if preprocessing.size is not None:
                     height, width = preprocessing.size
                     found = ImageOps.fit(found, (width, height), Image.Resampling.BILINEAR)
@@ -181,5 +186,17 @@ def _image(
     except FormatError:
         raise
     except Exception as error:  # Pillow's decoders raise anything on damaged files
-        raise FormatError(f"The image {shown(name)} cannot be read: {error}"[:300]) from error
+        why = f"{type(error).__name__}: {error}".replace(repr(stream), "this member")
+        raise FormatError(
+            f"The image {shown(name)} cannot be read",
+            expected="a whole PNG, JPEG, BMP or WebP image",
+            received=f"{len(content)} bytes ({why[:200]})",
+            fix="Repair it, or leave it out.",
+        ) from error
     return (array[..., None] if array.ndim == 2 else array), size
+
+
+def _of_16_bits(image: Any) -> np.ndarray[Any, Any]:
+    """Grey of 16 bits in 8, as ``round(x / 257)``; Pillow's own conversion cuts off at 255."""
+    values = np.asarray(image).astype(np.int64)
+    return ((values + 128) // 257).astype(np.uint8)

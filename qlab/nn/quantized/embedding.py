@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from qlab import ops
 from qlab.dtypes import QDType, as_qdtype, quint8
 from qlab.errors import DTypeError, UnsupportedError
 from qlab.granularity import PerAxis
 from qlab.nn.quantized.base import Output
+from qlab.nn.quantized.holder import constant_in_traces
 from qlab.nn.quantized.packed_params import EmbeddingPackedParams
 from qlab.nn.quantized.weight import WeightModule
-from qlab.ops import checks
+from qlab.ops import checks, traced
 from qlab.ops.checks import choice
 from qlab.ops.embeddings import MODES
 from qlab.qparams import QParams
@@ -155,7 +157,7 @@ class Embedding(WeightModule):
         return indices
 
     def _table(self) -> tuple[Tensor, QParams]:
-        if torch.compiler.is_compiling():
+        if is_compiling():
             self.know()
         return self.get_buffer("weight_codes"), self.weight_qparams
 
@@ -255,11 +257,23 @@ class EmbeddingBag(Embedding):
         if compressed_indices_mapping is not None:
             expected = "compressed_indices_mapping=None"
             raise _unsupported(type(self).__name__, expected, "the map of a pruned table")
-        options = {"mode": self.mode, "include_last_offset": self.include_last_offset}
-        table = self._table()
-        return ops.embedding_bag(
-            self._plain(indices), *table, offsets, per_sample_weights, **options
-        )
+        given, samples = self._plain(indices), (offsets, per_sample_weights)
+        weight, w_qparams = self._table()
+        if is_compiling():
+            numbers = w_qparams.scale, w_qparams.zero_point
+            return traced.embedding_bag(self._cache["call"], given, weight, *numbers, *samples)
+        return ops.embedding_bag(given, weight, w_qparams, *samples, **self._options())
+
+    def _options(self) -> dict[str, Any]:
+        return {"mode": self.mode, "include_last_offset": self.include_last_offset}
+
+    @constant_in_traces
+    def know(self) -> bool:
+        """As every module; and the call in words, without which none is traced."""
+        super().know()
+        qparams = None, self.weight_qparams, None
+        self._cache["call"] = traced.described("embedding_bag", *qparams, self._options())
+        return True
 
 
 def _unsupported(owner: str, expected: str, received: str) -> UnsupportedError:

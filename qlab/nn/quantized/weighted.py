@@ -69,6 +69,11 @@ class WeightedModule(WeightModule):
         """The bias: float32 (output channels,), real units; or None."""
         return self._buffers["bias_float"]
 
+    @classmethod
+    def knows_integer_bias(cls) -> bool:
+        """Whether its operator can sum an integer bias; see `hold_integer_bias`."""
+        return cls.op in _WITH_INTEGER_BIAS
+
     def hold_integer_bias(self) -> bool:
         """Computes from now on as integer runtimes do: see ``integer_bias`` of `qlab.ops.linear`.
 
@@ -81,7 +86,7 @@ class WeightedModule(WeightModule):
             Whether it computes so now.
         """
         bound, output, bias = self.input_qparams, self._result_qparams(), self.bias()
-        if type(self).op not in _WITH_INTEGER_BIAS or not bound or bound[0] is None:
+        if not self.knows_integer_bias() or not bound or bound[0] is None:
             return False
         if self.execution != "integer":
             return False

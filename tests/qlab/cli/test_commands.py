@@ -1,6 +1,7 @@
 """The command as a job runs it: what it prints where, and with what code it ends."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -184,6 +185,22 @@ class TestFiles:
         assert "Each operator alone: of" in done.out
         assert "The whole network: of" in done.out
 
+    def test_onnx_beside_the_integers_as_deployed_and_as_measured_is_in_the_json(
+        self, qlab_command, tmp_path
+    ):
+        done = qlab_command("export", *FAST, "-o", "model.onnx", "--json")
+        (file,) = done.document["files"]
+        sample = sample_models.load("mlp")
+        lab = qlab.Lab(sample.model, sample.example_inputs, sample.calibration(16))
+        check = lab.check_onnx(tmp_path / "model.onnx", "int8")
+        assert file["check"]["measured"] == {
+            name: value if math.isfinite(value) else str(value)
+            for name, value in check.measured.items()
+        }
+        assert file["check"]["measured"].keys() >= {"sqnr", "top1_agreement"}
+        assert file["check"]["output"]["exact"] == 1.0
+        assert file["check"]["local"]["codes"] == check.totals("local")["codes"] > 0
+
     def test_export_writes_every_file_and_the_script_knows_the_model(self, qlab_command, tmp_path):
         names = ["m.safetensors", "m.json", "m.py", "m.html"]
         outputs = [part for name in names for part in ("-o", name)]
@@ -232,6 +249,43 @@ def test_an_error_is_json_where_json_was_asked_for(qlab_command):
     assert ended[0] == 2
     assert "Unknown model 'nonesuch'" in json.loads(ended[1])["error"]
     assert "Unknown model 'nonesuch'" in ended[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["analyze", "mlp", "--bits", "4"], "No such option"),
+        (["analyze", "mlp", "--mapping", "none.json"], "'none.json' does not exist"),
+        (["compare", "1", "2", "--runs", "none.sqlite"], "'none.sqlite' does not exist"),
+        (["analyze"], "Missing argument 'MODEL'"),
+        (["quantize", "mlp", "-o", "model.onnx"], "a .safetensors file"),
+        (["analyze", "mlp", "--samples", "none"], "'none' is not a valid integer"),
+        (["nonsense"], "No such command 'nonsense'"),
+    ],
+)
+def test_wrong_usage_is_json_too(arguments, message, qlab_command):
+    done = qlab_command(*arguments, "--json")
+    assert done.code == 2
+    assert list(done.document) == ["error"] and message in done.document["error"]
+    assert message in " ".join(done.err.split())
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "told"),
+    [
+        (KeyboardInterrupt(), 130, "Interrupted."),
+        (ZeroDivisionError("in the model"), 2, "ZeroDivisionError: in the model"),
+    ],
+)
+def test_so_are_an_interrupt_and_an_error_of_the_models_own(
+    raised, code, told, qlab_command, monkeypatch
+):
+    def ends(*_, **__):
+        raise raised
+
+    monkeypatch.setattr("qlab.cli.commands.load_subject", ends)
+    done = qlab_command("analyze", "mlp", "--json")
+    assert (done.code, done.document) == (code, {"error": told})
 
 
 def test_less_than_no_layer_is_refused(qlab_command):

@@ -6,14 +6,18 @@ import pytest
 import torch
 from torch import nn
 
+import qlab
 from qlab import quantization as tq
-from qlab.graph import prepare_fx
+from qlab.graph import convert_fx, prepare_fx
+from qlab.nn.intrinsic import quantized as nniq
 from qlab.qconfig import QConfigMapping
+from qlab.quantization.backend_config import get_onednn_backend_config
 from qlab.quantization.fx.custom_config import PrepareCustomConfig
 from qlab.quantization.quantize_fx import prepare_qat_fx
 
 X = torch.randn(4, 3)
 TABLE = torch.tensor([1])
+WEIGHTS_ONLY = qlab.qconfig_of(None, qlab.TensorSpec.int8_weight())
 
 
 def report(layers, mapping, x=X, **options):
@@ -102,3 +106,54 @@ def test_rules_inside_a_standalone_module_are_not_looked_for_outside():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         prepare_fx(Block().eval(), mapping, (X,), prepare_custom_config=custom)
+
+
+class TestIntegerBiases:
+    """What ignores `QConfigMapping.set_integer_biases` says so in the plan."""
+
+    @pytest.mark.parametrize(
+        ("layer", "qconfig", "why"),
+        [
+            (nn.Linear(3, 3), tq.default_qconfig, None),
+            (nn.Linear(3, 3, bias=False), tq.default_dynamic_qconfig, None),
+            (nn.Conv1d(1, 2, 1), tq.default_qconfig, None),
+            (nn.ConvTranspose1d(1, 2, 1), tq.default_qconfig, "runtimes of this operator"),
+            (nn.Linear(3, 3), tq.default_dynamic_qconfig, "the scale of each call's input"),
+            (nn.Linear(3, 3), WEIGHTS_ONLY, "float arithmetic adds it"),
+        ],
+        ids=["linear", "without bias", "convolution", "transposed", "dynamic", "weights"],
+    )
+    def test_a_bias_that_stays_real_has_its_reason(self, layer, qconfig, why):
+        inputs = X[:, None] if layer._get_name().startswith("Conv") else X
+        mapping = QConfigMapping().set_object_type(type(layer), qconfig)
+        lab = qlab.Lab(nn.Sequential(layer).eval(), inputs, [inputs])
+        (step,) = lab.plan(mapping).steps
+        mapping.set_integer_biases()
+        (told,) = lab.plan(mapping).steps
+        words = "; its bias stays real: "
+        assert words not in step.reason
+        assert told.reason.startswith(step.reason) and (words in told.reason) == (why is not None)
+        assert (why or "") in told.reason
+        held = lab.convert(mapping).get_submodule(step.name)
+        integer = getattr(held, "integer_bias", False)
+        assert integer == (why is None and layer.bias is not None)
+
+    def test_a_convolution_that_adds_sums_real_numbers(self):
+        class Sum(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.conv = nn.Conv2d(2, 2, 1)
+
+            def forward(self, x):
+                return self.conv(x) + x
+
+        x = torch.randn(4, 2, 3, 3)
+        mapping = QConfigMapping().set_global(tq.default_qconfig).set_integer_biases()
+        backend = get_onednn_backend_config()
+        prepared = prepare_fx(Sum().eval(), mapping, (x,), backend_config=backend)
+        prepared(x)
+        (step,) = prepared.meta["plan"].steps
+        assert step.row == "conv_add2d" and "runtimes of this operator" in step.reason
+        layer = convert_fx(prepared).get_submodule(step.name)
+        assert isinstance(layer, nniq.ConvAdd2d) and not layer.integer_bias
+        assert not layer.hold_integer_bias() and not layer.integer_bias

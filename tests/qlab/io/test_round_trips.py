@@ -1,9 +1,5 @@
 """Every sample model goes out in every form and does there what it did here."""
 
-import subprocess
-import sys
-
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -17,41 +13,13 @@ from qlab.io.checkpoint import load_quantized
 from qlab.io.onnx_check import check_onnx
 from qlab.io.onnx_file import onnx_bytes
 from qlab.io.standalone import pt2_bytes
+from tests.alone import run_alone
 
 TRAINED = sample_models.names(trained=True)
 ALL = sample_models.names()
 UNTRAINED = tuple(name for name in ALL if name not in TRAINED)
 LINEAR_AND_CONV = ("mlp", "conv_bn_relu", "residual", "depthwise", "resnet18", "mobilenet_v2")
 LABS: dict[str, tuple[qlab.Lab, torch.Tensor]] = {}
-
-#: Runs an archive in a process that finds torch and nothing of this repository.
-_ALONE = """
-import sys, warnings
-sys.path[:] = [p for p in sys.path if p and p != sys.argv[4]]
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "qlab":
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Absent())
-try:
-    import qlab
-except ModuleNotFoundError:
-    pass
-else:
-    raise SystemExit("qlab is there")
-import numpy, torch
-torch.set_num_threads(1)
-warnings.simplefilter("ignore")
-model = torch.export.load(sys.argv[1]).module()
-with torch.no_grad():
-    given = numpy.load(sys.argv[2])
-    if isinstance(given, numpy.ndarray):
-        found = model(torch.from_numpy(given))
-    else:
-        found = model(**{name: torch.from_numpy(given[name]) for name in given})
-    numpy.save(sys.argv[3], found.numpy())
-assert "qlab" not in sys.modules
-"""
 
 
 def _lab(name: str) -> tuple[qlab.Lab, torch.Tensor]:
@@ -66,23 +34,6 @@ def _lab(name: str) -> tuple[qlab.Lab, torch.Tensor]:
 def _groups_of_four_bits() -> QConfigMapping:
     weight = TensorSpec(integer(4, signed=True), symmetric=True, granularity=PerGroup(32))
     return QConfigMapping().set_global(qconfig_of(None, weight))
-
-
-def _run_alone(content: bytes, inputs: torch.Tensor | dict, folder) -> torch.Tensor:
-    archive, given, result = (folder / name for name in ("m.pt2", "x.np", "y.npy"))
-    archive.write_bytes(content)
-    with given.open("wb") as file:
-        if isinstance(inputs, torch.Tensor):
-            np.save(file, inputs.numpy())
-        else:
-            np.savez(file, **{name: value.numpy() for name, value in inputs.items()})
-    subprocess.run(
-        [sys.executable, "-I", "-c", _ALONE, archive, given, result, folder],
-        check=True,
-        capture_output=True,
-        timeout=120,
-    )
-    return torch.from_numpy(np.load(result))
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -131,7 +82,7 @@ def test_integer_biases_go_out_and_come_back(name, tmp_path):
     assert any(getattr(module, "integer_bias", False) for module in converted.modules())
     read = load_quantized(lab.export(tmp_path / "model.safetensors", mapping))
     recipe = QConfigMapping.from_json(lab.export(tmp_path / "recipe.json", mapping).read_text())
-    found = _run_alone(lab.export(tmp_path / "model.pt2", mapping).read_bytes(), images, tmp_path)
+    found = run_alone(lab.export(tmp_path / "model.pt2", mapping).read_bytes(), images, tmp_path)
     with torch.no_grad():
         expected = converted(images)
         assert torch.equal(read(images), expected)
@@ -145,7 +96,7 @@ def test_integer_biases_go_out_and_come_back(name, tmp_path):
 @pytest.mark.parametrize("name", UNTRAINED)
 def test_a_large_network_as_a_program_without_qlab(name, tmp_path):
     lab, images = _lab(name)
-    found = _run_alone(lab.export(tmp_path / "model.pt2", "int8").read_bytes(), images, tmp_path)
+    found = run_alone(lab.export(tmp_path / "model.pt2", "int8").read_bytes(), images, tmp_path)
     with torch.no_grad():
         expected = lab.convert("int8")(images)
     assert (found - expected).square().sum() < 0.01 * expected.square().sum()
@@ -156,7 +107,7 @@ def test_a_program_without_qlab(name, tmp_path):
     """Within one step of the output: float sums are not exact, and means tie."""
     lab, images = _lab(name)
     converted = lab.convert("int8")
-    found = _run_alone(lab.export(tmp_path / "model.pt2", "int8").read_bytes(), images, tmp_path)
+    found = run_alone(lab.export(tmp_path / "model.pt2", "int8").read_bytes(), images, tmp_path)
     with torch.no_grad():
         expected = converted(images)
     step = converted.get_submodule(_last_module(converted)).input_qparams[0].scale_value
@@ -182,7 +133,7 @@ def test_other_widths_as_onnx_and_program(mapping, tmp_path):
     check = lab.check_onnx(onnx_bytes(converted, lab.example_values), mapping)
     assert check.most_local_steps <= 1
     assert check.output["top1_agreement"] == 100.0 and check.output["sqnr"] > 40.0
-    found = _run_alone(pt2_bytes(converted, lab.example_values), images, tmp_path)
+    found = run_alone(pt2_bytes(converted, lab.example_values), images, tmp_path)
     assert torch.equal(found.argmax(1), expected.argmax(1))
     assert (found - expected).abs().max() < 0.02 * expected.abs().max()
 
@@ -202,6 +153,6 @@ def test_a_program_without_qlab_takes_the_keywords_of_its_example(tmp_path):
     torch.manual_seed(0)
     inputs = {"mask": torch.randint(0, 2, (4, 8)), "x": torch.randn(4, 8)}
     lab = qlab.Lab(Masked().eval(), inputs, [inputs])
-    found = _run_alone(lab.export(tmp_path / "model.pt2", "int8").read_bytes(), inputs, tmp_path)
+    found = run_alone(lab.export(tmp_path / "model.pt2", "int8").read_bytes(), inputs, tmp_path)
     with torch.no_grad():
         assert torch.allclose(found, lab.convert("int8")(inputs["x"], inputs["mask"]), atol=1e-6)

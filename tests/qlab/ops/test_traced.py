@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from qlab import ops, qint8, quint8
+from qlab.errors import ArgumentError
 from qlab.ops import traced
 from tests.qlab.ops.examples import W, X, Y, codes, per_channel
 
@@ -53,3 +54,18 @@ def test_nothing_is_kept_of_a_weight_that_is_gone():
     del weight
     gc.collect()
     assert key not in traced._LAYERS
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_bag_is_well_formed(last: bool):
+    w_qparams = per_channel(5)
+    options = {"mode": "sum", "include_last_offset": last}
+    described = traced.described("embedding_bag", None, w_qparams, None, options)
+    indices, offsets = torch.tensor([0, 4, 1, 1]), torch.tensor([0, 3, 4])
+    table = codes(qint8, 5, 8), w_qparams.scale, w_qparams.zero_point
+    arguments = (described, indices, *table, offsets, torch.ones(4))
+    torch.library.opcheck(traced.embedding_bag, arguments)
+    arguments = (described, indices.reshape(2, 2), *table, None, None)
+    torch.library.opcheck(traced.embedding_bag, arguments)
+    with pytest.raises(ArgumentError, match="embedding_bag: an index lies outside the table"):
+        traced.embedding_bag(described, indices + 1, *table, offsets, None)

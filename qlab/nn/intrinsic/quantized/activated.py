@@ -218,6 +218,11 @@ class ConvAdd2d(_BeforeRequantization, Conv2d):
 
     float_types = (nni.ConvAdd2d,)
 
+    @classmethod
+    def knows_integer_bias(cls) -> bool:
+        """No: it sums real numbers, as runtimes do where no QuantizeLinear follows Conv."""
+        return False
+
     def forward(self, *inputs: Tensor, **named: Unpack[Operands]) -> Tensor:
         """As every `QuantizedModule`; plain codes like the last are neither checked nor bound anew.
 

@@ -97,3 +97,19 @@ def test_weights_need_an_architecture() -> None:
 def test_a_number_is_no_architecture():
     with pytest.raises(ArgumentError, match=r"no model.*a name.*int"):
         qlab.load_model(save({"x": torch.zeros(1)}), architecture=0)
+
+
+def test_integers_in_place_of_floats_are_no_weights() -> None:
+    codes = {k: v.long() if k == "fc.weight" else v for k, v in Small().state_dict().items()}
+    message = r"1 of another dtype \(\['fc.weight: int64 instead of float32'\]\).*save them as"
+    with pytest.raises(FormatError, match=message):
+        qlab.load_model(save(codes), Small)
+
+
+def test_floats_of_another_width_are_weights() -> None:
+    source = Small()
+    doubled = {
+        k: v.double() if v.is_floating_point() else v for k, v in source.state_dict().items()
+    }
+    model = qlab.load_model(save(doubled), Small)
+    assert torch.equal(model.fc.weight, source.fc.weight) and model.fc.weight.dtype == torch.float32

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from qlab.errors import ArgumentError, ShapeError
+from qlab.errors import ArgumentError, FormatError, ShapeError
 from qlab.io import uploads
 from qlab.io.uploads import Limits, Preprocessing, UploadedData
 from qlab.io.uploads.arrays import collect, read_arrays
@@ -56,6 +58,51 @@ def test_channels_are_as_asked() -> None:
     assert read(content, Preprocessing(channels=3)).inputs["input"].shape == (2, 3, 2, 3)
     one = read(content, Preprocessing(channels=1)).inputs["input"]
     assert one.shape == (2, 1, 2, 3) and one[0].unique().tolist() == pytest.approx([100 / 255])
+
+
+def saved(image: Image.Image, kind: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
+
+
+COLOURS = Image.new("RGBA", (3, 2), (10, 20, 30, 0))
+
+
+@pytest.mark.parametrize(
+    ("content", "colours"),
+    [
+        (saved(Image.new("1", (3, 2), 1)), (255,)),
+        (saved(Image.new("LA", (3, 2), (77, 5))), (77,)),
+        (saved(Image.fromarray(np.full((2, 3), 77 * 257, "u2"))), (77,)),
+        (saved(Image.fromarray(np.full((2, 3), 65535, "u2"))), (255,)),
+        (saved(Image.fromarray(np.full((2, 3), 256, "u2"))), (1,)),
+        (saved(COLOURS), (10, 20, 30)),
+        (saved(COLOURS.convert("RGB").quantize(4)), (10, 20, 30)),
+        (saved(Image.new("CMYK", (3, 2), (0, 255, 255, 0)), "JPEG"), (255, 0, 0)),
+    ],
+    ids=["1 bit", "opacity", "16 bits", "white", "dark", "RGBA", "palette", "CMYK"],
+)
+def test_other_modes_have_the_colours_that_people_see(content: bytes, colours: tuple) -> None:
+    data = read(pack({"a.jpg": content}, ""), Preprocessing())
+    pixels = data.inputs["input"] * 255
+    assert pixels.shape == (1, len(colours), 2, 3)
+    assert pixels[0, :, 0, 0].tolist() == pytest.approx(colours, abs=1e-3)
+    assert data.image_sizes == ((2, 3, len(colours)),)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"hello", stripes(9, 9)[:40], stripes(9, 9)[:8], saved(COLOURS.convert("L"), "GIF")],
+    ids=["empty", "text", "cut", "its first bytes", "another kind"],
+)
+def test_a_damaged_image_is_named_with_what_to_do(content: bytes) -> None:
+    whole = pack({"a.png": stripes(9, 9), "b.png": content}, "")
+    with pytest.raises(
+        FormatError, match=r"'b\.png' cannot be read.*a whole PNG.*leave it out"
+    ) as e:
+        read(whole, Preprocessing())
+    assert f"{len(content)} bytes" in str(e.value) and "0x" not in str(e.value)
 
 
 def test_means_of_another_number_of_channels_are_refused() -> None:
