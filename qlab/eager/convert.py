@@ -16,6 +16,7 @@ from qlab.eager.prepare import (
     observe_output,
     static_mappings,
 )
+from qlab.eager.suited import is_unsuited_table
 from qlab.errors import ArgumentError, QlabError, check_dict, check_maker
 from qlab.nn.quantized.observed import forget_calibration, placeholders, warn_uncalibrated
 from qlab.nn.quantized.whole import loads_as_a_whole
@@ -46,7 +47,8 @@ def convert(
             `qlab.nn.quantizable` become those of `qlab.nn.quantized`.
         use_precomputed_fake_quant: Use weight observers as they stand.
 
-    A module that no data reached has no scale: a warning names it, and using it raises
+    An embedding whose qconfig gives its rows no real zero points, of which `prepare` warned, stays
+    in float. A module that no data reached has no scale: a warning names it, and using it raises
     `UncalibratedError` until a state dict of a calibrated model is loaded.
 
     Raises:
@@ -176,7 +178,8 @@ def _swappable(
         inner = f"{path}.{name}" if path else name
         known = type_of(child) in custom or type_of(child) in mapping
         if known and getattr(child, "qconfig", None) is not None:
-            yield inner, child
+            if type_of(child) in custom or not is_unsuited_table(child, mapping[type_of(child)]):
+                yield inner, child
         else:
             yield from _swappable(child, mapping, custom, inner)
 

@@ -15,6 +15,11 @@ from qlab.nn.quantized.base import Output, QuantizedModule
 from qlab.observers import RecordingObserver
 from qlab.registry.asked import asked_by
 
+_TABLE = (
+    "every row of a table needs a scale and a real zero point "
+    "(float_qparams_weight_only_qconfig), so it stays in float"
+)
+
 
 def why_unsuited(module: nn.Module, qconfig: Any) -> str | None:
     """Why the static form of a module cannot follow a qconfig, in words; None if it can.
@@ -35,7 +40,7 @@ def why_unsuited(module: nn.Module, qconfig: Any) -> str | None:
         return None
     if issubclass(static, Embedding | EmbeddingBag):
         rows = weight.spec is not None and weight.spec.float_zero_point
-        return None if rows else "every row of a table needs a scale and a real zero point"
+        return None if rows else _TABLE
     if activation.dynamic and not (row and type_of(module) is row.qat_dynamic):
         return "its activation is to be quantized anew in every call: quantize_dynamic does that"
     if activation.spec is None and static.output_of is Output.OWN:
@@ -45,6 +50,17 @@ def why_unsuited(module: nn.Module, qconfig: Any) -> str | None:
     if static.has_weight and weight.spec is None:
         return "its weight becomes codes, and the weight is left in float"
     return None
+
+
+def is_unsuited_table(module: nn.Module, made: Any) -> bool:
+    """Whether an embedding is left in float, because of what `why_unsuited` says.
+
+    Args:
+        module: With a qconfig.
+        made: The class that the workflow makes of it.
+    """
+    table = isinstance(made, type) and issubclass(made, Embedding)
+    return table and why_unsuited(module, getattr(module, "qconfig", None)) == _TABLE
 
 
 def _records(factory: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from qlab.errors import QlabError, StateError
 from qlab.fake_quantize import FakeQuantizeBase
-from qlab.nn.quantized.holder import QParamsHolder, buffer_names
+from qlab.nn.quantized.embedding import Embedding
+from qlab.nn.quantized.holder import WEIGHT, QParamsHolder, buffer_names
 from qlab.observers import ActivationPostProcess
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -83,7 +84,8 @@ def loads_as_a_whole(module: Module) -> Module:
     torch itself loads all that fits before it raises: scales of one model would then read the codes
     of another. Here one `StateError` names all keys that are missing or unexpected (unless
     ``strict=False``), that have another shape, that are no tensors, and that hold a scale which is
-    not positive and finite or a zero point which is no code.
+    not positive and finite, a zero point which is no code, codes of a weight which its data type
+    does not have, or a bias which is not finite.
 
     Returns:
         The model.
@@ -105,9 +107,65 @@ def _remember(module: nn.Module, state: Any, prefix: str, *arguments: Any) -> No
         for key, value in own.items()
         if not isinstance(value, Tensor) and not key.endswith("_extra_state")
     ]
-    if plain:  # before anything is loaded
-        raise _error(module, plain)
+    problems = plain or _unfit_values(module, own, prefix)
+    if problems:  # before anything is loaded
+        raise _error(module, problems)
     _BEFORE[module] = _Before(module, prefix, set(own), _is_strict(), arguments[-1])
+
+
+def _unfit_values(module: nn.Module, own: Mapping[str, Tensor], prefix: str) -> list[str]:
+    """Values that a quantized module's buffers would round, wrap or take over without meaning."""
+    problems = []
+    for path, part in module.named_modules():
+        if not isinstance(part, QParamsHolder):
+            continue
+        start = f"{prefix}{path}." if path else prefix
+        scales = {name for role in vars(part)["_formats"] for name in buffer_names(role)}
+        for name, held in part.named_buffers(recurse=False):
+            value = own.get(start + name)
+            if value is None or value.is_meta or held.shape != value.shape:
+                continue  # a shape is what torch itself objects to
+            if name == "weight_codes":
+                why = _no_codes(part, value)
+            elif name.endswith("zero_point"):
+                real = name != "zero_point" and isinstance(part, Embedding)  # of rows of a table
+                why = None if real or _whole(value) else "a zero point is a whole number"
+            elif name in scales or _finite(value):
+                why = None  # what a scale is, the module itself says
+            else:
+                why = "not finite real numbers"
+            problems += [] if why is None else [f"{start}{name}: {why}"]
+    return problems
+
+
+def _no_codes(part: QParamsHolder, value: Tensor) -> str | None:
+    """Why a tensor cannot be the codes of a module's weight; None if it can."""
+    form = vars(part)["_formats"].get(WEIGHT)
+    if value.dtype == torch.float16:
+        return None if _finite(value) else "not finite real numbers"
+    if value.dtype not in (torch.int8, torch.uint8) and (
+        form is None or value.dtype != form.dtype.storage
+    ):
+        held = part.get_buffer("weight_codes").dtype
+        return f"the codes are {held} here, and {value.dtype} in the state"
+    if form is None or value.dtype != form.dtype.storage or not value.numel():
+        return None  # eight bits of the other sign: the module takes over their type
+    low, high = (int(end) for end in value.aminmax())
+    if form.quant_min <= low and high <= form.quant_max:
+        return None
+    return f"codes lie in [{form.quant_min}, {form.quant_max}] here, in the state {low} to {high}"
+
+
+def _whole(value: Tensor) -> bool:
+    """Whether numbers are whole ones that int32 holds."""
+    if value.is_complex():
+        return False
+    wide = value.double()
+    return bool(((wide == wide.round()) & (wide.abs() < 2**31)).all())
+
+
+def _finite(value: Tensor) -> bool:
+    return not value.is_complex() and bool(value.isfinite().all())
 
 
 def _is_strict() -> bool:

@@ -1,6 +1,7 @@
 """convert: what is swapped, what stays, and errors that name the module and change nothing."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -237,3 +238,30 @@ def test_data_that_does_not_count_is_said_not_to():
     assert blank.quant.scale.isnan()
     with pytest.raises(UncalibratedError, match="NaN and infinities do not count"):
         prepared.quant.activation_post_process.calculate_qparams()
+
+
+class Lookup(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.table, self.quant = kind(8, 6), QuantStub()
+        self.fc, self.dequant = nn.Linear(6, 3), DeQuantStub()
+
+    def forward(self, indices):
+        return self.dequant(self.fc(self.quant(self.table(indices))))
+
+
+@pytest.mark.parametrize("kind", [nn.Embedding, partial(nn.EmbeddingBag, mode="sum")])
+@pytest.mark.parametrize("engine", ["onednn", "qnnpack"])
+def test_a_table_that_cannot_follow_its_qconfig_stays_in_float_as_prepare_said(kind, engine):
+    model, indices = Lookup(kind).eval(), torch.arange(8).reshape(4, 2)
+    model.qconfig = get_default_qconfig(engine)
+    with pytest.warns(UserWarning, match=r"'table' .*so it stays in float"):
+        prepared = prepare(model)
+    prepared(indices)
+    converted = convert(prepared)
+    assert type(converted.table) is type(model.table)
+    assert torch.equal(converted.table.weight, model.table.weight)
+    assert not hasattr(converted.table, "qconfig")
+    assert not hasattr(converted.table, "activation_post_process")
+    assert type(converted.fc) is nnq.Linear
+    torch.testing.assert_close(converted(indices), model(indices), atol=0.1, rtol=0)

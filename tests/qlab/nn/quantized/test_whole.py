@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+import qlab
+import qlab.nn.quantized as nnq
 from qlab import quantization as q
 from qlab.errors import StateError
 from qlab.nn.quantized.whole import loads_as_a_whole
@@ -214,3 +216,58 @@ def test_reference_modules_refuse_other_forms_as_a_whole():
 def test_hooks_are_registered_once():
     model = loads_as_a_whole(eager(5))
     assert len(model._load_state_dict_pre_hooks) == len(model._load_state_dict_post_hooks) == 1
+
+
+def of_a_code(value):
+    return lambda held: torch.full_like(held, value, dtype=torch.int32)
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [
+        ("1.weight_codes", of_a_code(1000), "codes are torch.int8 here, and torch.int32"),
+        ("1.weight_codes", lambda held: held.float() + 0.5, "torch.int8 here, and torch.float32"),
+        ("1.weight_codes", lambda held: held.double(), "torch.int8 here, and torch.float64"),
+        ("1.weight_codes", lambda held: held.bool(), "torch.int8 here, and torch.bool"),
+        ("1.zero_point", lambda _: torch.tensor(1.5), "a zero point is a whole number"),
+        ("1.zero_point", lambda _: torch.tensor(7.9), "a zero point is a whole number"),
+        ("1.zero_point", lambda _: torch.tensor(2**32 + 5), "a zero point is a whole number"),
+        ("1.zero_point", lambda _: torch.tensor(torch.nan), "a zero point is a whole number"),
+        ("1.weight_zero_point", lambda held: held + 0.25, "a zero point is a whole number"),
+        ("1.bias_float", lambda held: torch.full_like(held, torch.nan), "not finite real"),
+        ("1.bias_float", lambda held: torch.full_like(held, torch.inf), "not finite real"),
+    ],
+)
+@pytest.mark.parametrize("make", [eager, graph])
+def test_values_that_would_be_rounded_or_mean_nothing_change_nothing(make, key, change, message):
+    torch.manual_seed(0)
+    model, x = make(5), torch.randn(2, 3)
+    y, state = model(x), copy.deepcopy(model.state_dict())
+    name = next(name for name in state if name.endswith(key))
+    for assign in (False, True):
+        wrong = {**state, name: change(state[name])}
+        with pytest.raises(StateError, match=f"{name}: .*{message}"):
+            model.load_state_dict(wrong, assign=assign)
+        after = model.state_dict()
+        assert all(after[k].dtype == state[k].dtype for k in state)
+        assert all(torch.equal(after[k], state[k]) for k in state)
+        assert torch.equal(model(x), y)
+
+
+def test_codes_outside_the_range_of_a_table_change_nothing():
+    table = nnq.Embedding(4, 6, dtype=qlab.quint4x2)
+    state = copy.deepcopy(table.state_dict())
+    codes = torch.full_like(state["weight_codes"], 16)
+    with pytest.raises(StateError, match=r"codes lie in \[0, 15\] here, in the state 16 to 16"):
+        table.load_state_dict({**state, "weight_codes": codes})
+    assert torch.equal(table.get_buffer("weight_codes"), state["weight_codes"])
+    table.load_state_dict({**state, "weight_codes": codes - 1})
+    assert torch.equal(table.get_buffer("weight_codes"), codes - 1)
+
+
+def test_a_whole_zero_point_of_any_type_loads():
+    model = eager(5)
+    state = dict(model.state_dict())
+    model.load_state_dict({**state, "module.1.zero_point": torch.tensor(3.0)})
+    assert model.module[1].zero_point == 3
+    assert model.module[1].zero_point.dtype == torch.int32
