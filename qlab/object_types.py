@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from qlab.errors import FormatError, UnknownNameError
+from qlab.errors import ArgumentError, FormatError, UnknownNameError, brief
 
 ObjectType = type | Callable[..., Any] | str
 """A module class, a function, or the name of a tensor method."""
@@ -55,6 +55,28 @@ def register_object_type(*types: ObjectType) -> None:
     for obj in types:
         _KNOWN[_own_name(obj)] = obj
         _NAMES[obj] = _own_name(obj)
+
+
+def check_object_type(caller: str, given: Any) -> None:
+    """Raises `ArgumentError` for what no operator can be of the type of.
+
+    Args:
+        caller: The function that was called.
+        given: What should be an object type.
+    """
+    if isinstance(given, nn.Module):
+        raise ArgumentError(
+            f"{caller} takes a class, not a module",
+            expected="a module class, a function, or the name of a tensor method",
+            received=f"an instance of {type(given).__name__}",
+            fix="Pass the class, or use set_module_name with the module's path.",
+        )
+    if not (isinstance(given, str) or callable(given)):
+        raise ArgumentError(
+            f"{caller} takes a class, a function or a name",
+            expected="a module class, a function, or the name of a tensor method",
+            received=brief(given),
+        )
 
 
 def object_type_to_dict(obj: ObjectType) -> dict[str, str]:

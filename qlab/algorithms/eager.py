@@ -22,7 +22,13 @@ from qlab.algorithms.parts import (
     layer_of,
     process_paired_modules_list_to_name,
 )
-from qlab.algorithms.scale_groups import input_rows, output_rows, scale_input, scale_output
+from qlab.algorithms.scale_groups import (
+    input_rows,
+    output_rows,
+    scale_along,
+    scale_input,
+    scale_output,
+)
 from qlab.algorithms.targets import channel_means
 from qlab.errors import ArgumentError, ShapeError, UnknownNameError
 from qlab.nn import quantized as nnq
@@ -31,7 +37,12 @@ from qlab.nn.intrinsic.fold import core
 _ROUNDS = 1000
 
 
-def cross_layer_equalization(module1: nn.Module, module2: nn.Module) -> None:
+def cross_layer_equalization(
+    module1: nn.Module,
+    module2: nn.Module,
+    output_axis: int | None = None,
+    input_axis: int | None = None,
+) -> None:
     """Gives each channel the same range of weights where one layer writes and the next reads it.
 
     With r and r' the difference of a channel's largest and smallest weight in the two,
@@ -41,26 +52,45 @@ def cross_layer_equalization(module1: nn.Module, module2: nn.Module) -> None:
     Args:
         module1: A linear layer or convolution, fused with an activation or not.
         module2: The one that reads its output, with only positively homogeneous functions between.
+        output_axis: Axis of the first weight along which its output channels lie; by default the
+            layer's own, which is 0, or 1 of a transposed convolution.
+        input_axis: Axis of the second weight along which the channels lie that it reads; by
+            default the layer's own, groups included. 0 fits a depthwise convolution, too.
 
     Raises:
         UnsupportedError: One is neither a linear layer nor a convolution.
-        ShapeError: The second does not read as many channels as the first writes.
+        ShapeError: The second does not read as many channels as the first writes, or a weight has
+            no such axis, or the first has a bias for other channels.
 
     Source: Nagel et al. 2019, arXiv 1906.04721, section 4.1.
     """
     first, second = layer_of(module1), layer_of(module2)
-    writing, reading = output_rows(first), input_rows(second)
-    if len(writing) != len(reading):
+    one = channel_range(output_rows(first)) if output_axis is None else _along(first, output_axis)
+    other = channel_range(input_rows(second)) if input_axis is None else _along(second, input_axis)
+    if len(one) != len(other):
         raise ShapeError(
             "Equalization: the second layer does not read what the first writes",
-            expected=f"{len(writing)} input channels",
-            received=f"{len(reading)}",
+            expected=f"{len(one)} input channels",
+            received=f"{len(other)}",
         )
-    one, other = (channel_range(rows) for rows in (writing, reading))
+    if first.bias is not None and len(first.bias) != len(one):
+        raise ShapeError(
+            "Equalization: the first layer's bias is not of these channels",
+            expected=f"output_axis of the {len(first.bias)} channels that it writes",
+            received=f"output_axis={output_axis}, {len(one)} channels",
+        )
     alive = (one > 0) & (other > 0)
     factors = torch.where(alive, (one / other.clamp_min(1e-30)).sqrt(), torch.ones_like(one))
-    scale_output(first, 1.0 / factors)
-    scale_input(second, factors)
+    scale_output(first, 1.0 / factors, output_axis)
+    if input_axis is None:
+        scale_input(second, factors)
+    else:
+        scale_along(second, factors, input_axis)
+
+
+def _along(layer: Any, axis: int) -> Tensor:
+    """Ranges of a weight's channels along an axis that the caller names."""
+    return channel_range(layer.weight.detach(), axis)
 
 
 def equalize(

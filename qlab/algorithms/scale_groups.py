@@ -227,11 +227,15 @@ def input_rows(layer: Any) -> Tensor:
     return split.flatten(0, 1).flatten(1)
 
 
-def scale_output(layer: Any, factors: Tensor) -> None:
-    """Multiplies what a layer writes, channel by channel."""
+def scale_along(layer: Any, factors: Tensor, axis: int) -> None:
+    """Multiplies a layer's weights along one of their axes."""
     weight = layer.weight.detach()
-    along = 1 if is_transposed(layer) else 0
-    set_weight(layer, weight * _spread(factors, weight, along))
+    set_weight(layer, weight * _spread(factors, weight, axis))
+
+
+def scale_output(layer: Any, factors: Tensor, axis: int | None = None) -> None:
+    """Multiplies what a layer writes, channel by channel: along its own axis or a named one."""
+    scale_along(layer, factors, int(is_transposed(layer)) if axis is None else axis)
     if layer.bias is not None:
         layer.bias = nn.Parameter(layer.bias.detach() * factors, layer.bias.requires_grad)
 

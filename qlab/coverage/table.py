@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 import pandas as pd
@@ -56,8 +57,9 @@ def table() -> pd.DataFrame:
 
     Returns:
         Columns ``name``; ``kind`` (module, observer, function, …); ``does``, one line;
-        ``data types`` (of the codes; "floating point" for what computes on real numbers, "as the
-        qconfigs ask" for what quantizes a model, "any" for what does not look at them);
+        ``data types`` (of the codes; "floating point" for what computes on real numbers, and
+        "weights: …" where only these are codes; "as the qconfigs ask" for what quantizes a model,
+        "any" for what does not look at them);
         ``devices`` ("any" for what is written in PyTorch operators alone, and faster kernels by
         name); ``place`` and ``reference``, where the two libraries have it; ``documentation``,
         the whole docstring. All text.
@@ -154,18 +156,41 @@ def _dtypes(found: Any) -> str:
         rest = [d for d in all_dtypes() if d.bits < 32 and _simulated(row, d)]
         return _listed(whole) + (f"; simulated: {_listed(rest)}" if rest else "")
     if inspect.isclass(found) and issubclass(found, nn.Module):
-        return _FLOATING
+        return _weights(found) or _FLOATING
     home = getattr(found, "__module__", None) or ""
     if _inherited(found) or home.startswith("qlab.qtensor"):
         return _listed(all_dtypes())
     return _ASKED if home.startswith(("qlab.eager", "qlab.graph")) else _ANY
 
 
-def _accepts(observer: Callable[..., Any], dtype: QDType) -> bool:
+@cache
+def _weights(module: Callable[..., Any]) -> str:
+    """What the weights of a module may be that takes real numbers; empty without a choice."""
+    if "dtype" not in inspect.signature(module).parameters:
+        return ""
+    taken = [dtype for dtype in (*all_dtypes(), torch.float16) if _has_weights(module, dtype)]
+    listed = _listed(dtype for dtype in taken if isinstance(dtype, QDType))
+    half = ", float16" if torch.float16 in taken else ""
+    return f"weights: {listed}{half}" if listed else ""  # else it is the type of real numbers
+
+
+def _has_weights(module: Callable[..., Any], dtype: QDType | torch.dtype) -> bool:
     try:
-        return observer(dtype=dtype).dtype == dtype
+        module(2, 2, dtype=dtype)
     except (QlabError, TypeError):
         return False
+    return True
+
+
+@cache
+def _accepts(observer: Callable[..., Any], dtype: QDType) -> bool:
+    codes = {"quant_min": dtype.quant_min, "quant_max": dtype.quant_max}
+    for options in ({}, codes):  # some have the codes of one type as defaults
+        try:
+            return observer(dtype=dtype, **options).dtype == dtype
+        except (QlabError, TypeError):
+            continue
+    return False
 
 
 def _row_of(found: Any) -> Row | None:
@@ -208,7 +233,10 @@ def _short(dtype: QDType) -> str:
 
 def _devices(found: Any) -> str:
     """Where it runs: everywhere that PyTorch does, and faster where an operator has a kernel."""
+    home = getattr(found, "__module__", None) or ""
     operator = getattr(found, "op", None) if inspect.isclass(found) else found
+    if home.startswith(("qlab.eager", "qlab.graph")):  # `quantize` of models is no operator
+        operator = None
     kernels = kernels_of(getattr(operator, "__name__", ""))
     faster = [_RUNS[name] for name in kernels if _RUNS[name] != "any"]
     if inspect.isclass(found) and issubclass(found, QuantizationAware):

@@ -60,7 +60,7 @@ class FuseCustomConfig:
 
     def set_preserved_attributes(self, attributes: Iterable[str]) -> Self:
         """Sets `preserved_attributes`; returns the configuration."""
-        self.preserved_attributes = _entries("preserved_attributes", attributes)
+        self.preserved_attributes = _entries("preserved_attributes", attributes, str)
         return self
 
     @classmethod
@@ -71,7 +71,9 @@ class FuseCustomConfig:
             UnknownNameError: A key that is not known.
         """
         _check_keys(cls, fuse_custom_config_dict, ("preserved_attributes",))
-        return cls(_listed("preserved_attributes", fuse_custom_config_dict))
+        return cls().set_preserved_attributes(
+            _listed("preserved_attributes", fuse_custom_config_dict)
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The reference's dict form; empty entries are left out."""
@@ -104,6 +106,7 @@ class ConvertCustomConfig(FuseCustomConfig):
             ArgumentError: ``quantized_class`` has no ``from_observed``.
         """
         check_maker(quantized_class, "from_observed")
+        _check_class("set_observed_to_quantized_mapping", observed_class)
         kind = QuantType.of(quant_type)
         self.observed_to_quantized_mapping.setdefault(kind, {})[observed_class] = quantized_class
         return self
@@ -119,7 +122,7 @@ class ConvertCustomConfig(FuseCustomConfig):
         """
         key = "observed_to_quantized_custom_module_class"
         _check_keys(cls, convert_custom_config_dict, ("preserved_attributes", key))
-        made = cls(list(convert_custom_config_dict.get("preserved_attributes", ())))
+        made = super().from_dict({k: v for k, v in convert_custom_config_dict.items() if k != key})
         for kind, observed, quantized in _pairs(key, convert_custom_config_dict):
             made.set_observed_to_quantized_mapping(observed, quantized, kind)
         return made
@@ -167,6 +170,7 @@ class PrepareCustomConfig(FuseCustomConfig):
         backend_config: None,
     ) -> Self:
         """Has the submodule of a path quantized on its own; returns the configuration."""
+        check_type("set_standalone_module_name", "the path", module_name, str, "text")
         entry = StandaloneModuleConfigEntry(
             qconfig_mapping, example_inputs, prepare_custom_config, backend_config
         )
@@ -182,6 +186,7 @@ class PrepareCustomConfig(FuseCustomConfig):
         backend_config: None,
     ) -> Self:
         """Has every submodule of a class quantized on its own; returns the configuration."""
+        _check_class("set_standalone_module_class", module_class)
         entry = StandaloneModuleConfigEntry(
             qconfig_mapping, example_inputs, prepare_custom_config, backend_config
         )
@@ -200,18 +205,20 @@ class PrepareCustomConfig(FuseCustomConfig):
             ArgumentError: ``observed_class`` has no ``from_float``.
         """
         check_maker(observed_class, "from_float")
+        _check_class("set_float_to_observed_mapping", float_class)
         kind = QuantType.of(quant_type)
         self.float_to_observed_mapping.setdefault(kind, {})[float_class] = observed_class
         return self
 
     def set_non_traceable_module_names(self, module_names: Iterable[str]) -> Self:
         """Sets `non_traceable_module_names`; returns the configuration."""
-        self.non_traceable_module_names = _entries("non_traceable_module_name", module_names)
+        self.non_traceable_module_names = _entries("non_traceable_module_name", module_names, str)
         return self
 
     def set_non_traceable_module_classes(self, module_classes: Iterable[ModuleClass]) -> Self:
         """Sets `non_traceable_module_classes`; returns the configuration."""
-        self.non_traceable_module_classes = _entries("non_traceable_module_class", module_classes)
+        key = "non_traceable_module_class"
+        self.non_traceable_module_classes = _entries(key, module_classes, type)
         return self
 
     def set_input_quantized_indexes(self, indexes: Iterable[int]) -> Self:
@@ -234,7 +241,7 @@ class PrepareCustomConfig(FuseCustomConfig):
             UnknownNameError: A key or quantization type that is not known.
         """
         _check_keys(cls, prepare_custom_config_dict, tuple(_PREPARE_KEYS))
-        made = cls(_listed("preserved_attributes", prepare_custom_config_dict))
+        made = cls()
         for what in ("name", "class"):
             for entry in _listed(f"standalone_module_{what}", prepare_custom_config_dict):
                 key, mapping, inputs, custom, backend = _standalone(what, entry)
@@ -247,7 +254,7 @@ class PrepareCustomConfig(FuseCustomConfig):
             made.set_float_to_observed_mapping(plain, observed, kind)
         for key, attribute in _PREPARE_KEYS.items():
             if attribute:
-                setattr(made, attribute, _listed(key, prepare_custom_config_dict))
+                getattr(made, f"set_{attribute}")(prepare_custom_config_dict.get(key, ()))
         return made
 
     def to_dict(self) -> dict[str, Any]:
@@ -332,9 +339,18 @@ def _listed(key: str, given: Mapping[str, Any]) -> list[Any]:
     return _entries(key, given.get(key, ()))
 
 
-def _entries(key: str, given: Iterable[Any]) -> list[Any]:
+def _entries(key: str, given: Iterable[Any], kind: type | None = None) -> list[Any]:
     check_type("custom config", f"the entry {key!r}", given, Iterable, "a list")
-    return list(given)
+    entries, named = list(given), "classes" if kind is type else "names"
+    for entry in entries if kind else ():
+        check_type(
+            "custom config", f"the entry {key!r}", entry, kind or object, f"a list of {named}"
+        )
+    return entries
+
+
+def _check_class(caller: str, kind: Any) -> None:
+    check_type(caller, "the class", kind, type, "a class of modules, such as nn.Linear")
 
 
 def _standalone(what: str, entry: Any) -> tuple[Any, ...]:
@@ -370,9 +386,10 @@ def _pairs(key: str, given: Mapping[str, Any]) -> Iterator[tuple[str, ModuleClas
 
 def _whole(what: str, indexes: Iterable[int]) -> list[int]:
     given = _entries(f"{what}_quantized_idxs", indexes)
-    if not all(isinstance(index, int) for index in given):
+    if not all(type(index) is int and index >= 0 for index in given):
         raise DTypeError(
-            f"Indexes of quantized {what}s are whole numbers", received=", ".join(map(repr, given))
+            f"Indexes of quantized {what}s are whole numbers from 0",
+            received=", ".join(map(repr, given)),
         )
     return given
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
-from torch import nn
-
-from qlab.errors import ArgumentError, FormatError, check_type
+from qlab.errors import ArgumentError, FormatError, brief, check_type
 from qlab.object_types import (
     ObjectType,
+    check_object_type,
     describe_object_type,
     object_type_from_dict,
     object_type_to_dict,
@@ -116,19 +115,12 @@ class QConfigMapping:
         return self
 
     def set_object_type(self, object_type: ObjectType, qconfig: QConfig | None) -> Self:
-        """Gives a qconfig to a module class, a function, or a tensor method by its name."""
-        if isinstance(object_type, nn.Module):
-            raise ArgumentError(
-                "set_object_type takes a class, not a module",
-                expected="a module class, a function, or the name of a tensor method",
-                received=f"an instance of {type(object_type).__name__}",
-                fix="Pass the class, or use set_module_name with the module's path.",
-            )
-        if not isinstance(object_type, Hashable):
-            raise ArgumentError(
-                "set_object_type takes a class, a function or a name",
-                received=f"a {type(object_type).__name__}",
-            )
+        """Gives a qconfig to a module class, a function, or a tensor method by its name.
+
+        Raises:
+            ArgumentError: None of these.
+        """
+        check_object_type("set_object_type", object_type)
         self.object_type_qconfigs[object_type] = _checked(qconfig)
         return self
 
@@ -155,7 +147,11 @@ class QConfigMapping:
 
         Where no operator is meant, an input of the graph may be, by the argument's name: how it is
         quantized is else decided by the first step that reads it.
+
+        Raises:
+            DTypeError: The path is not text.
         """
+        check_type("set_module_name", "the path", module_name, str, "text, such as 'block1.conv'")
         self.module_name_qconfigs[module_name] = _checked(qconfig)
         return self
 
@@ -169,7 +165,16 @@ class QConfigMapping:
             object_type: Module class or function.
             index: Which of its kind in that module, from 0, in order of execution.
             qconfig: What it gives.
+
+        Raises:
+            DTypeError: The path is not text.
+            ArgumentError: Not an object type, or not a number from 0.
         """
+        caller = "set_module_name_object_type_order"
+        check_type(caller, "the path", module_name, str, "text, such as 'block1'")
+        check_object_type(caller, object_type)
+        if type(index) is not int or index < 0:
+            raise ArgumentError(f"{caller}: the index counts from 0", received=brief(index))
         key = (module_name, object_type, index)
         self.module_name_object_type_order_qconfigs[key] = _checked(qconfig)
         return self

@@ -13,7 +13,7 @@ from torch import nn
 
 import qlab.qconfig
 from qlab.dtypes import qint8, quint8
-from qlab.errors import ArgumentError, FormatError, UnknownNameError, UnsupportedError
+from qlab.errors import ArgumentError, DTypeError, FormatError, UnknownNameError, UnsupportedError
 from qlab.fake_quantize import FusedMovingAvgObsFakeQuantize
 from qlab.granularity import PerAxis, PerGroup
 from qlab.object_types import (
@@ -373,12 +373,24 @@ def test_json_that_is_no_mapping(text, error, message):
         (lambda m: m.set_global(MinMaxObserver), "A rule gives a QConfig"),
         (lambda m: m.set_module_name("a", {"weight": 1}), "A rule gives a QConfig"),
         (lambda m: m.set_object_type(nn.ReLU(), None), "takes a class, not a module"),
+        (lambda m: m.set_object_type(3, None), "set_object_type takes a class, a function or a n"),
+        (lambda m: m.set_object_type(None, None), "takes a class, a function or a name"),
+        (lambda m: m.set_object_type((nn.Conv2d, nn.ReLU), None), "takes a class, a function or"),
+        (lambda m: m.set_module_name(3, None), "set_module_name: the path cannot be used"),
+        (lambda m: m.set_module_name(nn.ReLU, None), "set_module_name: the path cannot be used"),
+        (lambda m: m.set_module_name_object_type_order(3, nn.ReLU, 0, None), "the path cannot be"),
+        (lambda m: m.set_module_name_object_type_order("", 3, 0, None), "order takes a class, a"),
+        (lambda m: m.set_module_name_object_type_order("", nn.ReLU, -1, None), "counts from 0"),
+        (lambda m: m.set_module_name_object_type_order("", nn.ReLU, "0", None), "counts from 0"),
+        (lambda m: m.set_module_name_object_type_order("", nn.ReLU, True, None), "counts from 0"),
         (lambda m: m.set_module_name_regex("[", None), "not a regular expression"),
     ],
 )
 def test_mistaken_rules(make, message):
-    with pytest.raises(ArgumentError, match=message):
-        make(QConfigMapping())
+    mapping = QConfigMapping()
+    with pytest.raises((ArgumentError, DTypeError), match=message):
+        make(mapping)
+    assert not mapping.rules()
 
 
 def test_default_mapping_knows_fixed_output_ranges():

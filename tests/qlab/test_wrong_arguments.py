@@ -59,6 +59,7 @@ from qlab.quantization import (
     swap_module,
     utils,
 )
+from qlab.quantization.backend_config import BackendPatternConfig
 from qlab.quantization.fx.custom_config import (
     ConvertCustomConfig,
     FuseCustomConfig,
@@ -299,6 +300,54 @@ WRONG: list[tuple[Any, str]] = [
     (
         lambda: PrepareCustomConfig().set_input_quantized_indexes(3),
         "custom config: the entry 'input_quantized_idxs' cannot be used",
+    ),
+    (
+        lambda: PrepareCustomConfig().set_output_quantized_indexes([-1]),
+        "Indexes of quantized outputs are whole numbers from 0",
+    ),
+    (
+        lambda: PrepareCustomConfig.from_dict({"input_quantized_idxs": [True]}),
+        "Indexes of quantized inputs are whole numbers from 0",
+    ),
+    (
+        lambda: PrepareCustomConfig().set_standalone_module_name(3, None, (), None, None),
+        "set_standalone_module_name: the path cannot be used",
+    ),
+    (
+        lambda: PrepareCustomConfig().set_standalone_module_class("a", None, (), None, None),
+        "set_standalone_module_class: the class cannot be used",
+    ),
+    (
+        lambda: PrepareCustomConfig().set_non_traceable_module_names([3]),
+        "custom config: the entry 'non_traceable_module_name' cannot be used",
+    ),
+    (
+        lambda: PrepareCustomConfig.from_dict({"non_traceable_module_class": ["a"]}),
+        "custom config: the entry 'non_traceable_module_class' cannot be used",
+    ),
+    (
+        lambda: ConvertCustomConfig.from_dict({"preserved_attributes": [3]}),
+        "custom config: the entry 'preserved_attributes' cannot be used",
+    ),
+    (
+        lambda: ConvertCustomConfig().set_observed_to_quantized_mapping(3, nnqa.LSTM),
+        "set_observed_to_quantized_mapping: the class cannot be used",
+    ),
+    (
+        lambda: BackendPatternConfig(nn.Linear).set_dtype_configs(3),
+        "set_dtype_configs: the configs cannot be used",
+    ),
+    (
+        lambda: BackendPatternConfig(nn.Linear).set_dtype_configs([3]),
+        "set_dtype_configs: a config cannot be used",
+    ),
+    (
+        lambda: BackendPatternConfig(nn.Linear).add_dtype_config(3),
+        "add_dtype_config: the config cannot be used",
+    ),
+    (
+        lambda: BackendPatternConfig(nn.Linear).set_observation_type(3),
+        "set_observation_type: the type cannot be used",
     ),
     (
         lambda: PrepareCustomConfig().set_preserved_attributes(3),

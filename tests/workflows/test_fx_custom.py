@@ -298,8 +298,10 @@ def test_customisations_that_make_no_sense_are_refused():
         PrepareCustomConfig().set_float_to_observed_mapping(Custom, ObservedCustom, "statik")
     with pytest.raises(ArgumentError, match="a method from_float"):
         PrepareCustomConfig().set_float_to_observed_mapping(Custom, nn.Linear)
-    with pytest.raises(DTypeError, match="inputs are whole numbers"):
+    with pytest.raises(DTypeError, match="'input_quantized_idxs' cannot be used"):
         PrepareCustomConfig().set_input_quantized_indexes("a")
+    with pytest.raises(DTypeError, match="inputs are whole numbers from 0"):
+        PrepareCustomConfig().set_input_quantized_indexes([0, "a"])
     with pytest.raises(ArgumentError, match="a method from_observed"):
         ConvertCustomConfig().set_observed_to_quantized_mapping(Custom, nn.Linear)
     with pytest.raises(DTypeError, match=r"prepare_fx: not a customisation.*ConvertCustomConfig"):

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from torch import nn
 
-from qlab.errors import ArgumentError, DTypeError
+from qlab.errors import ArgumentError, DTypeError, check_type
 from qlab.registry.backend.dtypes import DTypeConfig, check_keys
 
 Pattern = Any
@@ -72,17 +72,24 @@ class BackendPatternConfig:
 
     def set_observation_type(self, observation_type: ObservationType) -> Self:
         """Sets `observation_type`; returns the config."""
+        kind, caller = ObservationType, "set_observation_type"
+        check_type(caller, "the type", observation_type, kind, "an ObservationType")
         self.observation_type = observation_type
         return self
 
     def add_dtype_config(self, dtype_config: DTypeConfig) -> Self:
         """Adds to `dtype_configs`; returns the config."""
+        check_type("add_dtype_config", "the config", dtype_config, DTypeConfig, "a DTypeConfig")
         self.dtype_configs.append(dtype_config)
         return self
 
     def set_dtype_configs(self, dtype_configs: Iterable[DTypeConfig]) -> Self:
         """Sets `dtype_configs`; returns the config."""
-        self.dtype_configs = list(dtype_configs)
+        check_type("set_dtype_configs", "the configs", dtype_configs, Iterable, "a list")
+        given = list(dtype_configs)
+        for config in given:
+            check_type("set_dtype_configs", "a config", config, DTypeConfig, "a DTypeConfig")
+        self.dtype_configs = given
         return self
 
     def set_root_module(self, root_module: type[nn.Module] | None) -> Self:

@@ -57,6 +57,46 @@ def test_a_pair_of_layers_has_equal_ranges_and_the_same_function():
     torch.testing.assert_close(ranges(model[0].weight), ranges(model[2].weight.T))
 
 
+def test_axes_can_be_named():
+    torch.manual_seed(2)
+    default, named = (nn.Linear(4, 5), nn.Linear(5, 3)), (nn.Linear(4, 5), nn.Linear(5, 3))
+    for one, other in zip(default, named, strict=True):
+        other.load_state_dict(one.state_dict())
+    cross_layer_equalization(*default)
+    cross_layer_equalization(*named, output_axis=0, input_axis=-1)
+    for one, other in zip(default, named, strict=True):
+        assert torch.equal(one.weight, other.weight) and torch.equal(one.bias, other.bias)
+
+
+@torch.no_grad()
+def test_the_axis_of_a_depthwise_convolution_is_either():
+    torch.manual_seed(3)
+    first, dw = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, 3, groups=6)
+    first.weight[2] *= 30
+    x = torch.randn(2, 3, 5, 5)
+    before = dw(first(x).relu())
+    cross_layer_equalization(first, dw, input_axis=0)
+    torch.testing.assert_close(dw(first(x).relu()), before, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ranges(first.weight.flatten(1)), ranges(dw.weight.flatten(1)))
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ((0, 0), "does not read what the first writes"),
+        ((1, 0), "bias is not of these channels"),
+        ((7, 1), "no axis 7"),
+        ((0, -3), "no axis -3"),
+    ],
+)
+def test_axes_that_do_not_fit_change_nothing(axes: tuple[int, int], message: str):
+    model = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 3))
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ShapeError, match=message):
+        cross_layer_equalization(model[0], model[1], *axes)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
 def test_a_chain_is_equalized_until_nothing_moves(net):
     x, before = images(), net(images())
     made = equalize(net, [CHAIN])

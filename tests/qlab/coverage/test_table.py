@@ -7,9 +7,11 @@ import torch
 
 import qlab
 import qlab.nn.quantized as nnq
+import qlab.nn.quantized.dynamic as nnqd
 from qlab.coverage import Name, names, table
 from qlab.dtypes import QDType, all_dtypes
 from qlab.ops.kernels import kernels_of
+from qlab.quantization import FusedMovingAvgObsFakeQuantize
 
 
 def row(path: str):
@@ -59,6 +61,24 @@ def test_data_types_and_devices_follow_registry_and_kernels():
     elu, celu = (row(f"qlab.nn.quantized.functional.{name}") for name in ("elu", "celu"))
     assert celu["data types"] == elu["data types"] != "any"
     assert nnq.Linear.op.__name__ == "linear"
+
+
+def test_it_says_what_constructors_take():
+    """By hand: names whose line was once untrue."""
+    every = "uint2–8, int2–8, uint16, int16, int32, float8_e4m3fn, float8_e5m2"
+    fused = row("qlab.quantization.fake_quantize.FusedMovingAvgObsFakeQuantize")
+    assert fused["data types"] == every
+    asked = {"dtype": qlab.qint8, "quant_min": -128, "quant_max": 127}
+    assert FusedMovingAvgObsFakeQuantize(**asked).dtype == qlab.qint8
+    assert row("qlab.quantization.quantize")["devices"] == "any"
+    for name in ("Linear", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell"):
+        shown = row(f"qlab.nn.quantized.dynamic.{name}")["data types"]
+        assert shown == f"weights: {every}, float16"
+    x = torch.randn(3, 4)
+    for dtype in (*all_dtypes(), torch.float16):
+        assert nnqd.Linear(4, 2, dtype=dtype)(x).shape == (3, 2)
+        assert nnqd.GRUCell(4, 2, dtype=dtype)(x).shape == (3, 2)
+    assert row("qlab.nn.quantizable.LSTM")["data types"] == "floating point"
 
 
 _ARGUMENTS: dict[str, tuple[object, ...]] = {
