@@ -139,7 +139,8 @@ def _left_out(layers: Described) -> None:
     if left.empty:
         st.caption("Nothing: every layer that computes is quantized.")
         return
-    st.dataframe(left)
+    told = st.column_config.TextColumn("Why", help=define("stays float"))
+    st.dataframe(left, column_config={"Why": told})
 
 
 page("Model", ABOUT, draw)

@@ -128,7 +128,13 @@ def _mark(choice: RangeChoice) -> Mark:
 def _table(held: Contest) -> None:
     """Every observer in numbers, the best first, and the person's own threshold among them."""
     rows = contest.table(held)
-    config = {contest.SQNR: st.column_config.NumberColumn(format="%.1f", help=define("sqnr"))}
+    config = {
+        contest.SQNR: st.column_config.NumberColumn(format="%.1f", help=define("sqnr")),
+        **{
+            column: st.column_config.TextColumn(title, help=define(term))
+            for column, (title, term) in contest.COLUMNS.items()
+        },
+    }
     st.dataframe(rows, hide_index=True, column_config=config, key="contest_table")
 
 

@@ -106,7 +106,8 @@ def _compare(view: View, runs: Runs, a: Run, b: Run) -> None:
     comparable = tried.origin_of(view.workspace, a) == tried.origin_of(view.workspace, b)
     if not comparable:
         st.warning("These runs are of different models or data: only their numbers are shown.")
-    st.dataframe(tried.metrics_of(a, b), key="metrics")
+    table = tried.metrics_of(a, b)
+    st.dataframe(table, key="metrics", column_config=tried.sides(table, tried.defined()))
     if not comparable:
         return
     st.subheader("Configurations", anchor=False)
@@ -142,8 +143,8 @@ def _layers(view: View, runs: Runs, a: Run, b: Run) -> None:
     st.plotly_chart(chart, key="versus", theme=THEME, config=CONFIG, on_select="rerun")
     with st.expander("As a table"):
         shown = [f"{column}_{part}" for part in ("a", "b", "change")]
-        titles = dict(zip(shown, ("A [dB]", "B [dB]", "B − A [dB]"), strict=True))
-        st.dataframe(layers.rename(columns=titles)[list(titles.values())], key="by_layer")
+        told = tried.sides(shown, f"{define(str(error))} {define('sqnr')}", " [dB] ↑")
+        st.dataframe(layers[shown], key="by_layer", column_config=told)
 
 
 page("Runs", ABOUT, draw)

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 from streamlit import config
+from streamlit.runtime.scriptrunner import magic
+from streamlit.runtime.scriptrunner.script_cache import ScriptCache
 
-CONFIG = tomllib.loads((Path(__file__).parent.parent / ".streamlit" / "config.toml").read_text())
+ROOT = Path(__file__).parent.parent
+CONFIG = tomllib.loads((ROOT / ".streamlit" / "config.toml").read_text())
 MODES = ("light", "dark")
 
 
@@ -30,6 +33,14 @@ def options(section: dict, prefix: str) -> list[str]:
         nested = options(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key]
         names.extend(nested)
     return names
+
+
+def test_a_script_is_not_parsed_for_magic(monkeypatch: pytest.MonkeyPatch):
+    def parsed(*_: object) -> None:
+        raise AssertionError("scripts are parsed")
+
+    monkeypatch.setattr(magic, "add_magic", parsed)
+    assert ScriptCache().get_bytecode(str(ROOT / "pages" / "layer.py"))
 
 
 def test_the_app_stays_on_this_machine_and_tells_nobody():

@@ -87,7 +87,7 @@ def _verdict(
         help=define("output sqnr"),
     )
     change.metric(
-        "In the configuration",
+        "In the configuration ↑",
         "float" if before is None else number(before, "dB"),
         help=define("configured sqnr"),
     )

@@ -149,6 +149,16 @@ def _sqnr(errors: list[QuantizationError]) -> dict[str, np.ndarray]:
     return {"rounding": rounding, "clipping": clipping, "together": together}
 
 
+#: Title and term of the glossary of the table's columns of words.
+COLUMNS = {
+    "observer": ("Observer", "observer"),
+    "range": ("Range", "range"),
+    "rounding": ("Rounding", "rounding share"),
+    "clipping": ("Clipping", "clipping share"),
+    "clipped values": ("Clipped values ↓", "clipped share"),
+}
+
+
 def table(held: Contest) -> pd.DataFrame:
     """Every observer in numbers, the best first, and the person's own threshold among them."""
     rows = []

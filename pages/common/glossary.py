@@ -35,6 +35,8 @@ TERMS: dict[str, str] = {
     "percentile cuts the tails, MSE and entropy weigh clipping against rounding.",
     "percentile": "How much of the values the range keeps [%]: the rest is clipped, half on "
     "each side.",
+    "range": "Smallest and largest real number that a code stands for: `(q_min − z)·s` and "
+    "`(q_max − z)·s`, in the tensor's own unit. What lies outside is clipped.",
     "clip threshold": "Magnitude at which values are clipped, as a share of the largest one "
     "[%]: what lies above moves to the end of the range.",
     "outliers": "Values far away from the others. A few of them, in one layer or one channel, are "
@@ -189,6 +191,10 @@ TERMS: dict[str, str] = {
     "`clamp(rint(y · (1/s_y) + z_y))`, each operation rounded to float32.",
     "accumulator": "Sum of the products `(q_x − z_x)·(q_w − z_w)` in a 32-bit integer: exact, "
     "nothing is rounded in it.",
+    "product": "One term of the accumulator: code of the input minus its zero point, times code of "
+    "the weight minus its own. An exact integer; times `s_x·s_w` it stands for a real number.",
+    "float input": "The layer's input as the float network has it, in its own unit.",
+    "float weight": "The layer's weight in float, before it becomes a code.",
     "terms": "How many products have been added. The rest of the sum is dotted.",
     "float layer": "What the float layer puts out for the same inputs.",
     "int16": "A 16-bit integer holds −32,768 to 32,767; a sum beyond is set to the nearer end.",

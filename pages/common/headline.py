@@ -37,7 +37,7 @@ def draw(report: Report, shown: Standing, sample: SampleModel | OwnModel) -> Non
         if trained and "accuracy" in report.output:
             before, after = report.output["float_accuracy"], report.output["accuracy"]
             accuracy.metric(
-                f"Accuracy{mark}",
+                f"Accuracy ↑{mark}",
                 f"{number(before)} → {number(after, '%')}",
                 delta=f"{number(after - before)} points",
                 delta_arrow="off",
@@ -45,12 +45,12 @@ def draw(report: Report, shown: Standing, sample: SampleModel | OwnModel) -> Non
                 help=define("accuracy"),
             )
         else:
-            accuracy.metric(f"Same class{mark}", agreement, help=define("top1 agreement"))
+            accuracy.metric(f"Same class ↑{mark}", agreement, help=define("top1 agreement"))
         sqnr.metric(
             f"Output SQNR ↑{mark}", number(report.output["sqnr"], "dB"), help=define("sqnr")
         )
         bytes_.metric(
-            f"Size{mark}",
+            f"Size ↓{mark}",
             f"{size(report.size.float_bytes)} → {size(report.size.quantized_bytes)}",
             delta=f"{number(report.size.ratio)}× smaller",
             delta_arrow="off",
@@ -59,7 +59,7 @@ def draw(report: Report, shown: Standing, sample: SampleModel | OwnModel) -> Non
         )
         coverage = report.coverage
         operators.metric(
-            f"Integer operators{mark}",
+            f"Integer operators ↑{mark}",
             f"{coverage.integer} of {coverage.total}",
             delta=f"{coverage.simulated} simulated, {coverage.float_} float",
             delta_arrow="off",

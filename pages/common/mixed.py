@@ -193,7 +193,20 @@ def _point(view: View, found: Searched, verified: Verified | None) -> None:
         width="stretch",
     )
     with st.expander("What each layer gets"):
-        st.dataframe(searches.per_candidate(found.search, int(point)), key="gets")
+        column = st.column_config
+        st.dataframe(
+            searches.per_candidate(found.search, int(point)),
+            key="gets",
+            column_config={
+                "gets": column.TextColumn("Gets", help=define("candidates")),
+                "weight bits": column.NumberColumn(
+                    "Weight [bits] ↓", help=f"{define('bits')} 32: it stays in float."
+                ),
+                "activation bits": column.NumberColumn(
+                    "Activation [bits] ↓", help=f"{define('bits')} 32: it stays in float."
+                ),
+            },
+        )
 
 
 def _verified(view: View, asked: Question, verified: Verified | None) -> None:

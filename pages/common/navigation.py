@@ -21,7 +21,9 @@ PAGES = {
     "formats": ("Learn", "Bits and formats"),
     "norms": ("Learn", "Norms and fusions"),
     "repairs": ("Learn", "Repairs"),
-    "coverage": ("Learn", "Coverage"),
+    # Streamlit leaves the underscore out of the address. Without it the file would hide the package
+    # `coverage`, which numba imports, wherever `pages` is on Python's path.
+    "_coverage": ("Learn", "Coverage"),
 }
 
 

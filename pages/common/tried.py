@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from pages.common.format import count, number, percent, size
+from pages.common.glossary import define
 from pages.common.recipes import Chain, in_words
 from pages.common.workspace import Choice, Workspace
 
 if TYPE_CHECKING:
+    from streamlit.elements.lib.column_types import ColumnConfig
+
     from qlab import Lab
     from qlab.qconfig import QConfigMapping
     from qlab.runs import Run
@@ -56,6 +59,13 @@ METRICS = (
     Metric("quantized_bytes", "Size ↓", "size"),
     Metric("integer_share", "Integer ↑", "integer"),
 )
+
+#: What the columns of two runs side by side hold.
+SIDES = {
+    "A": "The earlier run.",
+    "B": "The later run.",
+    "B − A": "What the later run changes; an arrow in a row's name says which way is better.",
+}
 
 
 def note_model(space: Workspace, subject: str, model: str) -> None:
@@ -115,6 +125,25 @@ def _model(space: Workspace, run: Run) -> str:
     return model_of(space, run) + (f", repaired: {in_words(chain)}" if chain else "")
 
 
+def sides(columns: Iterable[str], told: str, unit: str = "") -> dict[str, ColumnConfig]:
+    """Titles and help of three columns: of one run, of the other, and what changes.
+
+    Args:
+        columns: Their names in a table.
+        told: What the numbers are.
+        unit: Behind the titles, with the direction.
+    """
+    return {
+        column: {"label": side + unit, "help": f"{meaning} {told}"}
+        for column, (side, meaning) in zip(columns, SIDES.items(), strict=True)
+    }
+
+
+def defined() -> str:
+    """What each metric means, for the help of columns that hold all of them."""
+    return " ".join(f"**{metric.title}:** {define(metric.term)}" for metric in METRICS)
+
+
 def metrics_of(a: Run, b: Run) -> pd.DataFrame:
     """The metrics of two runs side by side, in words, and what changes from a to b."""
     rows = {}
@@ -127,7 +156,7 @@ def metrics_of(a: Run, b: Run) -> pd.DataFrame:
             "B": metric.words(after),
             "B − A": _change(metric, before, after),
         }
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["A", "B", "B − A"])
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(SIDES))
 
 
 def _change(metric: Metric, before: float | None, after: float | None) -> str:

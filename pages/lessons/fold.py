@@ -107,7 +107,7 @@ def _bench(view: View, worked: WorkedFold, places: tuple[DeltaGenerator, DeltaGe
                     _ranges(title, weight, channel)
             numbers = st.columns(2)
             numbers[0].metric(
-                "Largest difference of outputs",
+                "Largest difference of outputs ↓",
                 number(worked.largest_difference),
                 help=define("fold difference"),
             )

@@ -78,7 +78,7 @@ def _formula(worked: WorkedSum) -> str:
 def _numbers(worked: WorkedSum) -> None:
     numbers = st.columns(4)
     numbers[0].metric(
-        "Pairs that saturate",
+        "Pairs that saturate ↓",
         f"{count(worked.saturated_pairs)} of {count(len(worked.pairs))}",
         help=define("saturation"),
     )

@@ -115,11 +115,11 @@ def _table(worked: WorkedSum) -> None:
         key="sums_table",
         height=250,
         column_config={
-            "x": real("Input x", format="%.4g"),
+            "x": real("Input x", format="%.4g", help=define("float input")),
             "q_x": real("Code q_x", help=define("quantize")),
-            "w": real("Weight w", format="%.4g"),
+            "w": real("Weight w", format="%.4g", help=define("float weight")),
             "q_w": real("Code q_w", help=define("quantize")),
-            "product": real("(q_x − z_x)·(q_w − z_w)"),
+            "product": real("(q_x − z_x)·(q_w − z_w)", help=define("product")),
             "sum": real("Accumulator", help=define("accumulator")),
         },
     )

@@ -33,8 +33,8 @@ class Batches:
     more element is taken as class labels: a tensor, an array, a list of whole numbers, or one. So a
     ``DataLoader`` of (image, label) pairs works as it is. A batch may also be a dict with the
     inputs by the names of the model's arguments, and labels by ``"labels"`` or ``"label"``; other
-    entries are left out. A one-shot iterator is read once and kept; a list or a loader is
-    iterated anew each time.
+    entries are left out. A one-shot iterator is read to its end at once and kept; a list or a
+    loader is iterated anew each time, and never read only to count it.
 
     Args:
         source: A single tensor (one batch) or an iterable of batches.
@@ -69,14 +69,24 @@ class Batches:
         self._source: Iterable[Any] = list(_guarded(source, name)) if one_shot else source
         self._arity, self._device, self._name = arity, device, name
         self._inputs = tuple(inputs)
+        self._counted: int | None = None
 
-    def __len__(self) -> int:
-        """Number of batches; counts them where the source does not know."""
+    @property
+    def length(self) -> int | None:
+        """How many batches the source says it has, or gave when it was last read to its end.
+
+        None before that where it does not say: an endless source never comes to its end.
+        """
         source: Any = self._source
         try:
             return len(source)
-        except TypeError:
-            return sum(1 for _ in _guarded(source, self._name))
+        except (TypeError, NotImplementedError):
+            return self._counted
+
+    def count(self) -> int:
+        """How many batches there are; reads them all where that is not known."""
+        known = self.length
+        return sum(1 for _ in _guarded(self._source, self._name)) if known is None else known
 
     def __iter__(self) -> Iterator[Batch]:
         """Yields checked batches.
@@ -96,6 +106,7 @@ class Batches:
                 expected="at least one batch",
                 fix="A consumed generator yields nothing: pass a list or a DataLoader.",
             )
+        self._counted = count
 
     def _batch(self, raw: Any, index: int) -> Batch:
         where = f"Batch {index} of the {self._name} data"

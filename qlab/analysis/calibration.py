@@ -157,7 +157,8 @@ def collect_statistics(
         start: What was seen before, of the first of these sources; it goes on from there, which
             needs sources that give their batches in the same order again.
         called: What the data is called in errors.
-        on_progress: Called as ``(batches done, batches in all, label)``.
+        on_progress: Called as ``(batches done, batches in all, label)``; batches of loaders that
+            do not say how many they have count as they come.
         should_stop: Asked after each batch; what was seen until then is kept.
 
     Raises:
@@ -198,12 +199,13 @@ def collect(
         result.contained = start.lineage
     known = result.seen or (result.batches,)
     seen = [*known, *[0] * len(sources)][: len(sources)]
-    sizes = list(map(_counted, sources))
+    sizes = [source.length for source in sources]
+    whole = len(known) if result.complete else 0
     total = result.batches + sum(
         max((size or 0) - done, 0) for size, done in zip(sizes, seen, strict=True)
     )
     broken: UnfinishedError | None = None
-    stopped, rest = False, _rest(sources, sizes, seen)
+    stopped, rest = False, _rest(sources, sizes, seen, whole)
     while not stopped:
         try:
             which, batch = next(rest)
@@ -231,21 +233,19 @@ def collect(
     return result
 
 
-def _counted(source: Batches) -> int | None:
-    """How many batches there are; None where counting them failed, as the pass itself may too."""
-    try:
-        return len(source)
-    except UnfinishedError:
-        return None
-
-
 def _rest(
-    sources: Sequence[Batches], sizes: Sequence[int | None], seen: Sequence[int]
+    sources: Sequence[Batches], sizes: Sequence[int | None], seen: Sequence[int], whole: int
 ) -> Iterator[tuple[int, Batch]]:
-    """Batches not yet seen, each with the index of its source; what was seen whole is not asked."""
+    """Batches not yet seen, each with the index of its source; what was seen whole is not asked.
+
+    Of the first ``whole`` sources all was seen, whether or not they know their size.
+    """
     skipped = tuple(seen)
     for which, source in enumerate(sources):
-        if not (size := sizes[which]) or skipped[which] < size:
+        size = sizes[which]
+        if size is None and which < whole:
+            continue
+        if not size or skipped[which] < size:
             for batch in itertools.islice(source, skipped[which], None):
                 yield which, batch
 

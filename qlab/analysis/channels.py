@@ -37,7 +37,7 @@ def channel_errors(networks: Networks, name: str, data: tuple[Batches, RunStore]
     sums = ChannelSums(step, place.layer, channel_axes(networks.float_graph).get(step.node))
     with torch.no_grad(), full_precision():
         for index, batch in enumerate(batches):
-            run = floats.get(index, len(batches), batch.inputs)
+            run = floats.get(index, batches.length, batch.inputs)
             value, reference = changed_value(run, step.node, place.layer, place.inputs)
             sums.add(reference, value)
     return sums.to_frame()

@@ -143,7 +143,7 @@ def compare_graphs(
     data_pass = DataPass([batches], "comparing", on_progress, should_stop)
     with torch.no_grad(), full_precision():
         for batch in data_pass:
-            place_of_batch = data_pass.done, data_pass.total, batch.inputs
+            place_of_batch = data_pass.done, data_pass.announced, batch.inputs
             run = own = floats.get(*place_of_batch)
             if original is not None and original is not floats:
                 own = original.get(*place_of_batch)

@@ -119,7 +119,7 @@ def measure_modules(
             for way, part in cases.parts(index, 1):
                 yield _Task(batch, index, way, part)
 
-    return answer(cases, tasks, (len(data), 1), run=modules.measure, **hooks)
+    return answer(cases, tasks, (data.length, 1), run=modules.measure, **hooks)
 
 
 def is_replaced(step: Step) -> bool:

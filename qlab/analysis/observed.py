@@ -112,7 +112,7 @@ class Observed:
 
     def restore(self, calibration: Calibration, sample_inputs: tuple[Any, ...]) -> None:
         """Goes on from saved statistics of all data that is here, however it is batched now."""
-        seen = (len(self.sources[0]),) if calibration.complete else calibration.seen
+        seen = (self.sources[0].count(),) if calibration.complete else calibration.seen
         self.calibration = replace(calibration, seen=seen)
         self.sample_inputs = sample_inputs
 

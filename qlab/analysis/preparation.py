@@ -29,7 +29,7 @@ class Preparation:
         study: The float network and its statistics.
         candidates: Configurations by name.
         cases: The question; their rows are added to it.
-        count: How many batches there are.
+        count: How many batches there are; None where that is not known.
 
     Attributes:
         on: The layers to run alone, by number.
@@ -38,9 +38,13 @@ class Preparation:
         total: How many `pieces` there are.
     """
 
-    def __init__(self, study: Study, candidates: Candidates, cases: Cases, count: int) -> None:
+    def __init__(
+        self, study: Study, candidates: Candidates, cases: Cases, count: int | None
+    ) -> None:
         self.study, self.candidates, self.cases = study, candidates, cases
-        self.batches = range(max(count, 1 + max(cases.known.reference, default=-1)))
+        known = 1 + max(cases.known.reference, default=-1)
+        # One more than is known where more may come: then nothing is known of all batches.
+        self.batches = range(known + 1 if count is None else max(count, known))
         self.on: dict[int, On] = {}
         self.bases: list[Program] = []
         self.off: dict[int, Off] = {}

@@ -116,7 +116,8 @@ def measure_sensitivity(
         data: Batches to measure on, with labels for accuracies, and the float network's values on
             them as far as they are cached.
         ways: Which questions to answer, of `WAYS`.
-        executor: Runs the tasks; results do not depend on it.
+        executor: Runs the tasks; results do not depend on it. Processes are to be spawned, not
+            forked, where PyTorch computes with several threads.
         since: An earlier answer, whatever it was asked: what it measured of the same layers and
             networks from the same statistics is not measured again.
         on_progress: Called as ``(done, total, label)``: with the label ``"preparing <layer>"``
@@ -127,12 +128,13 @@ def measure_sensitivity(
         ArgumentError: No candidate, or no way.
         DTypeError: Not an executor, or no sensitivity to go on from.
         UnknownNameError: Another way.
+        UnsupportedError: An executor of forked processes, see `checked_executor`.
         NonFiniteError: NaN or infinity in an output.
         UnfinishedError: A loader, a worker or the executor failed; ``partial`` is the answer so
             far, to go on from.
     """
     check_question(ways, candidates, since)
-    (batches, floats), count = data, len(data[0])
+    (batches, floats), count = data, data[0].length
     size = _CHUNK if checked_executor(executor) is not None else 1
     seen = study.calibration or study.calibrate()
     cases = Cases(ways, known_of(since, (seen, study.graph)))
@@ -154,7 +156,7 @@ def measure_sensitivity(
 def answer(
     cases: Cases,
     tasks: Callable[[], Iterator[Any]],
-    extent: tuple[int, int],
+    extent: tuple[int | None, int],
     *,
     run: Callable[[Any], Measured],
     executor: Executor | None = None,
@@ -166,22 +168,25 @@ def answer(
     Args:
         cases: The question, and what is known of the answer.
         tasks: Makes them.
-        extent: How many batches there are, and how many cases a task has.
+        extent: How many batches there are, None where that is not known, and how many cases a
+            task has.
         run: Runs one.
         executor: As `measure_sensitivity`, as are the other arguments and errors.
     """
     count, size = extent
-    left = sum(len(cases.parts(index, size)) for index in range(count))
-    done, total = cases.count(size) * count - left, cases.count(size) * count
+    each = cases.count(size)
+    begun = 1 + max(cases.known.reference, default=-1) if count is None else count
+    left = sum(len(cases.parts(index, size)) for index in range(begun))
+    done = each * begun - left
 
     def add(task: Any, found: Measured) -> None:
-        nonlocal done
-        done += 1
+        nonlocal done, begun
+        done, begun = done + 1, begun if count is not None else max(begun, task.index + 1)
         cases.add(task.index, task.way, found, task.batch.samples)
         if on_progress is not None:
-            on_progress(done, total, MEASURING)
+            on_progress(done, each * begun, MEASURING)
 
-    if not left:
+    if not left and count is not None:
         return summary(cases, True)
     go_on = "What was measured until then is in the error's `partial`: pass it as since= to go on."
     try:

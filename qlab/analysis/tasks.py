@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from numbers import Integral
 from typing import Any, Generic, TypeVar
 
+import torch
+
 from qlab.analysis.batches import Batch, Batches
 from qlab.analysis.calibration import Progress, Stop
-from qlab.errors import ArgumentError, DTypeError, UnfinishedError
+from qlab.errors import ArgumentError, DTypeError, UnfinishedError, UnsupportedError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -40,7 +43,8 @@ class DataPass:
     Args:
         sources: Data, one after the other.
         label: What is being done.
-        on_progress: Called as ``(batches done, batches in all, label)``.
+        on_progress: Called as ``(batches done, batches in all, label)``; where a loader does not
+            say how many it has, all are those done.
         should_stop: Asked after each batch.
 
     Raises:
@@ -49,6 +53,7 @@ class DataPass:
 
     Attributes:
         done: Batches seen.
+        total: Batches in all as announced; those seen until now where a loader announces none.
         samples: Samples seen.
         complete: Whether all was seen, whatever number of batches a loader had announced.
     """
@@ -63,9 +68,13 @@ class DataPass:
         checked_hooks(on_progress, should_stop)
         self._sources, self._label = sources, label
         self._on_progress, self._should_stop = on_progress, should_stop
-        self.total = sum(map(len, sources))
+        self.announced = announced(sources)
         self.done, self.samples, self.complete = 0, 0, False
         self._broken: UnfinishedError | None = None
+
+    @property
+    def total(self) -> int:
+        return self.done if self.announced is None else self.announced
 
     def __iter__(self) -> Iterator[Batch]:
         batches = itertools.chain.from_iterable(self._sources)
@@ -84,7 +93,7 @@ class DataPass:
             if self._on_progress is not None:
                 self._on_progress(self.done, self.total, self._label)
             if self._should_stop is not None and self._should_stop():
-                self.complete = self.done >= self.total
+                self.complete = self.announced is not None and self.done >= self.announced
                 return
         self.complete = True
 
@@ -99,6 +108,12 @@ class DataPass:
         fix = "Repair the loader. What the batches before gave is in the error's `partial`."
         cause = self._broken.__cause__ or self._broken
         raise UnfinishedError.of(self._broken.problem, cause, fix, found) from cause
+
+
+def announced(sources: Iterable[Batches]) -> int | None:
+    """How many batches there are in all; None where a source does not know."""
+    lengths = [source.length for source in sources]
+    return sum(n for n in lengths if n is not None) if None not in lengths else None
 
 
 def run_pieces(
@@ -172,10 +187,12 @@ def checked_executor(executor: Any) -> Executor | None:
 
     Raises:
         DTypeError: Something else.
+        UnsupportedError: Processes made by fork, while PyTorch computes with several threads.
     """
     if executor is None:
         return None
     if not isinstance(executor, type) and callable(getattr(executor, "submit", None)):
+        _check_start_method(executor)
         return executor
     raise DTypeError(
         "Not an executor",
@@ -183,6 +200,23 @@ def checked_executor(executor: Any) -> Executor | None:
         received=repr(executor),
         fix="Pass ThreadPoolExecutor(2), for example, or leave it out.",
     )
+
+
+def _check_start_method(executor: Any) -> None:
+    """Refuses forked processes beside threads: a fork has none of the threads of OpenMP, and waits
+    for them for ever in its first layer."""
+    context = getattr(executor, "_mp_context", None)
+    forked = isinstance(executor, ProcessPoolExecutor) and (
+        getattr(context, "get_start_method", multiprocessing.get_start_method)() == "fork"
+    )
+    if forked and (threads := torch.get_num_threads()) > 1:
+        raise UnsupportedError(
+            f"A process made by fork hangs once PyTorch has computed with {threads} threads",
+            expected='ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn"))',
+            received='a ProcessPoolExecutor whose start method is "fork"',
+            fix='Pass that, with the script\'s own work under `if __name__ == "__main__":`, or '
+            "call torch.set_num_threads(1) before anything is computed.",
+        )
 
 
 def checked_hooks(on_progress: Any, should_stop: Any) -> None:

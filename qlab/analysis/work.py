@@ -137,7 +137,7 @@ class Task:
         work: What there is to measure.
         batch: The data.
         index: Which batch it is.
-        batches: How many there are.
+        batches: How many there are; None where that is not known.
         way: ``"on"``, ``"off"`` or ``"estimate"``.
         cases: Which entries of ``work.on`` or ``work.off``.
         threads: How many threads PyTorch computes with; sums could differ in the last bits else.
@@ -146,7 +146,7 @@ class Task:
     work: Work
     batch: Batch
     index: int
-    batches: int
+    batches: int | None
     way: str
     cases: tuple[int, ...]
     threads: int

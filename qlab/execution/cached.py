@@ -123,12 +123,12 @@ class RunStore:
         self._lent = 0
         self._lock = threading.Lock()
 
-    def get(self, index: int, count: int, inputs: tuple[Any, ...]) -> CachedRun:
+    def get(self, index: int, count: int | None, inputs: tuple[Any, ...]) -> CachedRun:
         """The run of a batch; made anew where the data gave other inputs before.
 
         Args:
             index: Which batch.
-            count: How many batches there are.
+            count: How many batches there are; None where that is not known.
             inputs: Its inputs; copied, so that a loader may reuse its tensors.
         """
         with self._lock:
@@ -136,7 +136,7 @@ class RunStore:
             if found is not None and _same_inputs(found.inputs, inputs):
                 return found
             self._runs.pop(index, None)
-            if not self._all_fit(count):
+            if not self._all_fit(max(index, len(self._runs)) + 1 if count is None else count):
                 self._runs.clear()
             own = tuple(x.clone() if isinstance(x, Tensor) else x for x in inputs)
             left = max(self.budget - self._lent - self.bytes - _bytes_of(own), 0)
@@ -153,13 +153,14 @@ class RunStore:
     def _largest(self) -> int:
         return max(map(_size, self._runs.values()), default=0)
 
-    def lend(self, count: int) -> int:
+    def lend(self, count: int | None) -> int:
         """How many bytes of the budget other stores may take, until `take_back`.
 
         What its own runs over ``count`` batches leave, judged by those that it holds: all of them
-        where they fit, else one at a time. Nothing before its first run.
+        where they fit, else one at a time. Nothing before its first run. None counts as those held.
         """
         with self._lock:
+            count = len(self._runs) if count is None else count
             need = self._largest() * (count if self._all_fit(count) else 1)
             spare = self.budget - self._lent - max(need, self.bytes)
             given = max(spare, 0) if self._runs else 0

@@ -28,6 +28,7 @@ from qlab.lab.tensors import TensorLab
 from qlab.qconfig import QConfigMapping
 from qlab.ranges import TensorSpec
 from qlab.runs import record_report
+from qlab.runs.rows import checked_name
 
 
 class Lab(RepairableLab, DeployableLab, TensorLab):
@@ -93,8 +94,14 @@ class Lab(RepairableLab, DeployableLab, TensorLab):
         Raises:
             NonFiniteError: NaN or infinity; names the first layer that produced it, or the input.
             UnfinishedError: A loader failed; ``partial`` is the report on the batches before.
+            ArgumentError: An empty name.
+            UnknownNameError: There is no run ``parent``.
         """
         resolved = resolve_mapping(mapping)
+        if name is not None:
+            checked_name(name)
+        if parent is not None:
+            self.runs.get(parent)  # refused before anything is measured, as a name is
         hooks: Any = {"on_progress": on_progress, "should_stop": should_stop}
         seen_all = self._calibrated_whole(**hooks)
         began = time.monotonic()
@@ -102,6 +109,8 @@ class Lab(RepairableLab, DeployableLab, TensorLab):
             measured = self._study.compare(resolved, self._evaluation_data, parts=parts, **hooks)
         measured = replace(measured, complete=measured.complete and seen_all)
         seconds = time.monotonic() - began
+        if not measured.complete:
+            return measured  # nor is the rest of the data read, which names the subject of a run
         told: Any = {"subject": self.subject, "name": name, "parent": parent}
         told |= {"seconds": seconds, "calibration": self.calibrated}
         record_report(self.runs, resolved, measured, **told)
@@ -143,7 +152,8 @@ class Lab(RepairableLab, DeployableLab, TensorLab):
                 not) and ``"estimate"`` (``"on"`` to first order, for all layers in one pass) to
                 answer; all if not given, without a graph all but the estimate.
             executor: Any `concurrent.futures.Executor`, of threads, processes or a cluster; it
-                changes when the answer comes, not what it says.
+                changes when the answer comes, not what it says. Of processes it is made with
+                ``mp_context=multiprocessing.get_context("spawn")``: forked ones would hang.
             since: An earlier answer, such as one that was stopped: what it measured of the same
                 layers, from the same statistics, is not measured again. It needs evaluation data
                 that comes in the same order again.
@@ -155,13 +165,15 @@ class Lab(RepairableLab, DeployableLab, TensorLab):
         Raises:
             UnknownNameError: No such preset or way.
             ArgumentError: Nothing to measure.
-            UnsupportedError: The estimate, or an executor, for a model that has no graph.
+            UnsupportedError: The estimate, or an executor, for a model that has no graph; forked
+                processes, unless PyTorch computes with one thread.
             UnfinishedError: A loader, a worker or the executor failed; its ``partial`` is the
                 answer so far, for ``since``.
         """
         named = [(DEFAULT_PRESET, None)] if mappings is None else names_of(mappings)
         candidates = {name: resolve_mapping(mapping) for name, mapping in named}
         asked = checked_ways(ways)
+        checked_executor(executor)
         seen_all = self._calibrated_whole(on_progress, should_stop)
         hooks: Any = {"on_progress": on_progress, "should_stop": should_stop}
         found = self._sensitivity(candidates, asked, executor, since=since, **hooks)
@@ -195,7 +207,7 @@ class Lab(RepairableLab, DeployableLab, TensorLab):
             mapping: What everything else gets.
             sensitivity: That of an earlier search with these candidates (``Search.sensitivity``);
                 measured if not given, and to its end if that one was stopped early.
-            executor: Runs that measurement.
+            executor: Runs that measurement, as in `sensitivity`.
             points: How many points the front has at most, the 20 nearest the budget without gaps;
                 None for all that there are.
             on_progress: Called as ``(done, total, label)``.
@@ -223,7 +235,7 @@ class Lab(RepairableLab, DeployableLab, TensorLab):
             sensitivity = self._sensitivity(
                 configurations, ("on",), executor, since=sensitivity, **hooks
             )
-        before = self.runs.latest(self.subject)
+        before = self.runs.latest(self.subject) if sensitivity.complete else None
         compare = partial(self.compare, parent=None if before is None else before.id)
         found = search_mappings(space, budget, sensitivity, compare, points=points, **hooks)
         return found if seen_all else replace(found, complete=False)

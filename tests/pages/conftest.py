@@ -3,9 +3,6 @@
 import os
 from collections.abc import Iterator
 
-# AppTest puts `pages` on Python's path, where coverage.py is a page: numba would take that for the
-# package of this name, if it asked for it then.
-import numba.misc.coverage_support  # noqa: F401
 import pytest
 
 

@@ -1,9 +1,12 @@
 """The app as a whole: every page is reached, state goes along, sessions do not meet."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from streamlit.source_util import page_icon_and_name
 from streamlit.testing.v1 import AppTest
 
 from pages.common.navigation import PAGES
@@ -20,7 +23,7 @@ def test_the_first_page_is_populated_with_the_default_model():
     page = app()
     assert page.title[0].value == "Overview"
     assert page.selectbox(key="model").value == "depthwise"
-    assert metrics(page)["Accuracy"].endswith("%")
+    assert metrics(page)["Accuracy ↑"].endswith("%")
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -33,6 +36,20 @@ def test_every_page_is_reached_from_the_app(name: str):
 
 def test_the_table_of_pages_is_the_folder_of_pages():
     assert {path.stem for path in PAGE_FILES} == set(PAGES)
+
+
+def test_no_page_hides_a_package_from_numba():
+    """AppTest puts `pages` on Python's path, before the installed packages."""
+    told = (
+        "import pathlib, sys; sys.path.insert(0, 'pages'); import numba.misc.coverage_support; "
+        "files = [getattr(m, '__file__', None) for m in list(sys.modules.values())]; "
+        "assert not [f for f in files if f and pathlib.Path(f).parent.name == 'pages'], files"
+    )
+    subprocess.run([sys.executable, "-c", told], cwd=ROOT, check=True)
+
+
+def test_coverage_keeps_its_address():
+    assert page_icon_and_name(ROOT / "pages" / "_coverage.py")[1] == "coverage"
 
 
 def test_a_changed_configuration_goes_along_from_page_to_page():
@@ -75,7 +92,7 @@ def test_a_page_is_short_and_holds_no_math(path: Path):
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet18 (untrained)"])
 def test_an_address_may_name_an_untrained_model_with_or_without_its_label(name):
-    page = AppTest.from_file(ROOT / "pages" / "coverage.py", default_timeout=SECONDS)
+    page = AppTest.from_file(ROOT / "pages" / "_coverage.py", default_timeout=SECONDS)
     page.query_params["model"] = name
     assert page.run().selectbox(key="model").value == "resnet18"
     page.selectbox(key="model").set_value("mlp").run()
@@ -85,10 +102,10 @@ def test_an_address_may_name_an_untrained_model_with_or_without_its_label(name):
 def test_a_link_restores_the_choices_without_a_complaint_in_the_servers_log(
     caplog: pytest.LogCaptureFixture,
 ):
-    page = AppTest.from_file(ROOT / "pages" / "coverage.py", default_timeout=SECONDS).run()
+    page = AppTest.from_file(ROOT / "pages" / "_coverage.py", default_timeout=SECONDS).run()
     page.selectbox(key="model").set_value("mlp").run()
     page.selectbox(key="samples").set_value(64).run()
-    fresh = AppTest.from_file(ROOT / "pages" / "coverage.py", default_timeout=SECONDS)
+    fresh = AppTest.from_file(ROOT / "pages" / "_coverage.py", default_timeout=SECONDS)
     fresh.query_params["w"] = page.query_params["w"]
     caplog.clear()
     for _ in range(2):

@@ -47,7 +47,7 @@ def test_one_click_finds_what_a_collapsed_network_needs_and_applies_nothing(over
     settle(overview.button(key="seek").click().run())
     shown = metrics(overview)
     assert shown["Network accuracy ↑"] == "33.6 → 98.0 %"
-    assert shown["Accuracy"] == "98.0 → 33.6 %"
+    assert shown["Accuracy ↑"] == "98.0 → 33.6 %"
     lines = said(overview)
     assert "1. At the start accuracy 33.6 %; wanted: accuracy 97.5 %." in lines
     assert "their ranges differ 142×. One scale per channel: accuracy 33.6 → 98 %" in lines
@@ -126,9 +126,9 @@ def test_undoing_all_brings_the_first_numbers_back(applied: AppTest):
 def test_undoing_a_change_of_the_configuration_alone_measures_it_at_once(overview: AppTest):
     settle(overview.button(key="seek").click().run())
     settle(overview.button(key="apply_automatic").click().run())
-    assert metrics(overview)["Accuracy"] == "98.0 → 98.0 %"
+    assert metrics(overview)["Accuracy ↑"] == "98.0 → 98.0 %"
     settle(overview.button(key="undo_automatic").click().run())
-    assert metrics(overview)["Accuracy"] == "98.0 → 33.6 %"
+    assert metrics(overview)["Accuracy ↑"] == "98.0 → 33.6 %"
     assert not overview.warning
 
 

@@ -10,7 +10,7 @@ from tests.pages.harness import open_page
 
 @pytest.fixture
 def page() -> AppTest:
-    return open_page("coverage")
+    return open_page("_coverage")
 
 
 def shown(page: AppTest) -> list[str]:

@@ -56,7 +56,7 @@ def test_progress_is_shown_and_cancelling_keeps_what_was_entered(monkeypatch: py
         assert has_button(page, "resume")
     settle(page.button(key="resume").click().run())
     assert not page.info
-    assert metrics(page)["Accuracy"].endswith("%")
+    assert metrics(page)["Accuracy ↑"].endswith("%")
 
 
 def test_moving_a_widget_does_not_end_the_work(monkeypatch: pytest.MonkeyPatch):
@@ -87,7 +87,7 @@ def test_an_error_of_the_engine_can_be_retried(monkeypatch: pytest.MonkeyPatch):
     assert page.error
     settle(page.button(key="again-job").click().run())
     assert not page.error
-    assert metrics(page)["Accuracy"].endswith("%")
+    assert metrics(page)["Accuracy ↑"].endswith("%")
 
 
 def test_an_unforeseen_error_on_a_page_is_a_message(monkeypatch: pytest.MonkeyPatch):

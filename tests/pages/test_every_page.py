@@ -27,7 +27,7 @@ def overview(page: AppTest, lab: Lab) -> None:
     shown, report = metrics(page), lab.compare("int8")
     assert shown["Output SQNR ↑"] == fmt.number(report.output["sqnr"], "dB")
     sizes = (report.size.float_bytes, report.size.quantized_bytes)
-    assert shown["Size"] == " → ".join(map(fmt.size, sizes))
+    assert shown["Size ↓"] == " → ".join(map(fmt.size, sizes))
 
 
 def model(page: AppTest, lab: Lab) -> None:
@@ -78,7 +78,7 @@ PAGES: dict[str, Callable[[AppTest, Any], None] | None] = {
     "formats": learn,
     "norms": learn,
     "repairs": None,
-    "coverage": None,
+    "_coverage": None,
 }
 
 

@@ -212,7 +212,7 @@ def test_apply_marks_the_network_stale_and_undo_takes_it_back(page: AppTest):
     page.select_slider(key="weight_bits").set_value("2").run()
     changed = sqnr(page)
     page.button(key="apply").click().run()
-    assert metrics(page)["In the configuration"] == changed
+    assert metrics(page)["In the configuration ↑"] == changed
     assert page.warning[0].value.startswith("Stale")
     assert metrics(page)["Output SQNR ↑ · stale"] == network
     settle(page.button(key="refresh").click().run())
@@ -243,12 +243,12 @@ def test_an_unknown_layer_in_the_address_falls_back():
 def test_a_layer_that_was_kept_in_float_can_be_quantized_again(page: AppTest):
     page.toggle(key="in_float").set_value(True).run()
     page.button(key="apply").click().run()
-    assert metrics(page)["In the configuration"] == "float"
+    assert metrics(page)["In the configuration ↑"] == "float"
     assert not has_button(page, "refresh")
     page.toggle(key="in_float").set_value(False).run()
     assert sqnr(page).endswith("dB")
     page.button(key="apply").click().run()
-    assert metrics(page)["In the configuration"].endswith("dB")
+    assert metrics(page)["In the configuration ↑"].endswith("dB")
 
 
 @pytest.mark.slow

@@ -142,12 +142,12 @@ def test_an_integer_sum_of_a_layer_is_the_engines_step_by_step():
 def test_a_reduced_range_lets_every_pair_fit():
     page = lesson("learn", "Reduced range")
     first = metrics(page)
-    assert int(first["Pairs that saturate"].split()[0]) > 0
+    assert int(first["Pairs that saturate ↓"].split()[0]) > 0
     assert first["Output, 16-bit pairs"] != first["Output, exact sum"]
     assert "is lost" in texts(page)
     page.segmented_control(key="saturation_range").set_value("reduced range").run()
     after = metrics(page)
-    assert after["Pairs that saturate"].startswith("0 of")
+    assert after["Pairs that saturate ↓"].startswith("0 of")
     assert after["Output, 16-bit pairs"] == after["Output, exact sum"]
     assert "input codes 0 to 127" in texts(page)
     assert "it fits" in texts(page)
@@ -200,7 +200,7 @@ def test_a_folded_batch_norm_shows_its_numbers_and_equal_outputs():
     norm = model.get_submodule("block1.bn")
     factor = norm.weight[5] / (norm.running_var[5] + norm.eps).sqrt()
     assert f"= {float(factor):.4g}".replace("-", "−") in texts(page)
-    assert "10⁻" in metrics(page)["Largest difference of outputs"]
+    assert "10⁻" in metrics(page)["Largest difference of outputs ↓"]
 
 
 def test_a_fused_relu_is_finer_than_one_apart():

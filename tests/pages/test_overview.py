@@ -26,11 +26,11 @@ def test_the_numbers_of_every_trained_model(name: str):
     assert not page.error
     output, shown = report.output, metrics(page)
     before, after = fmt.number(output["float_accuracy"]), fmt.number(output["accuracy"], "%")
-    assert shown["Accuracy"] == f"{before} → {after}"
+    assert shown["Accuracy ↑"] == f"{before} → {after}"
     assert shown["Output SQNR ↑"] == fmt.number(output["sqnr"], "dB")
-    assert shown["Integer operators"] == f"{report.coverage.integer} of {report.coverage.total}"
+    assert shown["Integer operators ↑"] == f"{report.coverage.integer} of {report.coverage.total}"
     sizes = (report.size.float_bytes, report.size.quantized_bytes)
-    assert shown["Size"] == " → ".join(fmt.size(size) for size in sizes)
+    assert shown["Size ↓"] == " → ".join(fmt.size(size) for size in sizes)
     bars = {trace.name.split(":")[0]: trace for trace in chart(page, "by_layer").data}
     assert list(bars["local"].customdata) == list(report.layers.index)
     assert list(bars["accumulated"].y) == pytest.approx(list(report.layers["sqnr_accumulated"]))
@@ -44,8 +44,8 @@ def test_untrained_models_are_called_untrained(name: str):
     assert page.warning[0].value.startswith("Untrained")
     assert f"{name} (untrained)" in page.selectbox(key="model").options
     assert any(f"{name} \\(untrained\\)".replace("_", "\\_") in m.value for m in page.markdown)
-    assert "Accuracy" not in metrics(page)
-    assert metrics(page)["Same class"].endswith("%")
+    assert "Accuracy ↑" not in metrics(page)
+    assert metrics(page)["Same class ↑"].endswith("%")
 
 
 @pytest.fixture

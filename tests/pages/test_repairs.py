@@ -71,7 +71,7 @@ def opened(page: AppTest, name: str, **state: Any) -> AppTest:
 
 
 def test_a_trial_shows_what_it_buys_and_applies_nothing(overview: AppTest):
-    assert metrics(overview)["Accuracy"] == BEFORE
+    assert metrics(overview)["Accuracy ↑"] == BEFORE
     label = overview.button(key="repair_0_equalize").label.replace("\\", "")
     assert label == "Try Cross-layer equalization: about 1 s"
     settle(overview.button(key="repair_0_equalize").click().run())
@@ -79,7 +79,7 @@ def test_a_trial_shows_what_it_buys_and_applies_nothing(overview: AppTest):
     assert shown["Network accuracy ↑"] == "33.6 → 98.0 %"
     assert shown["Layer, local SQNR ↑"].startswith("12.3 → 26.")
     assert "Changed 9 of 10 layers" in said(overview)
-    assert shown["Accuracy"] == BEFORE
+    assert shown["Accuracy ↑"] == BEFORE
     assert not workspace_of(overview).chain(CHOICE)
     assert [e.label for e in overview.expander] == ["Left as they were: 1"]
     settle(overview.button(key="discard_repair").click().run())
@@ -87,14 +87,14 @@ def test_a_trial_shows_what_it_buys_and_applies_nothing(overview: AppTest):
 
 
 def test_every_page_works_on_the_repaired_model_and_says_so(applied: AppTest):
-    assert metrics(applied)["Accuracy"] == AFTER
+    assert metrics(applied)["Accuracy ↑"] == AFTER
     told = "Repaired: **Cross-layer equalization**."
     assert told in said(applied)
     assert not applied.warning
     for name in ("layer", "sensitivity", "convert", "calibrate", "model"):
         page = opened(applied, name, layer=LAYER)
         assert told in said(page), name
-    assert told not in said(opened(applied, "coverage"))
+    assert told not in said(opened(applied, "_coverage"))
     page = opened(applied, "layer", layer=LAYER)
     repaired = repairs.repaired_key(CHOICE, workspace_of(applied).chain(CHOICE), Workspace())
     job = board().find(repaired)
@@ -112,14 +112,14 @@ def test_every_page_works_on_the_repaired_model_and_says_so(applied: AppTest):
 
 def test_undo_gives_the_original_model_and_its_numbers_back(applied: AppTest):
     settle(applied.button(key="undo_repair").click().run())
-    assert metrics(applied)["Accuracy"] == BEFORE
+    assert metrics(applied)["Accuracy ↑"] == BEFORE
     assert "Repaired:" not in said(applied)
     assert not workspace_of(applied).chain(CHOICE)
 
 
 def test_the_sidebar_undoes_a_repair_too(applied: AppTest):
     settle(applied.button(key="undo").click().run())
-    assert metrics(applied)["Accuracy"] == BEFORE
+    assert metrics(applied)["Accuracy ↑"] == BEFORE
     assert not workspace_of(applied).chain(CHOICE)
 
 
@@ -155,7 +155,7 @@ def test_after_a_restart_it_is_made_again_the_very_same_and_says_so(
     assert again.origins == space.origins
     store()._spaces[space.id] = again
     page = opened(applied, "overview")
-    assert metrics(page)["Accuracy"] == AFTER
+    assert metrics(page)["Accuracy ↑"] == AFTER
     assert "Made again from its recipe" in said(page)
     assert "the very same model" in said(page)
 
@@ -214,7 +214,7 @@ def test_a_cancelled_repair_leaves_the_model_and_can_be_discarded(
     overview.button(key="discard_repair").click().run()
     assert not has_button(overview, "resume_trial")
     assert not workspace_of(overview).declined
-    assert metrics(overview)["Accuracy"] == BEFORE
+    assert metrics(overview)["Accuracy ↑"] == BEFORE
 
 
 def space_with(*algorithms: str) -> tuple[Workspace, Choice]:

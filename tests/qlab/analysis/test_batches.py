@@ -23,7 +23,7 @@ def test_a_loader_of_pairs_gives_inputs_and_labels():
     batches = _read(loader)
     assert [b.samples for b in batches] == [2, 2, 1]
     assert torch.equal(torch.cat([b.labels for b in batches]), torch.arange(5))
-    assert len(Batches(loader, 1, CPU, "calibration")) == 3
+    assert Batches(loader, 1, CPU, "calibration").length == 3
 
 
 def test_several_inputs_are_not_taken_for_labels():
@@ -34,7 +34,7 @@ def test_several_inputs_are_not_taken_for_labels():
 
 def test_a_generator_is_kept_so_that_it_can_be_read_twice():
     batches = Batches((torch.zeros(1, 2) for _ in range(3)), 1, CPU, "calibration")
-    assert len(list(batches)) == len(list(batches)) == len(batches) == 3
+    assert len(list(batches)) == len(list(batches)) == batches.length == batches.count() == 3
 
 
 @pytest.mark.parametrize("labels", [[2, 0, 1], (2, 0, 1)], ids=["list", "tuple"])

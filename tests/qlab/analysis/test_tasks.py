@@ -1,7 +1,11 @@
 """Tasks on executors of any kind: stops, failures, and what is kept."""
 
+import multiprocessing
 import os
+import re
 import signal
+import subprocess
+import sys
 from concurrent.futures import (
     CancelledError,
     Executor,
@@ -13,10 +17,11 @@ from concurrent.futures.process import BrokenProcessPool
 
 import pandas as pd
 import pytest
+import torch
 
 import qlab
-from qlab.analysis.tasks import TaskError, run_tasks
-from qlab.errors import DTypeError, UnfinishedError
+from qlab.analysis.tasks import TaskError, checked_executor, run_tasks
+from qlab.errors import DTypeError, UnfinishedError, UnsupportedError
 from tests.qlab.analysis.test_hooked import BATCHES, Loops, core
 from tests.qlab.analysis.test_sensitivity import lab_for, make_lab, measured, measuring
 
@@ -243,3 +248,49 @@ def test_a_loader_may_be_wrong_about_its_length(length, graph):
 def test_what_is_no_executor_is_refused(executor):
     with pytest.raises(DTypeError, match=r"Not an executor\. Expected a concurrent\.futures"):
         lab_for("mlp").sensitivity(executor=executor)
+
+
+FORKED = """
+import multiprocessing, sys
+from concurrent.futures import ProcessPoolExecutor
+import torch, qlab, sample_models
+
+torch.set_num_threads(int(sys.argv[1]))
+sample = sample_models.load("mlp")
+lab = qlab.Lab(sample.model, sample.example_inputs, sample.calibration(64), sample.evaluation(64))
+lab.calibrate()
+with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as executor:
+    for ask in (lab.sensitivity, lambda **how: lab.search(0.9, **how)):
+        try:
+            print(ask(executor=executor).complete)
+        except qlab.errors.UnsupportedError as error:
+            print(error)
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_forked_processes_are_refused_beside_threads_and_only_there(threads):
+    ran = subprocess.run(
+        [sys.executable, "-c", FORKED, str(threads)], capture_output=True, text=True, check=True
+    )
+    answers = ran.stdout.splitlines()
+    assert len(answers) == 2
+    if threads == 1:
+        assert answers == ["True", "True"]
+    else:
+        assert answers[0] == answers[1]
+        assert re.search(r"fork hangs .* 2 threads.*get_context\(\"spawn\"\)", answers[0])
+
+
+def test_spawned_processes_and_others_are_taken_whatever_the_threads(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as spawned:
+        assert checked_executor(spawned) is spawned
+    with ThreadPoolExecutor(1) as threads:
+        assert checked_executor(threads) is threads
+    context = multiprocessing.get_context("fork")
+    with (
+        ProcessPoolExecutor(1, mp_context=context) as forked,
+        pytest.raises(UnsupportedError, match=r"fork hangs .*2 threads"),
+    ):
+        checked_executor(forked)

@@ -1,10 +1,12 @@
 """A report becomes a run that tells what its ranges come from."""
 
+import pytest
 import torch
 from torch import nn
 
 import qlab
 from qlab import presets
+from qlab.errors import ArgumentError, UnknownNameError
 from qlab.runs import Runs, record_report
 
 
@@ -79,3 +81,19 @@ def test_runs_that_were_saved_and_loaded_are_still_updated(tmp_path):
     told = {"subject": "x", "seconds": 1.0, "calibration": part.calibrated}
     kept = record_report(Runs(), presets.get("int8").mapping(), lab.compare(), **told)
     assert kept.calibration.startswith("4 samples in 1 batch, stopped early (")
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"parent": 999}, UnknownNameError, "run 999"),
+        ({"name": 3}, ArgumentError, "A run needs a name.*3"),
+        ({"name": " "}, ArgumentError, "A run needs a name"),
+    ],
+    ids=["parent", "number", "blank"],
+)
+def test_a_run_that_could_not_be_kept_is_refused_before_anything_is_measured(given, error, message):
+    lab, told = _lab(), []
+    with pytest.raises(error, match=message):
+        lab.compare(**given, on_progress=lambda *p: told.append(p))
+    assert not told and not len(lab.runs)
