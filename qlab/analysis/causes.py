@@ -12,7 +12,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from qlab.errors import UnsupportedError
+from qlab import presets
+from qlab.errors import DTypeError, UnsupportedError
 from qlab.granularity import PerTensor
 from qlab.qconfig import Address, QConfig, QConfigMapping, qconfig_of
 from qlab.ranges import MSE, Fixed, QuantizationError, TensorSpec
@@ -124,17 +125,30 @@ class Cause:
     gain: float | None = None
     algorithms: tuple[str, ...] = ()
 
-    def apply(self, mapping: QConfigMapping) -> QConfigMapping:
+    def apply(self, mapping: QConfigMapping | str) -> QConfigMapping:
         """The configuration with the remedy in it; ``mapping`` stays as it is.
 
+        Args:
+            mapping: The configuration, or a preset's name.
+
         Raises:
+            DTypeError: Neither of them.
+            UnknownNameError: No preset has this name.
             UnsupportedError: No configuration avoids this cause; says what would.
         """
         if self.remedy is None:
             raise UnsupportedError(
                 f"No change of the configuration avoids the cause {self.kind!r} of {self.layer!r}",
-                received=self.sentence,
+                received=self.sentence.rstrip("."),
                 fix=f"{self.remedy_label}.",
+            )
+        if isinstance(mapping, str):
+            mapping = presets.get(mapping).mapping()
+        if not isinstance(mapping, QConfigMapping):
+            raise DTypeError(
+                "Not a configuration",
+                expected="a QConfigMapping, or the name of a preset",
+                received=type(mapping).__name__,
             )
         return self.remedy(mapping)
 

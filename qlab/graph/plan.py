@@ -146,7 +146,7 @@ class Plan:
             UnknownNameError: No step has this name; lists those that exist.
         """
         if name not in self._by_name:
-            raise UnknownNameError.of("step", name, self._by_name)
+            raise UnknownNameError.of("layer", name, self._by_name)
         return self._by_name[name]
 
     @cached_property

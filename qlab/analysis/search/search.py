@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -228,7 +229,11 @@ class Search:
 
 def _check_asked(points: Any, known: Any) -> None:
     """Refuses points that are no sequence, and what `Search.verify` did not give."""
-    if points is not None and (isinstance(points, str) or not isinstance(points, Iterable)):
+    if points is not None and (
+        isinstance(points, str)
+        or not isinstance(points, Iterable)
+        or not all(isinstance(p, Integral) and not isinstance(p, bool) for p in points)
+    ):
         raise DTypeError(
             "Not points of the front",
             expected="a sequence of whole numbers, or None for all",

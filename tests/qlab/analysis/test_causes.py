@@ -12,7 +12,7 @@ from qlab import QConfigMapping, TensorSpec
 from qlab.analysis.cause_finders import FINDERS
 from qlab.analysis.causes import Cause
 from qlab.dtypes import qint8, quint8
-from qlab.errors import UnknownNameError, UnsupportedError
+from qlab.errors import DTypeError, UnknownNameError, UnsupportedError
 from qlab.granularity import PerAxis
 from qlab.qconfig import qconfig_of
 from qlab.ranges import MSE, MinMax, Percentile
@@ -49,6 +49,11 @@ def test_one_far_channel_of_a_weight_is_an_outlier_and_one_scale_per_channel_hel
     assert cause.gain is not None  # the far channel carries the signal: all others are below it
     changed = cause.apply(mapping_of(SEARCHED.with_bits(16), PER_TENSOR))
     assert changed.module_name_qconfigs["0"].weight_spec.granularity == PerAxis(0)
+    named = qlab.presets.get("int8-per-tensor").mapping()
+    assert cause.apply("int8-per-tensor").to_dict() == cause.apply(named).to_dict()
+    for other in (None, 3):
+        with pytest.raises(DTypeError, match=r"Not a configuration.*the name of a preset"):
+            cause.apply(other)
 
 
 def test_channels_of_all_sizes_are_a_spread_and_one_scale_per_channel_helps():
@@ -74,6 +79,9 @@ def test_small_activation_channels_get_more_bits_as_one_scale_is_all_that_kernel
     assert "16 bits" in cause.remedy_label and "equalization" in cause.remedy_label
     wide = found(model, mapping_of(SEARCHED.with_bits(16), PER_CHANNEL))
     assert wide["channel spread", "activation"].remedy is None
+    with pytest.raises(UnsupportedError, match=r"avoids the cause.*[^.]\. [A-Z]") as caught:
+        wide["channel spread", "activation"].apply(DEFAULT)
+    assert ".." not in str(caught.value)
     searched = found(model, MINMAX)["channel spread", "activation"]
     assert searched.gain is not None
 

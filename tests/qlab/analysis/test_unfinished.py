@@ -88,6 +88,8 @@ def test_what_makes_no_sense_is_refused_before_anything_is_measured():
     search = lab_for(DATA).search(0.6, points=3)
     with pytest.raises(DTypeError, match=r"Not points of the front.*3"):
         search.verify(3)
+    with pytest.raises(DTypeError, match=r"Not points of the front.*whole numbers.*1\.5"):
+        search.verify([1.5])
     with pytest.raises(DTypeError, match=r"Nothing known of points.*5"):
         search.verify(known=5)
     for hook in ("on_progress", "should_stop"):

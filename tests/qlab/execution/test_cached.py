@@ -120,7 +120,7 @@ def test_what_is_kept_of_a_chain_cuts_it_into_stretches():
 
 def other(program, name):
     """A program with another module at one place."""
-    changed = copy.copy(program.by_name[name].target)
+    changed = copy.deepcopy(program.by_name[name].target)
     instructions = []
     for instruction in program.instructions:
         if instruction.name == name:

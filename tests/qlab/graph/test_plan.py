@@ -28,7 +28,7 @@ def test_the_table_for_people():
 
 
 def test_an_unknown_step_names_the_nearest():
-    with pytest.raises(UnknownNameError, match=r"Unknown step 'left'.*Did you mean 'left\.0'"):
+    with pytest.raises(UnknownNameError, match=r"Unknown layer 'left'.*Did you mean 'left\.0'"):
         plan_of(Net(), EVERYWHERE, X).step("left")
 
 
