@@ -76,8 +76,8 @@ def run(
         return _bound(operator, call) if call.x is x else None  # else it was padded
 
     values = tuple(map(calls.hashable, options.values()))
-    given = (x.shape, x.dtype, x.device, x_qparams, w_qparams, y_qparams)
-    found = packed.get("bound", (weight, bias), (*given, forced(), *options, *values), bind)
+    given = (x.dtype, x.device, x_qparams, w_qparams, y_qparams, forced(), *options, *values)
+    found = packed.get("bound", (weight, bias), given, bind, place=x.shape)
     if found is None:
         return operator(operator.bind(*arguments, **options, packed=packed))
     kept = (x.shape, x.dtype, x.device, x.is_cpu, forced(), x_qparams, y_qparams)

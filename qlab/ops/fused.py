@@ -232,9 +232,10 @@ def conv2d_add(
     if not (tensors and isinstance(packed, PackedWeight)):
         return _conv2d_add(_conv2d_add.bind(*arguments, **given))
     values = tuple(map(calls.hashable, options.values()))
-    places = (x.shape, x.dtype, x.device, other.shape, other.dtype, other.device)
-    key = (*places, x_qparams, w_qparams, other_qparams, y_qparams, forced(), *options, *values)
-    found = packed.get("bound sum", (weight, bias), key, lambda: _bound_sum(arguments, given))
+    kinds = (x.dtype, x.device, other.dtype, other.device)
+    key = (*kinds, x_qparams, w_qparams, other_qparams, y_qparams, forced(), *options, *values)
+    place, layer = (x.shape, other.shape), (weight, bias)
+    found = packed.get("bound sum", layer, key, lambda: _bound_sum(arguments, given), place=place)
     if found is None:
         return _conv2d_add(_conv2d_add.bind(*arguments, **given))
     kept = (x.shape, x.dtype, x.device, x.is_cpu, forced(), x_qparams, y_qparams)

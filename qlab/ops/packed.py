@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 T = TypeVar("T")
+#: Shapes of inputs for which a layer stays bound; the one used longest ago goes first.
+SHAPES = 4
 _Stamp = tuple[weakref.ref[Tensor], int, int] | None
 
 
@@ -18,7 +20,7 @@ _Stamp = tuple[weakref.ref[Tensor], int, int] | None
 class _Entry:
     key: Hashable
     stamps: tuple[_Stamp, ...]
-    value: Any
+    values: tuple[tuple[Hashable, Any], ...]  # by place, the last used first
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,10 @@ class PackedWeight:
     an empty one. An entry is valid as long as the tensors it was built from are the same objects
     with the same storage and the same version counter. Changes that PyTorch does not count
     (through NumPy or ``.data``, or to inference tensors) call for `clear`.
+
+    A call stays bound for the last `SHAPES` shapes of its inputs. oneDNN's layout of a convolution
+    belongs to a shape: at most four copies of the weight as int8, one where the shape never varies.
+    Threads may share a cache: entries are replaced as a whole, and one that gets lost is rebuilt.
     """
 
     __slots__ = ("_entries", "ready", "ready_sum")
@@ -118,21 +124,39 @@ class PackedWeight:
         self.ready = self.ready_sum = None
 
     def get(
-        self, name: str, tensors: tuple[Tensor | None, ...], key: Hashable, build: Callable[[], T]
+        self,
+        name: str,
+        tensors: tuple[Tensor | None, ...],
+        key: Hashable,
+        build: Callable[[], T],
+        *,
+        place: Hashable = None,
     ) -> T:
-        """What ``build()`` returned for these tensors and this key, or returns now.
+        """What ``build()`` returned for these tensors, key and place, or returns now.
 
         Args:
             name: Which of the derived values.
             tensors: The tensors that ``build`` reads.
-            key: Everything else that it reads.
+            key: Everything else that it reads; only values of one key are kept.
             build: Makes the value.
+            place: Shapes that it reads; values for the last `SHAPES` of them are kept.
         """
         entry = self._entries.get(name)
         if entry is None or entry.key != key or not all(map(unchanged, tensors, entry.stamps)):
-            value = build()
-            entry = self._entries[name] = _Entry(key, tuple(map(_stamp, tensors)), value)
-        return entry.value
+            entry = _Entry(key, tuple(map(_stamp, tensors)), ())
+        for index, (known, value) in enumerate(entry.values):
+            if known == place:
+                if index:
+                    self._put(name, entry, place, value)
+                return value
+        value = build()
+        self._put(name, entry, place, value)
+        return value
+
+    def _put(self, name: str, entry: _Entry, place: Hashable, value: object) -> None:
+        others = tuple(other for other in entry.values if other[0] != place)
+        values = ((place, value), *others[: SHAPES - 1])
+        self._entries[name] = _Entry(entry.key, entry.stamps, values)
 
     def __copy__(self) -> PackedWeight:
         return PackedWeight()
@@ -163,3 +187,26 @@ def unchanged(tensor: Tensor | None, stamp: _Stamp) -> bool:
     if reference() is not tensor or tensor.data_ptr() != address:
         return False
     return version == (tensor._version if version >= 0 else _version(tensor))
+
+
+def kept(
+    others: tuple[T, ...], made: T, weight: Tensor | None, bias: Tensor | None
+) -> tuple[T, ...]:
+    """A bound call, and before it the last that other shapes of inputs had; at most `SHAPES`.
+
+    Args:
+        others: `Ready` or `ReadySum`, the last used first; those of other contents are dropped.
+        made: The same kind.
+        weight: Of the layer, as it is now.
+        bias: Likewise.
+    """
+
+    def shapes(call: Any) -> tuple[torch.Size, ...]:
+        return (call.shape,) if isinstance(call, Ready) else (call.first.shape, call.shape)
+
+    def valid(call: Any) -> bool:
+        stamps = (call if isinstance(call, Ready) else call.first).stamps
+        return unchanged(weight, stamps[0]) and unchanged(bias, stamps[1])
+
+    rest = tuple(call for call in others if shapes(call) != shapes(made) and valid(call))
+    return made, *rest[: SHAPES - 1]

@@ -20,6 +20,7 @@ from qlab.nn.quantized.holder import OUTPUT, constant_in_traces, float_copy, qpa
 from qlab.nn.quantized.operands import Operands
 from qlab.nn.quantized.weight import WeightModule
 from qlab.ops.kernels import forced
+from qlab.ops.packed import kept
 from qlab.ops.traced import contract, described
 from qlab.qparams import QParams, bias_codes, dequantize, quantize
 from qlab.qtensor import QTensor
@@ -179,9 +180,13 @@ class WeightedModule(WeightModule):
         cache, buffers = self._cache, self._buffers
         ready: Any = cache.get("ready")
         if ready is not None and len(inputs) == 1:
-            x = inputs[0]
-            if ready.serves(x, forced(), buffers["weight_codes"], buffers["bias_float"]):
-                result, finish = ready.run(x), cache["finish"]
+            given = inputs[0], forced(), buffers["weight_codes"], buffers["bias_float"]
+            if not ready.serves(*given):
+                ready = next((made for made in cache.get("kept", ()) if made.serves(*given)), None)
+                if ready is not None:
+                    self._keep(ready)
+            if ready is not None:
+                result, finish = ready.run(inputs[0]), cache["finish"]
                 return result if finish is None else finish(result)
         result = super().forward(*inputs)
         made, bound = self._packed.ready, self.input_qparams
@@ -190,9 +195,17 @@ class WeightedModule(WeightModule):
         return result
 
     def _keep(self, made: ops.Ready) -> None:
-        """Remembers a bound call for the next one, where its result is what `_finish` takes."""
-        self._cache["finish"] = self._finish()
-        self._cache["ready"] = made if made.y_qparams is self._result_qparams() else None
+        """Remembers a bound call for the next ones, where its result is what `_finish` takes."""
+        qparams, finish = self._bound_result()
+        cache, same = self._cache, made.y_qparams is qparams
+        layer = self._buffers["weight_codes"], self._buffers["bias_float"]
+        cache["finish"] = finish
+        cache["kept"] = kept(cache.get("kept", ()), made, *layer) if same else ()
+        cache["ready"] = made if same else None
+
+    def _bound_result(self) -> tuple[QParams | None, Callable[[Tensor], Tensor] | None]:
+        """How a bound call writes its result, and what follows it."""
+        return self._result_qparams(), self._finish()
 
     def compute(self, x: Tensor, x_qparams: QParams | None) -> Tensor:
         """``relu(op(x, weight) + bias)`` on codes; without ``x_qparams`` on real numbers."""

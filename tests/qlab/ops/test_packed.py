@@ -4,6 +4,7 @@ import copy
 import gc
 import pickle
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ import torch
 from qlab import ops
 from qlab.dtypes import qint8, quint8
 from qlab.errors import DTypeError, NonFiniteError, ShapeError
+from qlab.ops import contractions
+from qlab.ops.packed import SHAPES
 from qlab.qparams import QParams
 from tests.qlab.ops.examples import W, X, Y, codes
 
@@ -148,3 +151,46 @@ def test_weights_made_in_inference_mode_can_be_packed() -> None:
         weight, packed = KERNEL.clone(), ops.PackedWeight()
         first = ops.conv2d(IMAGE, X, weight, W, None, Y, packed=packed)
         assert torch.equal(first, ops.conv2d(IMAGE, X, weight, W, None, Y, packed=packed))
+
+
+def test_shapes_that_alternate_are_bound_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    bound, binds = [], contractions._bound
+    monkeypatch.setattr(contractions, "_bound", lambda *a: bound.append(a) or binds(*a))
+    packed, images = ops.PackedWeight(), [codes(quint8, 1, 4, n, 9) for n in (3, 5, 7, 9, 11)]
+
+    def run(x: torch.Tensor) -> None:
+        y = ops.conv2d(x, X, KERNEL, W, None, Y, packed=packed)
+        assert torch.equal(y, ops.conv2d(x, X, KERNEL, W, None, Y))
+
+    for _ in range(3):
+        for x in images[:SHAPES]:
+            run(x)
+    assert len(bound) == SHAPES
+    run(images[0])  # now the second is the one used longest ago
+    run(images[4])
+    run(images[0])
+    assert len(bound) == SHAPES + 1
+    run(images[1])
+    assert len(bound) == SHAPES + 2
+
+
+def test_no_shape_of_a_former_call_is_kept() -> None:
+    packed, weight = ops.PackedWeight(), KERNEL.clone()
+    for size in (5, 7, 9):
+        ops.conv2d(codes(quint8, 1, 4, size, size), X, weight, W, None, Y, packed=packed)
+    assert len(packed._entries["bound"].values) == 3
+    weight.neg_()
+    ops.conv2d(IMAGE, X, weight, W, None, Y, packed=packed)
+    assert len(packed._entries["bound"].values) == 1
+
+
+def test_threads_that_share_a_layer_get_their_own_shapes() -> None:
+    packed, images = ops.PackedWeight(), [codes(quint8, 1, 4, n, 9) for n in range(3, 9)]
+    wanted = [ops.conv2d(x, X, KERNEL, W, None, Y) for x in images]
+
+    def run(index: int) -> bool:
+        y = ops.conv2d(images[index], X, KERNEL, W, None, Y, packed=packed)
+        return torch.equal(y, wanted[index])
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(run, [index % 6 for index in range(120)]))

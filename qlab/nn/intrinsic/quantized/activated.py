@@ -27,6 +27,7 @@ from qlab.nn.quantized.operands import Operands
 from qlab.nn.quantized.weighted import WeightedModule
 from qlab.ops.fused import finished_sum
 from qlab.ops.kernels import forced
+from qlab.ops.packed import ReadySum, kept
 from qlab.qparams import QParams, requantize
 
 
@@ -177,9 +178,8 @@ class LinearGELU(_Shaped):
             approximate=self.approximate, packed=self._packed,
         )  # fmt: skip
 
-    def _keep(self, made: ops.Ready) -> None:
-        self._cache["finish"] = None
-        self._cache["ready"] = made if made.y_qparams is self.get_qparams(OUTPUT) else None
+    def _bound_result(self) -> tuple[QParams | None, None]:
+        return self.get_qparams(OUTPUT), None
 
 
 class LinearTanh(_BeforeRequantization, Linear):
@@ -240,15 +240,31 @@ class ConvAdd2d(_BeforeRequantization, Conv2d):
         ready: Any = cache.get("sum")
         if ready is not None and len(inputs) == 2:
             weight, bias = buffers["weight_codes"], buffers["bias_float"]
-            if ready.serves(*inputs, forced(), weight, bias):
+            given = (*inputs, forced(), weight, bias)
+            if not ready.serves(*given):
+                ready = next(
+                    (made for made in cache.get("kept sums", ()) if made.serves(*given)), None
+                )
+                if ready is not None:
+                    self._keep_sum(ready)
+            if ready is not None:
                 return ready.run(*inputs)
         result = super().forward(*inputs)
         made, bound = self._packed.ready_sum, self.input_qparams
         if made is not None and bound is not None:
             used = made.first.x_qparams, made.other_qparams, made.first.y_qparams
             same = all(map(operator.is_, used, (*bound, self.get_qparams(OUTPUT))))
-            self._cache["sum"] = made if same else None
+            if same:
+                self._keep_sum(made)
+            else:
+                cache["sum"] = None
         return result
+
+    def _keep_sum(self, made: ReadySum) -> None:
+        """Remembers a bound call for the next ones."""
+        layer = self._buffers["weight_codes"], self._buffers["bias_float"]
+        self._cache["kept sums"] = kept(self._cache.get("kept sums", ()), made, *layer)
+        self._cache["sum"] = made
 
     def last_use(self, x: Tensor, other: Tensor, makers: tuple[nn.Module, ...]) -> Tensor:
         """``self(x, other)``, whose result may lie where ``other`` does.
