@@ -23,7 +23,7 @@ _CONVS = "Conv1d Conv2d Conv3d"
 _ALL_CONVS = f"{_CONVS} ConvTranspose1d ConvTranspose2d ConvTranspose3d"
 _ALL = "*"
 
-#: Path → (module that has the names, the names or ``*`` for all of its ``__all__``).
+#: Path → (module that has the names, the names; ``*`` stands for all of its ``__all__``).
 TABLE: dict[str, tuple[str, str]] = {
     f"{_NNQ}.modules": (_NNQ, _ALL),
     f"{_NNQ}.modules.activation": (
@@ -61,7 +61,7 @@ TABLE: dict[str, tuple[str, str]] = {
     f"{_NNQR}.modules.sparse": (_NNQR, "Embedding EmbeddingBag"),
     f"{_NNQR}.modules.utils": (_NNQR, "ReferenceQuantizedModule"),
     f"{_NNI}.modules": (_NNI, _ALL),
-    f"{_NNI}.modules.fused": (_NNI, _ALL),
+    f"{_NNI}.modules.fused": (_NNI, f"{_ALL} _FusedModule"),
     f"{_NNQ}.modules.utils": (
         f"{_NNQ}.packed_params",
         "WeightedQuantizedModule _quantize_weight",
@@ -192,7 +192,7 @@ class AliasFinder(MetaPathFinder, Loader):
         """Puts the names of its entry into a module."""
         source, names = TABLE[module.__name__]
         home = importlib.import_module(source)
-        listed = list(home.__all__) if names == _ALL else names.split()
+        listed = [n for name in names.split() for n in (home.__all__ if name == _ALL else [name])]
         if hasattr(module, "__path__"):
             vars(module)["__getattr__"] = submodules(module.__name__)
         module.__doc__ = f"Names of `{source}`, where the reference has them."

@@ -294,8 +294,9 @@ class Algorithm:
         about: What it helps against, in a sentence.
         paper: Authors, title, year and arXiv number.
         run: Called as ``(subject, mapping, layers, settings, hooks)``.
-        estimate: Seconds that ``run`` will take on this machine, within about a factor of 2;
-            called as ``(subject, mapping, layers, settings)``, in less than a second.
+        estimate: Seconds that ``run`` will take on this machine, roughly: on a busy one, or for
+            small models, it may take several times as long. Called as ``(subject, mapping, layers,
+            settings)``.
         settings: The class of its settings.
     """
 

@@ -28,7 +28,8 @@ from torch import Tensor, fx, nn
 
 from qlab.algorithms.absorption import absorb
 from qlab.algorithms.base import Change, Hooks, Layers, Outcome, Settings, Subject
-from qlab.algorithms.same_function import difference_note
+from qlab.algorithms.frame import ensure_calibrated
+from qlab.algorithms.same_function import difference_note, replaced_note
 from qlab.algorithms.scale_groups import (
     GroupFinder,
     NoGroupError,
@@ -118,24 +119,38 @@ def equalize(
     graphs = [graph] if study.reference is study.graph else [graph, copied(study.reference)]
     groups, refused = _groups(finder, plan, layers)
     notes = _replace_clips(graphs, groups) if settings.relu6 == "replace" else ()
-    scaled = [_scaled(study, group, keeps=not notes) for group in groups]
+    if notes:
+        study = _without_clips(subject, graphs, hooks)
+        finder = GroupFinder(study.graph)
+        groups, refused = _groups(finder, plan, layers)
+    scaled = [_scaled(study, group) for group in groups]
     _equalize(graphs, finder, scaled, hooks)
     outcomes = {name: Outcome(name, False, reason) for name, reason in refused.items()}
     for entry in scaled:
         outcomes |= _outcomes(finder, entry)
-    why = _clips_kept(scaled) if not notes else []
-    if settings.absorb:
-        for entry in scaled:
-            shift = absorb(study, finder, entry.group, entry.factors, graphs)
-            why += ["absorbed biases"] if not isinstance(shift, str) and shift > 0 else []
-            for name in [finder.name(finder.nodes[n]) for n in entry.group.producers]:
-                outcomes[name] = _with_absorbed(outcomes[name], shift)
+    why, shifts = _clips_kept(scaled), dict[str, float | str]()
+    for entry in scaled if settings.absorb else []:
+        shift = absorb(study, finder, entry.group, entry.factors, graphs)
+        why += ["absorbed biases"] if not isinstance(shift, str) and shift > 0 else []
+        for node in entry.group.producers:
+            shifts[finder.name(finder.nodes[node])] = shift
+    outcomes |= {name: _with_absorbed(outcomes[name], shift) for name, shift in shifts.items()}
+    outcomes = _with_inverses(finder, scaled, outcomes)
     order = [outcomes[name] for name in layers if name in outcomes]
     samples = study.calibration.samples if study.calibration is not None else 0
-    if why:
-        said = difference_note(subject, graphs[-1], list(dict.fromkeys(why)), hooks)
-        notes = (*notes, said)
+    if notes:
+        notes = (*notes, replaced_note(subject, graphs[-1], hooks))
+    elif why:
+        notes = (difference_note(subject, graphs[-1], list(dict.fromkeys(why)), hooks),)
     return Change(graph, mapping, tuple(order), samples, graphs[-1], notes)
+
+
+def _without_clips(subject: Subject, graphs: list[fx.GraphModule], hooks: Hooks) -> Study:
+    """A study of the network whose clips are gone, calibrated: what follows them changed too."""
+    graph, reference = copied(graphs[0]), copied(graphs[-1])
+    study = subject.study.repaired(graph, reference)
+    ensure_calibrated(Subject(study, subject.evaluation), hooks)
+    return study
 
 
 def _groups(
@@ -169,11 +184,11 @@ def _group(finder: GroupFinder, plan: Plan, name: str, layers: Layers) -> ScaleG
     return group
 
 
-def _scaled(study: Study, group: ScaleGroup, keeps: bool) -> Scaled:
+def _scaled(study: Study, group: ScaleGroup) -> Scaled:
     """A group with the factors that ReLU6 leaves it, by the largest values that were seen."""
     highest = torch.full((group.channels,), math.inf)
     held = torch.zeros(group.channels, dtype=torch.bool)
-    for node in group.clips if keeps else []:
+    for node in group.clips:
         largest = study.stats(node).channel_max
         largest = largest.reshape(group.channels, -1).amax(1)
         held |= largest * _HEADROOM >= 6.0
@@ -264,8 +279,28 @@ def _outcomes(finder: GroupFinder, entry: Scaled) -> Mapping[str, Outcome]:
 
 def _with_absorbed(outcome: Outcome, shift: float | str) -> Outcome:
     said = shift if isinstance(shift, str) else f"biases of up to {shift:.3g} absorbed"
-    numbers = {**outcome.numbers, "absorbed": 0.0 if isinstance(shift, str) else shift}
-    return Outcome(outcome.layer, outcome.changed, f"{outcome.reason}; {said}", numbers)
+    absorbed = 0.0 if isinstance(shift, str) else shift
+    numbers, changed = {**outcome.numbers, "absorbed": absorbed}, outcome.changed or absorbed > 0
+    return Outcome(outcome.layer, changed, f"{outcome.reason}; {said}", numbers)
+
+
+def _with_inverses(
+    finder: GroupFinder, scaled: list[Scaled], outcomes: Mapping[str, Outcome]
+) -> dict[str, Outcome]:
+    """Says of layers that only read a changed group, such as the last, that they changed too."""
+    made = dict(outcomes)
+    for entry in scaled:
+        writers = [finder.name(finder.nodes[n]) for n in entry.group.producers]
+        if not any(outcomes[name].changed for name in writers):
+            continue
+        moved = bool((entry.factors != 1).any())
+        taken = "the inverse factors" if moved else "the absorbed biases"
+        for name in (finder.name(finder.nodes[n]) for n in entry.group.consumers):
+            own = made[name]
+            if not own.changed:
+                reason = f"takes {taken} of {', '.join(writers)}; its output stays: {own.reason}"
+                made[name] = Outcome(name, True, reason, own.numbers)
+    return made
 
 
 def equalize_seconds(

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import fx
 
 from qlab.algorithms.base import (
@@ -32,6 +33,8 @@ from qlab.qconfig import QConfigMapping
 _COLUMNS = ("sqnr_local", "sqnr_accumulated")
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()  # a caller may have turned gradients off
 def run_repair(
     algorithm: Algorithm,
     subject: Subject,

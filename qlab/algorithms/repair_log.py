@@ -14,6 +14,7 @@ from qlab.errors import ArgumentError, DTypeError
 from qlab.qconfig import QConfigMapping
 
 TARGETS = {"accuracy": " %", "top1_agreement": " %", "sqnr": " dB", "cosine": ""}
+_MOST = {"accuracy": 100.0, "top1_agreement": 100.0, "cosine": 1.0}
 _LABELS = {"sqnr": "SQNR", "top1_agreement": "top-1 agreement"}
 
 
@@ -53,8 +54,16 @@ class Target:
                     expected=" or ".join(known),
                     received=f"{name}={value!r}",
                 )
-        if not target or any(math.isnan(value) for value in target.values()):
-            raise ArgumentError("A target needs a number to reach", received=repr(dict(target)))
+        if not target or not all(
+            0 <= value <= _MOST.get(name, math.inf) and math.isfinite(value)
+            for name, value in target.items()
+        ):
+            most = (f" to {_MOST[n]:g}{TARGETS[n]}" if n in _MOST else " on" for n in known)
+            raise ArgumentError(
+                "A target needs a number to reach, which is finite",
+                expected=" or ".join(f"{n} from 0{m}" for n, m in zip(known, most, strict=True)),
+                received=repr(dict(target)),
+            )
         least = {name: float(value) for name, value in target.items()}
         return cls(least, {name: _short(value, output[name]) for name, value in least.items()})
 

@@ -20,6 +20,8 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+import torch
+
 from qlab.algorithms.base import Algorithm, Hooks, Settings, StoppedError, Subject
 from qlab.algorithms.frame import ensure_calibrated, measured_report, run_repair
 from qlab.algorithms.remedies import (
@@ -84,6 +86,8 @@ class Limits:
         return self.training is not None and (self.allowed is None or TRAIN in self.allowed)
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()  # a caller may have turned gradients off
 def repair(
     subject: Subject,
     mapping: QConfigMapping,
@@ -126,6 +130,7 @@ class _Search:
         self.tried: set[str] = set()
         self.states: list[State] = []
         self.target = Target({}, {})
+        self.said: list[str] = []
 
     @property
     def state(self) -> State:
@@ -165,6 +170,10 @@ class _Search:
             left = {n: r for n, r in remedies.items() if n not in self.tried}
             found = suggestions(state.subject, state.mapping, causes, left)
             if not found:
+                if remedies and not self.attempts:
+                    self.said.append("No cause that was found suggests a remedy that is allowed.")
+                elif not (remedies or last or self.limits.trains):
+                    self.said.append("No remedy was allowed.")
                 break
             self.tried.add(found[0].remedy.name)
             self._try(found[0])
@@ -317,10 +326,14 @@ class _Search:
         )
 
     def _notes(self, output: Mapping[str, float]) -> tuple[str, ...]:
-        notes, reached = list[str](), self.target.reached(self.state.output) if output else True
+        notes, reached = list(self.said), self.target.reached(self.state.output) if output else True
         wanted, real = self.target.least.get("accuracy"), output.get("float_accuracy")
         if wanted is not None and real is not None and wanted > real:
             notes.append(f"The float model itself has {told('accuracy', real)}.")
         if self.limits.training is None and self.limits.allowed is None and not reached:
             notes.append("It was not trained, since no data to train on was given.")
+        if self.limits.training is not None and not self.limits.trains and not reached:
+            notes.append(
+                f"It was not trained, though data for it was given: {TRAIN!r} is not allowed."
+            )
         return tuple(notes)

@@ -8,8 +8,10 @@ import torch
 from torch import fx
 
 from qlab.algorithms.base import Hooks, Subject
+from qlab.algorithms.frame import ensure_calibrated, measured_report
 from qlab.analysis.batches import Batch
 from qlab.graph.shapes import tensors_in
+from qlab.qconfig import QConfigMapping
 
 _SAME = 1e-4  # of the largest output
 
@@ -31,6 +33,34 @@ def difference_note(
     Raises:
         StoppedError: It was asked to stop.
     """
+    return (
+        f"the float network is the same function only as far as calibration saw, by "
+        f"{' and '.join(why)}: {_differs(subject, made, hooks)}"
+    )
+
+
+def replaced_note(subject: Subject, made: fx.GraphModule, hooks: Hooks) -> str:
+    """What a float network lost by becoming another function, in a sentence.
+
+    Args:
+        subject: Whose network was transformed; its data is what is measured on.
+        made: What it became.
+        hooks: To stop.
+
+    Raises:
+        StoppedError: It was asked to stop.
+    """
+    changed = Subject(subject.study.repaired(made, made), subject.evaluation)
+    ensure_calibrated(changed, hooks)
+    output = measured_report(changed, QConfigMapping(), hooks).output
+    said = f"SQNR {output['sqnr']:.1f} dB"
+    if "accuracy" in output:
+        real = output["float_accuracy"]
+        said = f"accuracy {real:.1f} → {output['accuracy']:.1f} %, {said}"
+    return f"that alone, in float: {said}; {_differs(subject, made, hooks)}"
+
+
+def _differs(subject: Subject, made: fx.GraphModule, hooks: Hooks) -> str:
     study = subject.study
     own = all(source is not subject.evaluation for source in study.sources)
     differences, largest = list[torch.Tensor](), 0.0
@@ -41,8 +71,7 @@ def difference_note(
     shares = torch.cat(differences) / (largest or 1.0)
     data = "evaluation" if own else "calibration"
     return (
-        f"the float network is the same function only as far as calibration saw, by "
-        f"{' and '.join(why)}: on the {data} data its output differs by up to "
+        f"on the {data} data its output differs by up to "
         f"{float(shares.max()):.2g} of the largest, on {int((shares > _SAME).sum())} of "
         f"{len(shares)} samples by more than {_SAME:g}"
     )

@@ -46,6 +46,7 @@ from qlab.analysis.study import Study
 from qlab.errors import ArgumentError
 from qlab.execution import Program
 from qlab.granularity import PerAxis, PerTensor
+from qlab.graph import Plan
 from qlab.nn.intrinsic.fold import core
 from qlab.qconfig import QConfigMapping
 from qlab.qparams import QParams, fake_quantize
@@ -112,11 +113,14 @@ def split_outliers(
     plan = study.plan(mapping)
     batches, samples = calibration_inputs(study, settings.samples)
     walk, outcomes, splits = Walk(Program.of(study.reference), batches), list[Outcome](), {}
+    doubled = dict[str, str]()  # the layer that reads, by the one whose channels it doubles
     for done, name in enumerate(layers):
         place = (done, len(layers), f"splitting channels of {name}")
         hooks.step(*place)
         target = _splittable(study, roundable(study, find_target(study, plan, name)))
         writer = target if isinstance(target, str) else find_writer(study, target, plan)
+        if not isinstance(writer, str):
+            writer = _not_asked(plan, writer, layers) or writer
         if isinstance(target, str) or isinstance(writer, str):
             outcomes.append(Outcome(name, False, str(writer)))
             continue
@@ -124,9 +128,11 @@ def split_outliers(
         inputs = hooks.along(walk.inputs(target.node), *place)
         moments = Moments.of(target.module(study.graph), inputs)
         split = _best(study, target, writer.name, moments, settings.shares)
-        outcomes.append(_outcome(name, split))
+        called = str(writer.meta.get("name", writer.name))
+        outcomes.append(_outcome(name, split, called))
         if split is not None:
             splits[target.node] = split
+            doubled[called] = name
     graph = copied(study.graph)
     same = study.reference is study.graph
     reference = graph if same else copied(study.reference)
@@ -136,7 +142,23 @@ def split_outliers(
     for split in splits.values():
         mapping = _with_scales(mapping, split, splits)
     hooks.step(len(layers), len(layers), "splitting channels")
-    return Change(graph, mapping, tuple(outcomes), samples, reference if splits else None)
+    told = tuple(_with_doubled(outcome, doubled.get(outcome.layer)) for outcome in outcomes)
+    return Change(graph, mapping, told, samples, reference if splits else None)
+
+
+def _not_asked(plan: Plan, writer: fx.Node, layers: Layers) -> str | None:
+    """Why a layer that is to be quantized, and was not asked for, may not grow."""
+    name = str(writer.meta.get("name", writer.name))
+    tied = plan.step(name).weight is not None and name not in layers
+    return f"it is tied to {name!r}, which was not asked for" if tied else None
+
+
+def _with_doubled(outcome: Outcome, reader: str | None) -> Outcome:
+    """Says of a layer that writes what another one splits that it grows as well."""
+    if reader is None:
+        return outcome
+    said = f"has the channels twice that {reader!r} splits"
+    return replace(outcome, changed=True, reason=f"{said}; {outcome.reason}")
 
 
 def _splittable(study: Study, target: Target | str) -> Target | str:
@@ -251,7 +273,7 @@ def _with_scales(mapping: QConfigMapping, split: Split, splits: dict[str, Split]
     return SpecChange(step.address, "weight", spec, step.requested)(mapping)
 
 
-def _outcome(name: str, split: Split | None) -> Outcome:
+def _outcome(name: str, split: Split | None, writer: str) -> Outcome:
     if split is None:
         return Outcome(name, False, "no split of its channels lowers the error", {"added": 0.0})
     added = int(split.copies.sum()) - len(split.copies)
@@ -263,7 +285,7 @@ def _outcome(name: str, split: Split | None) -> Outcome:
         "layer_sqnr_learned": after,
     }
     said = f"{added} channels beside its {len(split.copies)}: {before:.1f} → {after:.1f} dB"
-    return Outcome(name, True, f"{said} at its output", numbers)
+    return Outcome(name, True, f"{said} at its output; {writer!r} writes them", numbers)
 
 
 def split_seconds(

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from qlab.algorithms.adaround import PAPER as NAGEL_2020
 from qlab.algorithms.adaround import AdaRoundSettings, adaround, adaround_seconds
 from qlab.algorithms.awq import PAPER as LIN_2023
@@ -127,6 +129,8 @@ def algorithm(name: str) -> Algorithm:
     return ALGORITHMS[name]
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()  # a step of training is timed
 def estimate_seconds(
     name: str | Algorithm,
     subject: Subject,
@@ -134,7 +138,7 @@ def estimate_seconds(
     layers: Sequence[str] | None = None,
     chosen: Mapping[str, Any] | None = None,
 ) -> float:
-    """Seconds that a repair will take here, measuring not included; within about a factor of 2.
+    """Seconds that a repair will take here, measuring not included; a rough guess.
 
     Args:
         name: Of the algorithm, or its row.

@@ -84,7 +84,7 @@ def convert(
         custom = given.get(key) or {}
     swap_children("convert", module, (mapping, custom), use_precomputed_fake_quant)
     if remove_qconfig:
-        _remove_qconfig(module)
+        remove_qconfig_(module)
     return loads_as_a_whole(module)
 
 
@@ -193,7 +193,8 @@ def _is_prepared(module: nn.Module) -> bool:
     return any(hook is observe_output for hook in hooks)  # of qconfigs with float activations
 
 
-def _remove_qconfig(module: nn.Module) -> None:
+def remove_qconfig_(module: nn.Module) -> None:
+    """Takes the ``qconfig`` attributes, observers and their hooks off a model, in place."""
     for part in list(module.modules()):
         vars(part).pop("qconfig", None)
         for hooks in (part._forward_hooks, part._forward_pre_hooks):

@@ -73,6 +73,28 @@ def propagate_qconfig_(
     Raises:
         DTypeError: A ``qconfig`` attribute is no pair of observer factories.
     """
+    propagate_below(module, qconfig_dict, None, "", prepare_custom_config_dict)
+
+
+def propagate_below(
+    module: nn.Module,
+    qconfig_dict: Mapping[Any, Any] | None,
+    qconfig_parent: Any = None,
+    prefix: str = "",
+    prepare_custom_config_dict: Mapping[str, Any] | None = None,
+) -> None:
+    """`propagate_qconfig_` for a part of a model.
+
+    Args:
+        module: The part.
+        qconfig_dict: As there.
+        qconfig_parent: What the part gets if nothing else names it.
+        prefix: The path of the part in its model; empty for the whole.
+        prepare_custom_config_dict: As there.
+
+    Raises:
+        DTypeError: A ``qconfig`` attribute is no pair of observer factories.
+    """
     caller = "propagate_qconfig_"
     checks.model(caller, module)
     custom = check_dict(caller, "prepare_custom_config_dict", prepare_custom_config_dict)
@@ -83,18 +105,23 @@ def propagate_qconfig_(
     def visit(current: nn.Module, path: str, inherited: Any) -> None:
         found = given.get(path, given.get(type_of(current), inherited))
         qconfig: Any = getattr(current, "qconfig", found)
-        if qconfig is not None and not (isinstance(qconfig, tuple) and len(qconfig) == 2):
-            raise DTypeError(
-                f"The qconfig of {path or 'the model'!r} ({type(current).__name__}) is not one",
-                expected="a QConfig(activation=..., weight=...) or None",
-                received=repr(qconfig),
-            )
+        check_qconfig(qconfig, current, path)
         vars(current)["qconfig"] = qconfig
         for name, child in current.named_children():
             if name not in names and type(child) not in classes:
                 visit(child, f"{path}.{name}" if path else name, qconfig)
 
-    visit(module, "", None)
+    visit(module, prefix, qconfig_parent)
+
+
+def check_qconfig(qconfig: Any, mod: nn.Module, path: str = "") -> None:
+    """Raises `DTypeError` unless a module's qconfig is None or a pair of observer factories."""
+    if qconfig is not None and not (isinstance(qconfig, tuple) and len(qconfig) == 2):
+        raise DTypeError(
+            f"The qconfig of {path or 'the model'!r} ({type(mod).__name__}) is not one",
+            expected="a QConfig(activation=..., weight=...) or None",
+            received=repr(qconfig),
+        )
 
 
 def prepare(

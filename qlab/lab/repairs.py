@@ -23,7 +23,7 @@ from qlab.algorithms import (
 from qlab.algorithms.finetune import Loss, check_lesson
 from qlab.algorithms.table import checked_recipes
 from qlab.analysis.calibration import Progress, Stop
-from qlab.errors import ArgumentError
+from qlab.errors import ArgumentError, DTypeError
 from qlab.lab.arguments import Mapping, resolve_mapping
 from qlab.lab.base import LabBase
 from qlab.qconfig import QConfigMapping
@@ -206,9 +206,16 @@ class RepairableLab(LabBase):
 
         Raises:
             ArgumentError: It was stopped, or is of another model.
+            DTypeError: It is no repair.
         """
         if isinstance(repaired, AutoRepair):
             return self._apply_steps(repaired)
+        if not isinstance(repaired, Repaired):
+            raise DTypeError(
+                _REFUSED,
+                expected="what repair_with, finetune or repair of this Lab gave",
+                received=repr(repaired)[:100],
+            )
         if repaired.base is not self._study.graph or repaired.measured is None:
             raise ArgumentError(
                 _REFUSED,

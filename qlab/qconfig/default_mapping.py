@@ -18,6 +18,8 @@ from qlab.observers import (
 )
 from qlab.qconfig.defaults import (
     default_quint8_weight_qconfig,
+    default_symmetric_qnnpack_qat_qconfig,
+    default_symmetric_qnnpack_qconfig,
     get_default_qat_qconfig,
     get_default_qconfig,
 )
@@ -95,3 +97,13 @@ def get_default_qconfig_dict(backend: str = "onednn", version: int = 0) -> dict[
 def get_default_qat_qconfig_dict(backend: str = "onednn", version: int = 1) -> dict[str, Any]:
     """The dict form of `get_default_qat_qconfig_mapping`, as old code takes it."""
     return get_default_qat_qconfig_mapping(backend, version).to_dict()
+
+
+def symmetric_qnnpack_mapping() -> QConfigMapping:
+    """`default_symmetric_qnnpack_qconfig` for all, with the fixed ranges: code for XNNPACK."""
+    return _default_mapping(default_symmetric_qnnpack_qconfig, "qnnpack", qat=False)
+
+
+def symmetric_qnnpack_qat_mapping() -> QConfigMapping:
+    """`default_symmetric_qnnpack_qat_qconfig` for all, with the fixed ranges, for training."""
+    return _default_mapping(default_symmetric_qnnpack_qat_qconfig, "qnnpack", qat=True)

@@ -15,7 +15,13 @@ from qlab.eager import (
     quantize_qat,
     swap_module,
 )
+from qlab.eager import add_observer_ as _add_observer_  # noqa: F401
+from qlab.eager import get_observer_dict as _get_observer_dict  # noqa: F401
+from qlab.eager.convert import remove_qconfig_ as _remove_qconfig  # noqa: F401
 from qlab.eager.mappings import get_default_custom_config_dict
+from qlab.eager.prepare import observe_input as _observer_forward_pre_hook  # noqa: F401
+from qlab.eager.prepare import observe_output as _observer_forward_hook  # noqa: F401
+from qlab.eager.prepare import propagate_below as _propagate_qconfig_helper  # noqa: F401
 from qlab.eager.questions import is_activation_post_process
 
 __getattr__ = siblings(__name__)

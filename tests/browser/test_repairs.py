@@ -18,7 +18,7 @@ def test_a_repair_is_tried_applied_kept_and_undone(page: Page):
     apply = page.get_by_role("button", name="Apply", exact=True)
     settled(page, apply)
     trial = page.locator(".st-key-trial")
-    expect(trial).to_contain_text("Changed 9 of 10 layers")
+    expect(trial).to_contain_text("Changed 10 of 10 layers")
     expect(trial).to_contain_text("Network accuracy")
     expect(accuracy).to_have_text(before)
     agree = page.get_by_role("button", name="Replace ReLU6 by ReLU and try again")

@@ -78,10 +78,10 @@ def test_a_trial_shows_what_it_buys_and_applies_nothing(overview: AppTest):
     shown = metrics(overview)
     assert shown["Network accuracy ↑"] == "33.6 → 98.0 %"
     assert shown["Layer, local SQNR ↑"].startswith("12.3 → 26.")
-    assert "Changed 9 of 10 layers" in said(overview)
+    assert "Changed 10 of 10 layers" in said(overview)
     assert shown["Accuracy ↑"] == BEFORE
     assert not workspace_of(overview).chain(CHOICE)
-    assert [e.label for e in overview.expander] == ["Left as they were: 1"]
+    assert not [e.label for e in overview.expander if "Left as" in e.label]
     settle(overview.button(key="discard_repair").click().run())
     assert not has_button(overview, "apply_repair")
 

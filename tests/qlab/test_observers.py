@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+import qlab
 import qlab.observers as observers
 from qlab.dtypes import float8_e4m3fn, integer, qint8, qint32, quint8
 from qlab.errors import (
@@ -618,3 +619,11 @@ def test_an_observer_of_ones_own_needs_no_more_than_calculate_qparams():
 
     with pytest.raises(UnsupportedError, match="Silent says nothing about scale"):
         Silent(dtype=quint8).qparams()
+
+
+@pytest.mark.parametrize("scheme", ["per_tensor_affine", "per_tensor_symmetric"])
+def test_reduce_range_leaves_32_bits_whole_as_the_reference_does(scheme):
+    observer = MinMaxObserver(dtype=qint32, qscheme=getattr(qlab, scheme), reduce_range=True)
+    assert (observer.quant_min, observer.quant_max) == (-(2**31), 2**31 - 1)
+    halved = MinMaxObserver(qint32, reduce_range=True, quant_min=-128, quant_max=127)
+    assert (halved.quant_min, halved.quant_max) == (-64, 63)

@@ -12,9 +12,10 @@ from torch import nn
 import qlab
 import qlab.nn.intrinsic as nni
 import qlab.nn.quantized as nnq
-from qlab.errors import UnsupportedError
+from qlab.errors import QlabError, UnsupportedError
 from qlab.nn.intrinsic import qat as nniqat
 from qlab.nn.intrinsic import quantized as nniq
+from qlab.nn.intrinsic.modules.fused import _FusedModule
 from qlab.nn.intrinsic.qat.modules.conv_fused import _ConvBnNd
 from qlab.nn.qat.modules.conv import _ConvNd as AwareConvNd
 from qlab.nn.quantized import dynamic as nnqd
@@ -22,7 +23,7 @@ from qlab.nn.quantized.modules.conv import _ConvNd, _ConvTransposeNd
 from qlab.nn.quantized.modules.embedding_ops import EmbeddingPackedParams
 from qlab.nn.quantized.modules.linear import LinearPackedParams
 from qlab.nn.quantized.modules.utils import WeightedQuantizedModule, _quantize_weight
-from qlab.quantization import QConfigMapping, default_qat_qconfig, default_qconfig
+from qlab.quantization import QConfigMapping, default_qat_qconfig, default_qconfig, prepare
 from qlab.quantization.fake_quantize import (
     _is_float_qparams,
     _is_per_channel,
@@ -41,7 +42,27 @@ from qlab.quantization.observer import (
     PlaceholderObserver,
     _is_activation_post_process,
 )
-from qlab.quantization.quantize import is_activation_post_process
+from qlab.quantization.qconfig import (
+    _assert_valid_qconfig,
+    default_symmetric_qnnpack_qat_qconfig,
+    default_symmetric_qnnpack_qconfig,
+)
+from qlab.quantization.qconfig_mapping import (
+    _GLOBAL_DICT_KEY,
+    _MODULE_NAME_DICT_KEY,
+    _MODULE_NAME_OBJECT_TYPE_ORDER_DICT_KEY,
+    _MODULE_NAME_REGEX_DICT_KEY,
+    _OBJECT_TYPE_DICT_KEY,
+    _get_symmetric_qnnpack_qat_qconfig_mapping,
+    _get_symmetric_qnnpack_qconfig_mapping,
+)
+from qlab.quantization.quantize import (
+    _get_observer_dict,
+    _observer_forward_hook,
+    _propagate_qconfig_helper,
+    _remove_qconfig,
+    is_activation_post_process,
+)
 from qlab.quantization.quantize_fx import convert_fx, prepare_fx
 from qlab.quantization.utils import _parent_name
 
@@ -157,3 +178,45 @@ def test_recurrent_classes_have_their_bases_and_weights_a_name_per_kind():
     layer, lstm = nn.Linear(3, 2), nn.LSTM(3, 2)
     assert torch.equal(get_linear_mod_weight(layer), layer.weight)
     assert [w.shape for w in get_lstm_mod_weights(lstm)] == [(8, 3), (8, 2)]
+
+
+def test_the_symmetric_mappings_of_qnnpack():
+    for made, qconfig in (
+        (_get_symmetric_qnnpack_qconfig_mapping(), default_symmetric_qnnpack_qconfig),
+        (_get_symmetric_qnnpack_qat_qconfig_mapping(), default_symmetric_qnnpack_qat_qconfig),
+    ):
+        as_dict = made.to_dict()
+        assert as_dict[_GLOBAL_DICT_KEY] == qconfig
+        fixed = dict(as_dict[_OBJECT_TYPE_DICT_KEY])[nn.Sigmoid].activation()
+        assert fixed.calculate_qparams()[0] == 1 / 256
+        keys = {_MODULE_NAME_DICT_KEY, _MODULE_NAME_REGEX_DICT_KEY}
+        assert set(as_dict) == {
+            *keys, _GLOBAL_DICT_KEY, _OBJECT_TYPE_DICT_KEY, _MODULE_NAME_OBJECT_TYPE_ORDER_DICT_KEY
+        }  # fmt: skip
+
+
+def test_hooks_and_helpers_of_eager_preparation():
+    model = nn.Sequential(nn.Linear(2, 3), nn.Sequential(nn.Linear(3, 2)))
+    _propagate_qconfig_helper(model[1], {"1.0": default_qat_qconfig}, default_qconfig, "1")
+    assert model[1].qconfig is default_qconfig and model[1][0].qconfig is default_qat_qconfig
+    assert not hasattr(model[0], "qconfig")
+    prepared = prepare(model)
+    assert _observer_forward_hook in prepared[1][0]._forward_hooks.values()
+    found: dict[str, nn.Module] = {}
+    _get_observer_dict(prepared, found)
+    assert next(iter(found)) == "1.0.activation_post_process"
+    _remove_qconfig(prepared)
+    assert not prepared[1][0]._forward_hooks
+    assert not any(hasattr(part, "qconfig") for part in prepared.modules())
+    assert not hasattr(prepared[1][0], "activation_post_process")
+
+
+def test_a_valid_qconfig_passes_and_another_thing_does_not():
+    _assert_valid_qconfig(None, nn.Linear(2, 2))
+    _assert_valid_qconfig(default_qconfig, nn.Linear(2, 2))
+    with pytest.raises(QlabError, match=r"Linear\) is not one"):
+        _assert_valid_qconfig(3, nn.Linear(2, 2))
+
+
+def test_fused_modules_derive_from_the_private_base():
+    assert issubclass(nni.ConvReLU2d, _FusedModule) and issubclass(_FusedModule, nn.Sequential)

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 import qlab
 import sample_models
-from qlab.algorithms import Repaired
+from qlab.algorithms import REMEDIES, Repaired, repair_search
+from qlab.algorithms.remedies import Suggestion
 from qlab.errors import ArgumentError
 from qlab.ranges import Fixed, TensorSpec
 
@@ -97,7 +98,11 @@ def test_networks_with_relu_compute_what_they_did(name):
 def test_every_kind_of_layer_computes_what_it_did():
     lab = lab_of(spread(chain()), 3, 6, 6)
     repaired = equalized(lab)
-    assert [*repaired.report.refusals] == ["14"]  # the last one alone
+    assert not repaired.report.refusals
+    assert repaired.report.layers.reason["14"] == (
+        "takes the inverse factors of 11; its output stays: it is, or is added to, an output of "
+        "the network"
+    )
     assert difference(lab, repaired, torch.randn(16, 3, 6, 6)) < 1e-4
     assert repaired.report.gain("sqnr") > 1.5
 
@@ -206,6 +211,44 @@ def test_replacing_relu6_is_said_and_compared_with_the_original(depthwise):
     assert report.after["accuracy"] < 50  # these channels were clipped for a reason
 
 
+def test_what_replacing_relu6_costs_in_float_is_said(depthwise):
+    repaired = equalized(depthwise, relu6="replace")
+    right, seen = 0, 0
+    with torch.no_grad():
+        for batch in depthwise._evaluation_data:
+            right += int((repaired.model(*batch.inputs).argmax(1) == batch.labels).sum())
+            seen += batch.samples
+    before = repaired.report.before["float_accuracy"]
+    said = f"that alone, in float: accuracy {before:.1f} → {100 * right / seen:.1f} %, SQNR "
+    assert repaired.report.notes[1].startswith(said)
+    assert "its output differs by up to" in repaired.report.notes[1]
+
+
+def test_biases_are_absorbed_where_relu6_was_replaced():
+    model = absorbing(0)
+    model[1] = nn.ReLU6()
+    lab = lab_of(model, 2, 5, 5)
+    kept, replaced = equalized(lab), equalized(lab, relu6="replace")
+    assert "ReLU6 would clip elsewhere" in kept.report.layers.reason["0"]
+    assert replaced.report.layers.absorbed["0"] > 1
+    x = next(iter(lab._study.sources[0])).inputs[0]
+    assert difference(lab, replaced, x) < 1e-4
+
+
+def test_biases_are_absorbed_by_what_is_seen_without_the_clips():
+    model = nn.Sequential(
+        nn.Linear(1, 1), nn.ReLU6(), nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1)
+    ).requires_grad_(False)
+    values = (1.0, 0.0, -1.0, 20.0, 1.0, 0.0)
+    for parameter, value in zip(model.parameters(), values, strict=True):
+        parameter.fill_(value)
+    x = torch.linspace(0, 18, 64)[:, None]  # the third layer gives 14 and more, or 2 without clip
+    lab = qlab.Lab(model.eval(), (x[:1],), [x])
+    report = equalized(lab, relu6="replace").report
+    assert report.layers.absorbed["2"] == 0.0
+    assert equalized(lab).report.layers.absorbed["2"] > 10
+
+
 def test_relu6_that_never_clips_may_be_replaced():
     model = nn.Sequential(
         nn.Linear(6, 8), nn.ReLU6(), nn.Linear(8, 8), nn.Identity(), nn.ReLU6(), nn.Linear(8, 3)
@@ -247,6 +290,52 @@ def test_biases_are_absorbed_where_nothing_falls_below_them():
         ranges.append(float(stats.max_val))
     assert ranges[0] < 0.6 * ranges[1]
     assert with_bias.report.after["sqnr"] > without.report.after["sqnr"]
+
+
+def only_biases() -> nn.Module:
+    """Channels that are balanced already, far above 0."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3)).requires_grad_(False)
+    model[0].weight.fill_(0.5)
+    model[2].weight.fill_(0.5)
+    model[0].bias.fill_(20.0)
+    return model.eval()
+
+
+def test_a_repair_that_only_absorbs_biases_is_one(monkeypatch):
+    lab = lab_of(only_biases(), 4)
+    repaired = equalized(lab)
+    table = repaired.report.layers
+    assert table.factor_min["0"] == table.factor_max["0"] == 1.0
+    assert table.changed.all() and table.absorbed["0"] > 10
+    assert table.reason["2"].startswith("takes the absorbed biases of 0; ")
+    row = Suggestion(REMEDIES["equalize"], (), None, None, 0.0)
+    monkeypatch.setattr(repair_search, "suggestions", lambda *given: [row] if given[-1] else [])
+    found = lab.repair(MAPPING, {"sqnr": repaired.report.after["sqnr"] - 0.1}, allowed=["equalize"])
+    assert found.reached and [step.remedy for step in found.steps] == ["equalize"]
+
+
+@pytest.mark.parametrize(("lowest", "absorbed"), [(10.0, 5.0), (4.0, 0.0)])
+def test_a_quarter_of_a_channel_s_range_stays_for_data_not_seen(lowest, absorbed):
+    model = nn.Sequential(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1)).requires_grad_(False)
+    for parameter, value in zip(model.parameters(), (1.0, lowest, 1.0, 0.0), strict=True):
+        parameter.fill_(value)
+    x = torch.linspace(0, 20, 32)[:, None]
+    report = equalized(qlab.Lab(model.eval(), (x[:1],), [x])).report
+    assert report.layers.absorbed["0"] == pytest.approx(absorbed)
+
+
+def test_a_tenth_below_the_clip_stays_for_data_not_seen():
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU6(), nn.Linear(2, 1)).requires_grad_(False)
+    model[0].weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 0.01]]))
+    model[0].bias.zero_()
+    model[2].weight.copy_(torch.tensor([[0.01, 1000.0]]))
+    x = torch.stack([torch.linspace(0, 5, 32), torch.linspace(0, 500, 32)], 1)
+    lab = qlab.Lab(model.eval(), (x[:1],), [x])
+    repaired = equalized(lab)
+    seen = repaired.model.get_submodule("0")(x).amax(0)
+    assert float(seen[1]) == pytest.approx(6 / 1.1, rel=1e-3)
+    x = torch.tensor([[5.0, 540.0]])  # above what calibration saw, within what is kept free
+    torch.testing.assert_close(repaired.model(x), lab.graph(x))
 
 
 def test_biases_are_not_absorbed_by_a_layer_that_pads():

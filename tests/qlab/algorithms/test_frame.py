@@ -347,3 +347,46 @@ def test_hooks_that_cannot_be_called_are_refused(lab, hook):
 def test_what_is_no_recipe_is_not_repeated(lab, recipes):
     with pytest.raises(FormatError, match=r"Not the recipe of a repair.*repair_recipes"):
         lab.repeat_repairs(recipes)
+
+
+FAST = {
+    "adaround": {"steps": 5, "samples": 16},
+    "awq": {"samples": 16, "tries": 2, "rows": 64},
+    "gptq": {"samples": 16},
+    "ranges": {"samples": 16},
+    "smoothquant": {"samples": 16, "tries": 2, "rows": 64},
+    "split": {"samples": 16},
+}
+SAMPLES = (("depthwise", MAPPING), ("residual", MAPPING), ("mlp", "int4-weights"))
+
+
+@pytest.fixture(scope="module")
+def labs():
+    return {name: lab_for(name, 16) for name in ("depthwise", "residual", "mlp", "vit")}
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(("name", "mapping"), [*SAMPLES, ("vit", "int4-weights")])
+def test_every_layer_whose_parameters_changed_is_said_to_have_changed(
+    labs, name, mapping, algorithm
+):
+    lab = labs[name]
+    repaired = lab.repair_with(algorithm, mapping, **FAST.get(algorithm, {}))
+    table, before = repaired.report.layers, dict(lab.graph.named_parameters())
+    paths = {node.meta.get("name"): f"{node.target}." for node in lab.graph.graph.nodes}
+    said = tuple(paths[layer] for layer in table.index[table.changed])
+    told = tuple(paths[layer] for layer in table.index)
+    for path, after in repaired.model.named_parameters():
+        if path.startswith(told) and not torch.equal(after, before.get(path, torch.empty(0))):
+            assert path.startswith(said), f"{path} changed"
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("algorithm", ["adaround", "equalize", "gptq"])
+def test_repairs_run_where_gradients_are_off(labs, algorithm, mode):
+    chosen = FAST.get(algorithm, {})
+    with mode():
+        inside = labs["mlp"].repair_with(algorithm, "int4-weights", **chosen)
+    outside = labs["mlp"].repair_with(algorithm, "int4-weights", **chosen)
+    assert inside.report.after == outside.report.after
+    assert not any(value.is_inference() for value in inside.model.state_dict().values())

@@ -46,6 +46,10 @@ def test_better_is_what_lacks_less_and_then_what_is_closer_to_float():
         ({"top1_agreement": 90}, "top1_agreement"),
         ({}, "needs a number"),
         (math.nan, "needs a number"),
+        (math.inf, r"accuracy from 0 to 100 % or sqnr from 0 on.*inf"),
+        (100.5, r"accuracy from 0 to 100 %.*100\.5"),
+        ({"accuracy": 100, "sqnr": -1}, "sqnr from 0 on.*-1"),
+        ({"sqnr": math.inf}, "sqnr from 0 on.*inf"),
     ],
 )
 def test_a_target_that_cannot_be_measured_is_refused(target, match):

@@ -6,7 +6,7 @@ from torch import nn
 
 import qlab
 import sample_models
-from qlab.algorithms import ALGORITHMS, REMEDIES, Limits, Stage, remedies
+from qlab.algorithms import ALGORITHMS, REMEDIES, Limits, Stage, remedies, repair_search
 from qlab.algorithms.remedies import chosen_remedies
 from qlab.errors import ArgumentError, DTypeError, UnknownNameError, UnsupportedError
 
@@ -225,3 +225,39 @@ def test_what_is_no_choice_is_refused_by_name():
         Limits(keep_size="no")  # pyright: ignore[reportArgumentType]
     with pytest.raises(DTypeError, match=r"The allowed remedies are names.*\[\[\]\]"):
         chosen_remedies([[]], False)  # pyright: ignore[reportArgumentType]
+
+
+def test_the_log_says_why_nothing_was_tried(lab, monkeypatch):
+    nothing = lab.repair(MAPPING, 97, allowed=[])
+    assert nothing.log[1] == "No remedy was allowed." and not nothing.attempts
+    monkeypatch.setattr(repair_search, "suggestions", lambda *given: [])
+    unfit = lab.repair(MAPPING, 97, allowed=["smoothquant"])
+    assert unfit.log[1] == "No cause that was found suggests a remedy that is allowed."
+
+
+def test_the_log_says_that_data_to_train_on_was_not_used(lab):
+    data = sample_models.load("depthwise").evaluation()[:2]
+    found = lab.repair(MAPPING, 97, allowed=[], train_on=data)
+    assert "It was not trained, though data for it was given: 'finetune' is not allowed." in (
+        found.log
+    )
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_training_and_the_autopilot_run_where_gradients_are_off(mode):
+    sample = sample_models.load("mlp")
+    data = sample.calibration(64)
+    lab = qlab.Lab(sample.model, sample.example_inputs, data)
+    batches = list(torch.cat(data).split(16))
+    with mode():
+        trained = lab.finetune("int4-weights", batches, steps=4)
+        assert lab.finetune_seconds("int4-weights", batches, steps=4) > 0
+        found = lab.repair("int4-weights", {"sqnr": 40}, train_on=batches, allowed=["finetune"])
+    assert trained.report.complete
+    assert [attempt.remedy for attempt in found.attempts] == ["finetune"]
+
+
+@pytest.mark.parametrize("given", [None, 3, "equalize"])
+def test_only_a_repair_is_applied(lab, given):
+    with pytest.raises(DTypeError, match=r"cannot be applied.*what repair_with"):
+        lab.apply(given)

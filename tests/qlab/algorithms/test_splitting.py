@@ -63,6 +63,8 @@ def test_the_float_network_computes_the_same_with_more_channels(lab, repaired):
         before, after = lab.graph.get_submodule, repaired.model.get_submodule
         grown = len(next(after(writer).parameters())) - len(next(before(writer).parameters()))
         assert grown == table.added[reader]
+        assert table.changed[writer] and table.changed[reader]
+        assert table.reason[reader].endswith(f"at its output; {writer!r} writes them")
     assert after("four").in_features == after("three").out_features == 16 + table.added["four"]
     assert lab.graph.get_submodule("three").out_features == 16
 
@@ -107,7 +109,7 @@ def test_converting_gives_the_scales_that_were_chosen(lab, mapping):
     repaired = lab.repair_with("split", mapping)
     better = lab.apply(repaired)
     converted, plan = better.convert(repaired.mapping), better.plan(repaired.mapping)
-    changed = repaired.report.layers.index[repaired.report.layers.changed]
+    changed = repaired.report.layers.index[repaired.report.layers.added > 0]
     assert len(changed) >= 2
     for name in changed:
         spec, weight = plan.step(name).weight, better.weight(name)
@@ -121,7 +123,12 @@ def test_converting_gives_the_scales_that_were_chosen(lab, mapping):
 
 
 def test_refusals_have_reasons(lab, repaired):
-    assert repaired.report.refusals["one"].startswith("it reads the network's input")
+    kept = lab.repair_with("split", MAPPING, ["one"]).report
+    assert kept.refusals["one"].startswith("it reads the network's input")
+    assert repaired.report.layers.reason["one"] == (
+        "has the channels twice that 'two' splits; it reads the network's input, which has the "
+        "width that it has"
+    )
     grouped = lab.repair_with("split", weights_of(4, PerGroup(4)), ["four", "pool"]).report
     assert grouped.refusals["four"] == "its input channels do not share their scales"
     assert grouped.refusals["pool"].startswith("it is no linear layer")
@@ -206,9 +213,23 @@ def test_where_nothing_is_gained_nothing_grows():
     with torch.no_grad():
         model[1].weight.copy_(torch.ones(4, 4))
     x = torch.randn(30, 4)
-    repaired = net_lab(model, x).repair_with("split", MAPPING, ["1"], shares=(0.25,))
+    repaired = net_lab(model, x).repair_with("split", MAPPING, shares=(0.25,))
     assert repaired.report.refusals["1"] == "no split of its channels lowers the error"
     assert repaired.reference is None and repaired.model.get_submodule("1").in_features == 4
+
+
+def test_a_layer_that_was_not_asked_for_does_not_grow(lab):
+    repaired = lab.repair_with("split", MAPPING, ["four"])
+    assert repaired.report.refusals == {"four": "it is tied to 'three', which was not asked for"}
+    assert repaired.model.get_submodule("three").out_features == 16
+
+
+def test_a_layer_that_stays_in_float_grows_and_is_named(lab):
+    mapping = qlab.presets.get(MAPPING).mapping().set_module_name("three", None)
+    repaired = lab.repair_with("split", mapping)
+    assert "three" not in repaired.report.layers.index
+    assert repaired.report.layers.reason["four"].endswith("'three' writes them")
+    assert repaired.model.get_submodule("three").out_features > 16
 
 
 def test_what_batch_norm_says_grows_along(lab, repaired):
