@@ -31,7 +31,7 @@ from torch import Tensor, fx, nn
 from torch.profiler import ProfilerActivity, profile
 
 import qlab
-from benchmarks import peers, results
+from benchmarks import bounds, peers, results
 from qlab import ops
 from qlab.eager import quantize_dynamic
 from qlab.graph import convert_fx, prepare_fx
@@ -42,18 +42,6 @@ ROUNDS = int(os.environ.get("ROUNDS", "40"))
 LINEAR, LSTM = "linear 4096×4096", "dynamic LSTM"
 MEANS = "operator's own time, mean under PyTorch's profiler", "operator"
 ALONE = "its convolutions and linear layers alone"
-BOUNDS = (
-    "What bounds the networks: PyTorch's `onednn.qconv_pointwise` makes a primitive anew in every "
-    "call. One that has next to nothing to compute takes {empty:.0f} µs here, and MobileNetV2 "
-    "makes {onednn} such calls beside {compiled} depthwise convolutions in a compiled loop; "
-    f'torch.ao and ONNX Runtime keep theirs. The row "{ALONE}" is the part of the time that only '
-    "other kernels could reduce. What bounds the linear layer: it is one call of oneDNN, as "
-    "torch.ao's is; the rest is quantizing its input and dequantizing its output. What bounds the "
-    "LSTM: each of its 32 steps is a product, PyTorch's sigmoid and two of its tanh and four "
-    "compiled loops, eight calls from Python; torch.ao's steps run inside one C++ operator. "
-    "Depthwise convolutions run in a compiled loop where one thread of it beats oneDNN, which it "
-    "does up to 700,000 products (450,000 against two threads): on small maps."
-)
 NETWORKS: tuple[type[nn.Module], ...] = (ResNet, MobileNetV2)
 
 Run = Callable[[], object]
@@ -171,8 +159,8 @@ def once(run: Run) -> float:
     return time.perf_counter() - start
 
 
-def linear() -> tuple[dict[str, Times], list[tuple[str, ...]]]:
-    """4096×4096 at batch 64: times, and where ours goes."""
+def linear() -> tuple[dict[str, Times], list[tuple[str, ...]], dict[str, list[float]]]:
+    """4096×4096 at batch 64: times, where ours goes, and each step of ours and torch.ao's."""
     generator = torch.Generator().manual_seed(0)
     model = nn.Sequential(nn.Linear(4096, 4096)).eval().requires_grad_(False)
     x = torch.randn(64, 4096, generator=generator)
@@ -183,7 +171,40 @@ def linear() -> tuple[dict[str, Times], list[tuple[str, ...]]]:
         "torch.ao": lambda: theirs(x),
         "float32": lambda: model(x),
     }
-    return interleaved(candidates), profile_rows(ours, x)
+    each = {"qlab": steps(ours, x), "torch.ao": steps(theirs, x)}
+    return interleaved(candidates), profile_rows(ours, x), each
+
+
+def steps(model: nn.Module, x: Tensor, rounds: int = ROUNDS) -> list[float]:
+    """Least seconds of what a traced network calls, one after the other."""
+    assert isinstance(model, fx.GraphModule)
+    spent: dict[str, list[float]] = defaultdict(list)
+
+    class Timed(fx.Interpreter):
+        def run_node(self, n):
+            found: list[object] = []
+            seconds = once(lambda: found.append(super(Timed, self).run_node(n)))
+            if n.op.startswith("call"):
+                spent[n.name].append(seconds)
+            return found[0]
+
+    for _ in range(rounds + 1):
+        Timed(model).run(x)
+    return [min(seconds[1:]) for seconds in spent.values()]
+
+
+def first_calls(build: type[nn.Module]) -> list[float]:
+    """Seconds of a network's first call in a process, of another's made alike, and of later ones.
+
+    To be asked before anything else has run.
+    """
+    one, x = converted_network(build)
+    other, _ = converted_network(build)
+    return [
+        once(lambda: one(x)),
+        once(lambda: other(x)),
+        min(once(lambda: other(x)) for _ in "123"),
+    ]
 
 
 class Recurrent(nn.Module):
@@ -293,6 +314,7 @@ def write(
     rows: list[tuple[str, ...]],
     converting: dict[str, float],
     parts: dict[str, list[tuple[str, ...]]],
+    bound: str,
     load: str,
 ) -> None:
     heads = ["what", "with", "median", "fastest", "CPU time", "qlab / it", "fastest", "CPU"]
@@ -302,7 +324,8 @@ def write(
         "",
         "Batch 1 at 224×224 (linear: 64 rows), side by side in one process; a ratio below 1 means "
         "that qlab is faster. CPU time is the least of a run, of all threads together: it changes "
-        "little where other programs run beside. `python -m benchmarks.inference`.",
+        "little where other programs run beside. One thread unless THREADS says otherwise: with "
+        "more, the candidates' own threads disturb each other. `python -m benchmarks.inference`.",
         "",
         f"{results.machine()}, onnxruntime {peers.version_of('onnxruntime')}. {load}.",
         "",
@@ -312,7 +335,7 @@ def write(
         + ", ".join(f"{name} {seconds:.2f} s" for name, seconds in converting.items())
         + " (to reach: ResNet ≤ 0.3 s).",
         "",
-        BOUNDS.format(empty=1e6 * empty_call(), **convolutions(MobileNetV2)),
+        bound,
     ]
     for name, found in parts.items():
         how, what = ("module at its fastest", "kind") if name != LSTM else MEANS
@@ -327,19 +350,27 @@ def main() -> None:
     torch.set_num_threads(THREADS)
     torch.set_grad_enabled(False)
     load = results.load()
+    first = first_calls(MobileNetV2)
     parts = {build.__name__: profile_rows(*converted_network(build)) for build in NETWORKS}
     if "--profile" in sys.argv:
         for name, found in parts.items():
             print(name, *(" | ".join(row) for row in found), sep="\n")
         return
-    rows, converting = [], {}
+    times, converting = {}, {}
     for build in NETWORKS:
-        times, converting[build.__name__] = network(build)
-        rows += rows_of(build.__name__, times, {"torch.ao": 0.9, "ONNX Runtime": 1.0})
-    for name, measured, goal in ((LINEAR, linear, 1.0), (LSTM, lstm, 1.1)):
-        times, parts[name] = measured()
-        rows += rows_of(name, times, {"torch.ao": goal})
-    write(rows, converting, parts, load)
+        times[build.__name__], converting[build.__name__] = network(build)
+    times[LINEAR], parts[LINEAR], each = linear()
+    times[LSTM], parts[LSTM] = lstm()
+    goals = {LINEAR: {"torch.ao": 1.0}, LSTM: {"torch.ao": 1.1}}
+    both = {"torch.ao": 0.9, "ONNX Runtime": 1.0}
+    rows = [row for name in times for row in rows_of(name, times[name], goals.get(name, both))]
+    middle = {
+        name: {other: median(found.wall) for other, found in taken.items()}
+        for name, taken in times.items()
+    }
+    text = bounds.networks(middle, ALONE, empty_call(), convolutions(MobileNetV2))
+    text += " " + bounds.layers(middle[LSTM], each, parts[LSTM]) + " " + bounds.first_calls(first)
+    write(rows, converting, parts, text, load)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import cuda, results
+from benchmarks import bounds, cuda, results
 
 MEASURED = (
     "# Measured\n\n<!-- cuda: begin -->\n## int8 on CUDA\n\n"
@@ -51,3 +51,16 @@ def test_a_part_is_replaced_between_its_markers_alone(file: Path):
     assert file.read_text().startswith("# Measured\n\n<!-- one: begin -->\nsecond\n<!-- one: end")
     assert results.read("two")[0] == {"what": "a", "": "", "ms": "1"}
     assert results.read("none") == []
+
+
+@pytest.mark.parametrize(
+    ("alone", "verdict"), [(9.1e-3, "only other convolutions"), (8.9e-3, "what lies between them")]
+)
+def test_what_bounds_the_networks_follows_from_their_times(alone: float, verdict: str):
+    resnet = {"qlab": 11e-3, "alone": alone, "torch.ao": 10e-3}
+    mobile = {"qlab": 6e-3, "alone": 5e-3, "ONNX Runtime": 3.5e-3}
+    times = {"ResNet": resnet, "MobileNetV2": mobile}
+    text = bounds.networks(times, "alone", 25e-6, {"onednn": 40, "compiled": 9})
+    assert "0.9 × torch.ao's time is 9.00 ms" in text and verdict in text
+    assert "2.50 ms more than ONNX Runtime" in text and "40 such calls 1.00 ms" in text
+    assert "around the layers takes 1.00 ms. The other 4.00 ms are computing" in text
