@@ -2,14 +2,15 @@
 
 Run: python -m benchmarks.repairs [--only PART …]
 Each part writes its table between its own markers of benchmarks/RESULTS.md; the others stay.
-`repairs-goals` reads the others' tables, and comes last. Peers are measured where they are
-installed: PEERS names folders (with colons between) of packages that qlab does not depend on, put
+`repairs-goals` reads the others' tables, and comes last. `repairs-nncf` and `repairs-aimet` need
+those peers: PEERS names folders (with colons between) of packages that qlab does not depend on, put
 behind all others on the path; THREADS how many threads work.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import site
 import sys
@@ -183,9 +184,19 @@ PARTS: dict[str, tuple[str, Callable[[], list[str]]]] = {
 }
 
 
+#: The peer that a part cannot do without: what is imported, what is installed.
+NEEDS = {
+    "repairs-nncf": ("nncf", "nncf==3.4.0"),
+    "repairs-aimet": ("aimet_torch", "aimet-torch==2.42.0"),
+}
+
+
 def heading(name: str, seconds: float, load: float) -> list[str]:
     """Title, machine, the command and how long it took, and whether others worked meanwhile."""
     command = f"`python -m benchmarks.repairs --only {name}` ({seconds:.0f} s)."
+    if name in NEEDS:
+        command = f"`PEERS=FOLDER THREADS={torch.get_num_threads()} {command[1:]}"
+        command += f" FOLDER is the `site-packages` of an environment with `{NEEDS[name][1]}`."
     if name == "repairs-goals":
         return [f"## Repairs: {PARTS[name][0]}", "", command, ""]
     quiet = f"The machine was quiet when it began (load {load:.1f})."
@@ -206,6 +217,12 @@ def main() -> None:
     chosen = parser.parse_args().only
     for folder in filter(None, os.environ.get("PEERS", "").split(":")):
         site.addsitedir(folder)
+    for name, (module, package) in NEEDS.items():
+        if name in chosen and importlib.util.find_spec(module) is None:
+            parser.error(
+                f"{name} needs {package}, which is not installed. Name the site-packages of an "
+                "environment that has it in PEERS, or leave this part out with --only."
+            )
     torch.set_num_threads(int(os.environ.get("THREADS", "2")))
     load = os.getloadavg()[0]  # later it holds this process itself
     for name in chosen:

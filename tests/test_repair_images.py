@@ -1,8 +1,9 @@
 """The images that benchmarks of repairs count on, and what they say of how sure a share is."""
 
+import pytest
 import torch
 
-from benchmarks import repair_goals, repair_images
+from benchmarks import repair_goals, repair_images, repairs
 from sample_models.digits import load_digits
 
 
@@ -26,3 +27,19 @@ def test_copies_of_a_digit_are_no_independent_images():
 def test_the_first_number_of_a_cell_is_read_with_its_sign():
     assert repair_goals.number("-0.25 ± 0.45 points") == -0.25
     assert repair_goals.number("+2.41 ± 0.74 points") == 2.41
+
+
+def test_a_goal_is_reached_for_certain_if_the_whole_interval_is():
+    assert repair_goals.certain("+2.04 ± 0.91 points", 0.0) == "yes"
+    assert repair_goals.certain("+0.26 ± 0.42 points", 0.0) == "yes, not significant"
+    assert repair_goals.certain("-0.25 ± 0.45 points", -0.5) == "yes, not significant"
+    assert repair_goals.certain("-0.07 ± 0.19 points", -0.5) == "yes"
+    assert repair_goals.certain("-0.60 ± 0.01 points", -0.5) == "no"
+
+
+def test_a_part_that_needs_a_peer_is_not_written_without_it(monkeypatch, capsys):
+    monkeypatch.setitem(repairs.NEEDS, "repairs-nncf", ("no_such_module", "no_such==1"))
+    monkeypatch.setattr("sys.argv", ["repairs", "--only", "repairs-nncf"])
+    with pytest.raises(SystemExit):
+        repairs.main()
+    assert "repairs-nncf needs no_such==1, which is not installed" in capsys.readouterr().err
