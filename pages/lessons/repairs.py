@@ -75,6 +75,8 @@ def draw(view: View, name: str) -> None:
             "samples. The same in Python, with every setting:"
         )
         st.code(_call(name, text, report), wrap_lines=True)
+        for note in report.notes:
+            st.caption(f"{escape(note)}.")
         _own_figure(shown, text)
         st.subheader("Every layer, before and after", anchor=False, help=define("local"))
         columns = {f"sqnr_local_{when}": f"sqnr_local_{run}" for when, run in WHEN}

@@ -132,7 +132,7 @@ TEXTS: dict[str, Text] = {
         "error_ratio",
         "Squared error of each layer's output over that of rounding to nearest, lower is better; "
         "no bar where the width is fixed.",
-        model="mlp",
+        model=TRANSFORMER,
         preset="int4-weights",
         unit="× nearest",
     ),

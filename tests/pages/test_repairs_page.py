@@ -41,12 +41,19 @@ def test_a_lesson_tells_the_rule_and_the_engines_own_numbers(name: str):
     assert code.value.startswith(called)
     assert all(f"{key}={value!r}" in code.value for key, value in report.settings.items())
     assert text.seen in captions
+    assert all(f"{escape(note)}." in captions for note in report.notes)
     shown = chart(page, f"versus_{name}").data
     assert len(shown[1].x) == len(report.layers)
 
 
+def test_a_repair_is_shown_on_the_samples_that_need_it():
+    assert {text.model for text in TEXTS.values()} == {"depthwise", "vit"}
+
+
 def test_equalization_is_seen_in_the_channels():
     page = lesson("equalize")
+    job = board().find((repairs.KIND, "equalize"))
+    assert job is not None and job.result.report.notes  # how far the function is the same
     spread = []
     for when in ("before", "after"):
         (bars,) = chart(page, f"ranges_{when}").data
