@@ -16,6 +16,7 @@ applies, otherwise the condition that fails, in words. Names in use:
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from qlab.errors import UnknownNameError, UnsupportedError
+from qlab.errors import ArgumentError, UnknownNameError, UnsupportedError
 
 CallT = TypeVar("CallT")
 T = TypeVar("T")
@@ -193,11 +194,19 @@ def kernel_for(operator: str, /, *args: Any, **kwargs: Any) -> str:
 
     Raises:
         UnknownNameError: No operator has this name.
+        ArgumentError: An argument is missing, or one too many.
         QlabError: What the function itself would raise for these arguments.
     """
     if not isinstance(operator, str) or operator not in _OPERATORS:
         raise UnknownNameError.of("operator", str(operator), sorted(_OPERATORS))
     found = _OPERATORS[operator]
+    try:
+        inspect.signature(found.bind).bind(*args, **kwargs)
+    except TypeError as error:
+        raise ArgumentError(
+            f"kernel_for({operator!r}) takes what ops.{operator} takes",
+            received=str(error),
+        ) from error
     return found.choose(found.bind(*args, **kwargs)).name
 
 
@@ -225,8 +234,8 @@ def use(kernel: str) -> Iterator[None]:
             apply to a call; it says which condition fails.
     """
     known = {k.name for operator in _OPERATORS.values() for k in operator.kernels}
-    if kernel not in known:
-        raise UnknownNameError.of("kernel", kernel, sorted(known))
+    if not isinstance(kernel, str) or kernel not in known:
+        raise UnknownNameError.of("kernel", str(kernel), sorted(known))
     token = _FORCED.set(kernel)
     try:
         yield

@@ -30,13 +30,17 @@ def counted(page: Page) -> int:
 
 
 @pytest.mark.slow
-def test_a_long_measurement_is_cancelled_and_goes_on(page: Page):
+def test_a_long_measurement_outlives_a_reload_is_cancelled_and_goes_on(page: Page):
     open_page(page, ".st-key-sensitivity_bits", "/sensitivity?model=vit")
     page.locator(".st-key-sensitivity_bits").get_by_text("6", exact=True).click()
     expect(page.get_by_text(re.compile(r"at most about \d+"))).to_be_visible()
     page.locator(".st-key-measure button").click()
     reached = counted(page)
     expect(page.locator(HEAT_MAP)).to_be_visible()  # the estimate stands there meanwhile
+    page.reload()
+    kept = counted(page)
+    assert kept >= reached  # the same job goes on
+    expect(page.get_by_role("combobox", name="Model", exact=True)).to_have_value("vit")
     page.locator(".st-key-cancel button").click()
     expect(page.get_by_text("It goes on from where it was")).to_be_visible()
     settled(page, page.get_by_text("Stopped early"))

@@ -7,7 +7,7 @@ import torch
 
 from qlab import ops
 from qlab.dtypes import integer, qint8, quint8
-from qlab.errors import ShapeError, UnknownNameError, UnsupportedError
+from qlab.errors import ArgumentError, ShapeError, UnknownNameError, UnsupportedError
 from qlab.ops import onednn
 from qlab.qparams import QParams
 from tests.qlab.ops.examples import W, X, Y, codes
@@ -35,6 +35,18 @@ def test_unknown_operators_and_kernels_are_named() -> None:
         pytest.raises(UnknownNameError, match=r"Unknown kernel 'onednnn'.*Did you mean 'onednn'"),
         ops.use("onednnn"),
     ):
+        pass
+
+
+@pytest.mark.parametrize("operator", ["linear", "conv2d_add"])
+def test_an_argument_that_is_missing_is_named_as_the_operator_names_it(operator: str) -> None:
+    with pytest.raises(ArgumentError, match=f"what ops.{operator} takes.*missing.*'x'"):
+        ops.kernel_for(operator)
+
+
+@pytest.mark.parametrize("kernel", [["onednn"], 3, None])
+def test_a_kernel_that_is_no_name_is_refused(kernel) -> None:
+    with pytest.raises(UnknownNameError, match="Unknown kernel"), ops.use(kernel):
         pass
 
 
