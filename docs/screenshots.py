@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 from playwright.sync_api import Page, expect, sync_playwright
 
@@ -26,7 +27,7 @@ PAGES = (
     ("model", "/model?model=residual", ".st-key-network .point"),
     ("configure", "/configure", ".st-key-plan"),
     ("sensitivity", "/sensitivity", "[data-testid=stMetric], .stPlotlyChart"),
-    ("runs", "/runs", "h1"),
+    ("runs", "/?preset=int8-per-tensor", ".st-key-by_layer .point"),
     ("learn", "/learn", ".st-key-error_curve"),
     ("observers", "/observers", ".stPlotlyChart"),
     ("formats", "/formats", ".stPlotlyChart"),
@@ -38,7 +39,18 @@ PAGES = (
 
 
 def prepare(page: Page, name: str) -> None:
-    """What a person does before the picture: *automatic* shows what was found."""
+    """What a person does before the picture: *automatic* shows what was found, *runs* two runs."""
+    if name == "runs":
+        workspace = parse_qs(urlsplit(page.url).query)["w"][0]
+        page.goto(f"/?preset=int8&w={workspace}")
+        settled(page, page.locator(".st-key-by_layer .point").first)
+        page.get_by_test_id("stSidebarNavLink").filter(has_text="Runs").click()
+        settled(page, page.get_by_role("heading", name="Runs", level=1))
+        table = page.get_by_test_id("stDataFrame").first.bounding_box()
+        assert table is not None
+        for row, which in enumerate("AB"):
+            page.mouse.click(table["x"] + 15, table["y"] + 35 * (row + 1.5))
+            settled(page, page.locator(f".st-key-run_{which}"))
     if name == "automatic":
         page.get_by_role("button", name="Repair automatically…").click()
         page.get_by_role("button", name="Look for a repair").click()

