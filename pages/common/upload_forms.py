@@ -36,7 +36,9 @@ LARGEST = 4096
 def model_form(view: View) -> None:
     """Draws where a model is uploaded, how far one is that is being read, and its removal."""
     space = view.workspace
-    with st.expander("Your own model", expanded=space.reading_model is not None):
+    with st.expander(
+        "Your own model", expanded=space.reading_model is not None or _given("model_file")
+    ):
         st.markdown(
             "A `.pt2` archive, or weights in `.safetensors` for an architecture that has a name. "
             "Files are read as data, never run; pickles (`.pt`, `.pth`, `.bin`, `.ckpt`) are "
@@ -156,7 +158,7 @@ def samples_form(view: View) -> None:
     space, model = view.workspace, view.choice.model
     chosen, reading = space.samples.get(model), space.reading_samples.get(model)
     waits = reading is not None or (chosen is None and model in space.models)
-    with st.expander("Your own data", expanded=waits):
+    with st.expander("Your own data", expanded=waits or _given("sample_file")):
         st.markdown(
             "Arrays in `.npz`, `.npy` or `.safetensors`, named as the model's inputs, samples "
             "first; or a `.zip` of images. Whole numbers called `labels`, or folders of images, "
@@ -315,6 +317,11 @@ def _limits() -> None:
             + ", ".join(each.name.upper() for each in fields(allowed))
             + "."
         )
+
+
+def _given(name: str) -> bool:
+    """Whether a file was just given: a section must not close over it when the page is redrawn."""
+    return st.session_state.get(_fresh(name)) is not None
 
 
 def _fresh(key: str) -> str:

@@ -157,6 +157,8 @@ def test_mean_and_std_of_images_may_be_any_numbers(digits):
     page = give_model(page, "net.pt2", sample_archive("residual", True))
     page = go_on(page, "calibrate", samples=8)
     uploader(page, "Data file").set_value(("images.zip", pack(images, ""), "")).run()
+    (section,) = [each for each in page.expander if each.label == "Your own data"]
+    assert section.proto.expanded  # it does not close over a file that was just given
     page.selectbox(key="image_values").set_value("other numbers").run()
     assert page.text_input(key="image_mean").value == "0.5, 0.5, 0.5"
     page.text_input(key="image_mean").set_value("a tenth").run()
