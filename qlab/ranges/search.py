@@ -15,8 +15,6 @@ _ZOOM_POINTS = 17
 _ZOOM_BINS = 1024  # with fewer bins more points are tried, since discrete data has sharp minima
 _STEPS = (0.3, 0.05, 0.008)
 _SMOOTH = (25, (0.25, 0.02))  # points and steps for many bins, whose minima are wide
-_FARTHEST = 1.5  # above the product of 1 + step: so far a bound moves at most
-_SPARE = 16  # quarters of a step, since zero points are rounded
 _MOST = torch.finfo(torch.float32).max
 _BOTH = torch.ones(1, 2, dtype=torch.float64)
 _EACH = torch.eye(2, dtype=torch.float64)
@@ -47,13 +45,13 @@ def best_range(bins: Bins, low: float, high: float, scheme: Scheme) -> tuple[flo
     full = torch.tensor([low, high], dtype=torch.float64)
     moves = _BOTH if tied(scheme) or 0.0 in (low, high) else _EACH
     shrunk = bound * _SHRINK
-    coarse = _joined_by_octave(bins, float(shrunk[-1]), scheme)
+    coarse = _joined_by_octave(bins)
     best = _best(coarse, torch.stack([-shrunk, shrunk], 1).clamp(full[0], full[1]), scheme)
     if len(moves) == 2:
         for move in moves:
             best = _best(coarse, torch.where(move > 0, full * _SHRINK[:, None], best), scheme)
     codes = min(max(scheme.limits[1] - scheme.limits[0], 32), 512)
-    fine = _joined_below_a_quarter_step(bins, best, codes)
+    fine = _joined(bins, torch.floor(bins.mean * (4 * codes / float(best.abs().max()))))
     density = min(max(_ZOOM_BINS // max(fine.count.numel(), 1), 1), 16)
     points, steps = (_ZOOM_POINTS * density, _STEPS) if density > 1 else _SMOOTH
     zoom = torch.linspace(-1, 1, points, dtype=torch.float64)[:, None]
@@ -69,30 +67,9 @@ def tied(scheme: Scheme) -> bool:
     return scheme.symmetric or scheme.dtype.is_float
 
 
-def _joined_by_octave(bins: Bins, smallest: float, scheme: Scheme) -> Bins:
-    """Joins to an eighth of an octave.
-
-    What lies within a quarter of a step of the smallest range is one bin: it always rounds to 0,
-    and the error of values on one level is known from their moments.
-    """
-    steps = scheme.limits[1] - scheme.limits[0]
-    finest = 2.0**-12 if scheme.dtype.is_float else 1.0  # levels of float8 lie closer around 0
-    tiny = max(smallest * finest / steps / 4, 1e-45)
-    eighths = torch.floor(8 * bins.mean.abs().clamp(min=tiny).log2()) + 2**12
+def _joined_by_octave(bins: Bins) -> Bins:
+    eighths = torch.floor(8 * bins.mean.abs().clamp(min=1e-45).log2()) + 2**12
     return _joined(bins, torch.copysign(eighths, bins.mean))
-
-
-def _joined_below_a_quarter_step(bins: Bins, best: Tensor, codes: int) -> Bins:
-    """Joins to a quarter of a step, and to an eighth of an octave beyond a range however it moves.
-
-    Wider bins there would count as reaching into the range, since they count as even.
-    """
-    unit = float(best.abs().max()) / (4 * codes)
-    label = bins.mean / unit
-    low, high = ((_FARTHEST / unit * best).abs() + _SPARE).tolist()
-    beyond = torch.where(label > 0, label / high, label / -low)
-    octaves = torch.copysign(8 * beyond.clamp(min=1.0).log2(), label)
-    return _joined(bins, torch.floor(label.clamp(-low, high) + octaves))
 
 
 def _joined(bins: Bins, label: Tensor) -> Bins:
