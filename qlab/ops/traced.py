@@ -194,22 +194,31 @@ def _fake_bag(
 
 
 _LIBRARY = torch.library.Library("qlab", "FRAGMENT")
-_LIBRARY.define(
-    "contract(str call, Tensor x, Tensor weight, Tensor scale, Tensor zero_point, Tensor? bias)"
-    " -> Tensor"
-)
-_LIBRARY.impl("contract", _contract, "CompositeExplicitAutograd")
-torch.library.register_fake("qlab::contract", _fake, lib=_LIBRARY)
+
+
+def _opaque(
+    name: str, takes: str, run: Callable[..., Tensor], fake: Callable[..., Tensor]
+) -> Callable[..., Tensor]:
+    """An operator that compilers call without looking inside; ``fake`` tells its result's form."""
+    _LIBRARY.define(f"{name}({takes}) -> Tensor")
+    _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"qlab::{name}", fake, lib=_LIBRARY)
+    return getattr(torch.ops.qlab, name).default
+
 
 #: ``contract(call, x, weight, w_scale, w_zero_point, bias)``, the call from `described`.
-contract: Callable[..., Tensor] = torch.ops.qlab.contract.default
-
-_LIBRARY.define(
-    "embedding_bag(str call, Tensor indices, Tensor weight, Tensor scale, Tensor zero_point,"
-    " Tensor? offsets, Tensor? per_sample_weights) -> Tensor"
+contract = _opaque(
+    "contract",
+    "str call, Tensor x, Tensor weight, Tensor scale, Tensor zero_point, Tensor? bias",
+    _contract,
+    _fake,
 )
-_LIBRARY.impl("embedding_bag", _bag, "CompositeExplicitAutograd")
-torch.library.register_fake("qlab::embedding_bag", _fake_bag, lib=_LIBRARY)
 
 #: ``embedding_bag(call, indices, weight, w_scale, w_zero_point, offsets, per_sample_weights)``.
-embedding_bag: Callable[..., Tensor] = torch.ops.qlab.embedding_bag.default
+embedding_bag = _opaque(
+    "embedding_bag",
+    "str call, Tensor indices, Tensor weight, Tensor scale, Tensor zero_point,"
+    " Tensor? offsets, Tensor? per_sample_weights",
+    _bag,
+    _fake_bag,
+)
